@@ -1,0 +1,157 @@
+"""What an agent is: four roles, the input they receive and the output they return.
+
+An agent never sees the graph, the store or gRPC. It receives a frozen `AgentInput`, works, and
+returns a value or raises `AgentError`. The runner persists what it returns.
+
+An agent implements any of `Atomizer`, `Planner`, `Executor` and `Aggregator`; a profile
+(`profile.py`) maps each role, and for executors each task type, to one agent.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Protocol, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+MAX_GOAL_CHARS = 10_000  #: longest goal of a node, in characters (S4)
+MIN_GOAL_CHARS = 3
+
+
+class TaskType(enum.StrEnum):
+    """What kind of work a node is; names equal `ramify.v1.TaskType` without its prefix."""
+
+    SEARCH = "SEARCH"
+    WRITE = "WRITE"
+    THINK = "THINK"
+    CODE_INTERPRET = "CODE_INTERPRET"
+    AGGREGATE = "AGGREGATE"
+    IMAGE_GENERATION = "IMAGE_GENERATION"
+    CUSTOM = "CUSTOM"
+
+
+class NodeType(enum.StrEnum):
+    """Whether a node is split into children or executed as it is."""
+
+    PLAN = "PLAN"
+    EXECUTE = "EXECUTE"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Output(_Frozen):
+    """What a node produced: one body with its content type, and a short summary."""
+
+    content_type: str = "text/plain"  #: a media type; `text/markdown`, `application/json` …
+    text: str = ""  #: the body when it is text (JSON included)
+    data: bytes = b""  #: the body when it is not text; then `text` is empty
+    summary: str = Field(default="", max_length=2_000)  #: one or two sentences for readers
+
+
+class RelatedNode(_Frozen):
+    """Another node of the run, as an agent sees it."""
+
+    node_id: str
+    goal: str
+    task_type: TaskType
+    state: str  #: `NodeState` without its prefix, for example DONE or FAILED
+    output: Output | None = None  #: present when the node is DONE
+    error: str = ""  #: present when the node is FAILED
+
+
+class AgentInput(_Frozen):
+    """Everything an agent may look at for one call (S4.7)."""
+
+    project_id: str
+    node_id: str
+    attempt: int  #: 1-based dispatch number of the node
+    goal: str
+    task_type: TaskType
+    node_type: NodeType | None = None  #: None until the atomizer or the plan has decided
+    layer: int  #: 0 for the root
+    max_depth: int  #: nodes at this layer are always executed, never planned
+    overall_objective: str  #: the goal of the root
+    ancestors: tuple[RelatedNode, ...] = ()  #: root first, parent last
+    dependencies: tuple[RelatedNode, ...] = ()  #: settled nodes this one depends on, in order
+    children: tuple[RelatedNode, ...] = ()  #: for aggregators: all children, in plan order
+    details: dict[str, JsonValue] = Field(default_factory=dict)  #: what the planner attached
+    options: dict[str, JsonValue] = Field(default_factory=dict)  #: the project's agent options
+
+
+class Verdict(_Frozen):
+    """An atomizer's answer."""
+
+    node_type: NodeType
+    reason: str = ""
+
+
+class PlannedTask(_Frozen):
+    """One child of a plan."""
+
+    goal: str = Field(min_length=MIN_GOAL_CHARS, max_length=MAX_GOAL_CHARS)
+    task_type: TaskType
+    node_type: NodeType | None = None  #: None leaves the decision to the atomizer
+    depends_on: tuple[int, ...] = ()  #: indices of siblings in `Plan.tasks`
+    details: dict[str, JsonValue] = Field(default_factory=dict)  #: handed to the child's agent
+
+
+class Plan(_Frozen):
+    """A planner's answer: the children of a node, in order."""
+
+    tasks: tuple[PlannedTask, ...] = Field(min_length=1)
+
+
+class ErrorClass(enum.StrEnum):
+    """Classes of failure; the recovery table decides by them (S2.3)."""
+
+    TIMEOUT = "TIMEOUT"
+    RATE_LIMIT = "RATE_LIMIT"
+    CONNECTION = "CONNECTION"
+    INVALID_OUTPUT = "INVALID_OUTPUT"
+    EXECUTION = "EXECUTION"
+    AUTH = "AUTH"
+    NO_EVIDENCE = "NO_EVIDENCE"
+    CANCELLED = "CANCELLED"
+
+
+class AgentError(Exception):
+    """An agent could not do its work; `error_class` decides what happens next."""
+
+    def __init__(self, error_class: ErrorClass, message: str) -> None:
+        super().__init__(message)
+        self.error_class = error_class
+        self.message = message
+
+
+@runtime_checkable
+class Atomizer(Protocol):
+    """Decides whether a node is atomic."""
+
+    async def atomize(self, task: AgentInput) -> Verdict:
+        """Return PLAN or EXECUTE; raise `AgentError` when it cannot decide."""
+
+
+@runtime_checkable
+class Planner(Protocol):
+    """Splits a node into children."""
+
+    async def plan(self, task: AgentInput) -> Plan:
+        """Return at least one child; raise `AgentError` when the goal cannot be planned."""
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Does the work of an atomic node."""
+
+    async def execute(self, task: AgentInput) -> Output:
+        """Return the node's result; raise `AgentError` when there is none."""
+
+
+@runtime_checkable
+class Aggregator(Protocol):
+    """Folds the results of children into the result of their parent."""
+
+    async def aggregate(self, task: AgentInput) -> Output:
+        """Return the parent's result; failed children are among `task.children`."""

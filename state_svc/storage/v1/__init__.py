@@ -1,0 +1,1 @@
+"""Generated stubs of what state_svc writes to disk."""
