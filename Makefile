@@ -8,6 +8,8 @@ PYTEST_WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PROTO_BIN := .venv-proto/bin
+INSTALLED := $(VENV)/.runtime-stamp $(VENV)/.project-stamp
+DEV := $(INSTALLED) $(VENV)/.dev-stamp
 TYPED := $(wildcard orchestrator_svc state_svc clients/python/ramify tests scripts)
 PIP_FLAGS := --disable-pip-version-check --no-input --quiet
 PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
@@ -33,11 +35,16 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "error: $(PYTHON) is older than Python 3.11; set PYTHON=..." >&2; exit 1; }
 	@echo "==> creating $(VENV) with $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-$(VENV)/.runtime-stamp: requirements/runtime.txt pyproject.toml | $(BIN)/python
-	@echo "==> installing the runtime requirements (hash-checked) and the project"
+$(VENV)/.runtime-stamp: requirements/runtime.txt | $(BIN)/python
+	@echo "==> installing the runtime requirements (hash-checked), a minute on first use"
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --require-hashes -r requirements/runtime.txt
+	@touch $@
+
+# Editable, offline: the build backend is part of the runtime lock.
+$(VENV)/.project-stamp: pyproject.toml $(VENV)/.runtime-stamp
+	@echo "==> installing the project (editable)"
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -48,15 +55,15 @@ $(VENV)/.dev-stamp: requirements/dev.txt $(VENV)/.runtime-stamp
 
 $(PROTO_BIN)/.stamp: requirements/proto.txt
 	@echo "==> creating .venv-proto with the stub generator"
-	@$(PYTHON) -m venv .venv-proto
+	@$(PYTHON) -m venv .venv-proto || { rm -rf .venv-proto; exit 1; }
 	@$(PROTO_BIN)/python -m pip install $(PIP_FLAGS) --require-hashes -r requirements/proto.txt
 	@touch $@
 
 .PHONY: install
-install: $(VENV)/.runtime-stamp ## Create .venv with what Ramify needs to run
+install: $(INSTALLED) ## Create .venv with what Ramify needs to run
 
 .PHONY: dev
-dev: $(VENV)/.dev-stamp ## Create .venv with the tools for tests, lint and types too
+dev: $(DEV) ## Create .venv with the tools for tests, lint and types too
 
 .PHONY: lock
 lock: ## Recompile the locks in requirements/ from the .in files (needs uv)
@@ -72,21 +79,24 @@ proto: $(PROTO_BIN)/.stamp ## Generate the Python stubs from protos/
 	@$(PROTO_BIN)/python scripts/gen_protos.py
 
 .PHONY: proto-check
-proto-check: $(PROTO_BIN)/.stamp ## Fail if the committed stubs differ from protos/
+proto-check: $(PROTO_BIN)/.stamp $(DEV) ## Fail on stale stubs or on a wire break since the last release
 	@echo "==> comparing the committed stubs with protos/"
 	@$(PROTO_BIN)/python scripts/gen_protos.py --check
+	@if tag=$$(git describe --tags --abbrev=0 --match 'v*' 2>/dev/null); then \
+		echo "==> buf breaking, against $$tag"; \
+		$(BIN)/buf breaking --against ".git#tag=$$tag"; \
+	else echo "==> buf breaking: no release tag to compare with, skipped"; fi
 
 # -- checks ------------------------------------------------------------------
 
 .PHONY: format
-format: $(VENV)/.dev-stamp ## Format Python and proto files, apply safe lint fixes
+format: $(DEV) ## Format Python and apply safe lint fixes
 	@echo "==> formatting"
 	@$(BIN)/ruff check --fix --exit-zero --quiet .
 	@$(BIN)/ruff format .
-	@$(BIN)/buf format -w protos
 
 .PHONY: lint
-lint: $(VENV)/.dev-stamp ## Run ruff, buf and the check for machine-specific text
+lint: $(DEV) ## Run ruff, buf and the check for machine-specific text
 	@echo "==> ruff check"
 	@$(BIN)/ruff check .
 	@echo "==> ruff format --check"
@@ -97,41 +107,41 @@ lint: $(VENV)/.dev-stamp ## Run ruff, buf and the check for machine-specific tex
 	@$(BIN)/python scripts/check_tracked.py
 
 .PHONY: typecheck
-typecheck: $(VENV)/.dev-stamp ## Run mypy --strict on services, SDK, tests and scripts
+typecheck: $(DEV) ## Run mypy --strict on services, SDK, tests and scripts
 	@echo "==> mypy --strict"
 	@$(BIN)/python -m mypy $(TYPED)
 
 # -- tests -------------------------------------------------------------------
 
 .PHONY: test
-test: $(VENV)/.dev-stamp ## Run the test suite (everything but `slow`)
+test: $(DEV) ## Run the test suite (everything but `slow`)
 	@echo "==> pytest, all but slow tests, $(PYTEST_WORKERS) workers"
 	@$(PYTEST) tests -m "not slow"
 
 .PHONY: test-all
-test-all: $(VENV)/.dev-stamp ## Run every test, slow ones included
+test-all: $(DEV) ## Run every test, slow ones included
 	@echo "==> pytest, all tests, $(PYTEST_WORKERS) workers"
 	@$(PYTEST) tests
 
 .PHONY: faults
-faults: $(VENV)/.dev-stamp ## Run the whole fault matrix (kills, bad network, full disk, bit flips)
+faults: $(DEV) ## Run the whole fault matrix (kills, bad network, full disk, bit flips)
 	@echo "==> pytest tests/faults, all markers"
 	@$(PYTEST) tests/faults
 
 .PHONY: bench
-bench: $(VENV)/.dev-stamp ## Run the benchmarks and print the numbers
+bench: $(DEV) ## Run the benchmarks and print the numbers
 	@echo "==> benchmarks"
 	@$(BIN)/python -m tests.bench
 
 # -- run ---------------------------------------------------------------------
 
 .PHONY: up
-up: $(VENV)/.runtime-stamp ## Start both services and the gateway, data in ./data
+up: $(INSTALLED) ## Start both services and the gateway, data in ./data
 	@echo "==> ramify up, data in ./data, stop with Ctrl-C"
 	@$(BIN)/ramify up --data ./data
 
 .PHONY: demo
-demo: $(VENV)/.runtime-stamp ## Run one research project over real documents, end to end
+demo: $(INSTALLED) ## Run one research project over real documents, end to end
 	@echo "==> demo"
 	@$(BIN)/python scripts/demo.py
 

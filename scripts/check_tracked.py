@@ -25,6 +25,8 @@ FORBIDDEN = {
                 r"proxy\.golang\." + "org",
                 r"repo1?\.maven\.(?:apache\.)?" + "org",
                 r"--(?:extra-)?index-" + "url",
+                # npm: set omit-lockfile-registry-resolved
+                r'"resolved": *"' + "https?:",
             )
         )
     ),
