@@ -1,0 +1,91 @@
+"""Research: runs the terms of a clause against an index and ranks what comes back."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator_svc.agents.corpus.facet import Facet, facet_order
+from orchestrator_svc.agents.corpus.ranking import (
+    Excerpt,
+    RankedSection,
+    Weighed,
+    rank_excerpts,
+    rank_sections,
+)
+from orchestrator_svc.agents.corpus.section import Section
+from orchestrator_svc.agents.corpus.terms import (
+    Form,
+    Term,
+    clause_terms,
+    importance,
+    labels,
+    match_query,
+    settle_forms,
+)
+
+HITS = 150  #: sections taken from each query
+
+
+class Searchable(Protocol):
+    """What research needs of an index."""
+
+    section_count: int
+
+    def search(self, query: str, limit: int) -> list[int]:
+        """Return ids of matching sections, best first."""
+
+    def count(self, query: str) -> int:
+        """Return how many sections match."""
+
+    def sections(self, ids: Iterable[int]) -> Iterator[tuple[int, Section]]:
+        """Return the sections of `ids`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the corpus holds about one clause."""
+
+    terms: tuple[str, ...]  #: labels of the terms searched, own ones first
+    sections: tuple[RankedSection, ...]
+    excerpts: tuple[Excerpt, ...]
+
+    def facets(self, clause: str) -> list[Facet]:
+        """Return the facets that have evidence, in the order in which they answer `clause`."""
+        held = {excerpt.facet for excerpt in self.excerpts}
+        return [facet for facet in facet_order(clause) if facet in held]
+
+    def of(self, facet: Facet) -> list[Excerpt]:
+        """Return the excerpts that serve `facet`, best first."""
+        return [excerpt for excerpt in self.excerpts if excerpt.facet is facet]
+
+
+def investigate(index: Searchable, clause: str, earlier: Sequence[str]) -> Evidence:
+    """Search the corpus for `clause`, which follows the clauses `earlier`; blocks."""
+
+    def occurs(form: Form) -> bool:
+        return index.count(f'"{" ".join(form)}"') > 0
+
+    terms = settle_forms(clause_terms(clause, earlier), occurs)
+    if not terms:
+        return Evidence((), (), ())
+    weighed = [
+        Weighed(term, importance(term, index.count(match_query([term])), index.section_count))
+        for term in terms
+    ]
+    found = dict.fromkeys(
+        number for query in _queries(terms) for number in index.search(query, HITS)
+    )
+    ranked = rank_sections((section for _, section in index.sections(list(found))), weighed)
+    excerpts = rank_excerpts(ranked, weighed)
+    return Evidence(tuple(labels(terms)), tuple(ranked), tuple(excerpts))
+
+
+def _queries(terms: Sequence[Term]) -> list[str]:
+    """Return the queries to run: all topic terms together, each two of them, then any term."""
+    topic = [term for term in terms if term.strong or not term.own][:6]
+    queries = [match_query(topic, every=True)] if len(topic) > 2 else []
+    queries += [match_query(pair, every=True) for pair in itertools.combinations(topic, 2)]
+    return [*queries, match_query(terms)]
