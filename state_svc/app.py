@@ -1,0 +1,150 @@
+"""Composition root: builds the service from its settings, runs it, drains it.
+
+The only place that names concrete stores. Drain order: health NOT_SERVING; watches end with
+their place and producers are told; the last batches are committed and acknowledged; the server
+stops; the store closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+import time
+from contextlib import suppress
+
+from prometheus_client import start_http_server
+
+from state_svc import __version__
+from state_svc.config import Settings
+from state_svc.errors import AddressInUse, InvalidConfig
+from state_svc.history.registry import ProjectRegistry
+from state_svc.ingest.batching import BatchLimits
+from state_svc.ingest.committer import Committer
+from state_svc.lease.clock import lease_now
+from state_svc.lease.table import LeaseTable
+from state_svc.metrics import ServiceMetrics
+from state_svc.model.limits import Limits
+from state_svc.rpc.server import RpcServer, bound_address
+from state_svc.service import Requests, Service, now_micros
+from state_svc.store.base import StateStore
+from state_svc.store.sqlite import SqliteStore
+from state_svc.watch.hub import WatchHub
+
+_log = logging.getLogger(__name__)
+_NEVER = sys.maxsize  #: threshold of compression that nothing reaches
+_HOUSEKEEPING_SECONDS = 3_600
+
+
+async def build(store: StateStore, settings: Settings) -> Service:
+    """Return the parts of a service over an open store."""
+    metrics = ServiceMetrics()
+    limits = Limits(max_watchers=settings.max_watchers)
+    hub = WatchHub(
+        metrics,
+        frame_budget=settings.watch_frame_budget_us / 1e6,
+        max_watchers=limits.max_watchers,
+    )
+    committer = Committer(
+        store,
+        limits=BatchLimits(
+            max_mutations=settings.state_batch_size,
+            max_delay=settings.state_batch_timeout_ms / 1_000,
+        ),
+        eager=settings.eager_commit,
+        compression_threshold=(
+            settings.compression_threshold_bytes if settings.enable_state_compression else _NEVER
+        ),
+        publish=hub.notify,
+        metrics=metrics,
+        max_pending_bytes=settings.max_pending_bytes,
+    )
+    projects = ProjectRegistry(store)
+    await projects.open()
+    return Service(
+        store=store,
+        projects=projects,
+        committer=committer,
+        hub=hub,
+        leases=LeaseTable(now=lease_now()),
+        metrics=metrics,
+        limits=limits,
+        producers={r.producer_id: r.epoch for r in await store.list_producers()},
+        requests=Requests(await store.list_requests(now_micros() - Requests.KEEP_MICROS)),
+    )
+
+
+async def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises `StartupError` before serving."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    started = time.perf_counter()
+    store = SqliteStore(settings.data)
+    try:
+        service = await build(store, settings)
+        server = RpcServer(service, store.sqlite_version)
+        async with asyncio.TaskGroup() as tasks:
+            background = [
+                tasks.create_task(service.committer.run(), name="commit-loop"),
+                tasks.create_task(_housekeeping(service), name="housekeeping"),
+            ]
+            port = await server.listen(settings.listen)
+            _start_metrics(service, settings.metrics_listen)
+            _announce(settings, port, store, time.perf_counter() - started)
+            await stop.wait()
+            await drain(service, server, settings.drain_seconds)
+            for task in background:
+                task.cancel()
+    finally:
+        await store.aclose()
+
+
+async def drain(service: Service, server: RpcServer, seconds: float) -> None:
+    """End everything that is open so that nothing accepted is lost."""
+    _log.info("draining")
+    service.draining = True
+    await server.stop_accepting()
+    service.hub.end_all()
+    server.sessions.drain(seconds)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await service.committer.drain()
+    await server.stop(min(seconds, 1.0))
+    _log.info("drained")
+
+
+async def _housekeeping(service: Service) -> None:
+    while True:
+        await asyncio.sleep(_HOUSEKEEPING_SECONDS)
+        service.requests.forget_old()
+        await service.store.list_requests(now_micros() - Requests.KEEP_MICROS)
+
+
+def _start_metrics(service: Service, address: str) -> None:
+    if not address:
+        return
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        raise InvalidConfig(key="metrics_listen", problem="is not HOST:PORT")
+    try:
+        start_http_server(int(port), host, service.metrics.registry)
+    except OSError as error:
+        raise AddressInUse(metrics_listen=address) from error
+
+
+def _announce(settings: Settings, port: int, store: SqliteStore, seconds: float) -> None:
+    address = bound_address(settings.listen, port)
+    _log.info("settings", extra={"fields": settings.model_dump(mode="json")})
+    _log.info("serving", extra={"fields": {"address": address, "start_seconds": seconds}})
+    ready = {
+        "service": "state_svc",
+        "address": address,
+        "version": __version__,
+        "data": str(settings.data),
+        "store_id": store.store_id,
+    }
+    print(json.dumps(ready), flush=True)  # noqa: T201 - the promised line on stdout

@@ -1,0 +1,1 @@
+"""Encodings: compression, segments on disk, deltas on the wire. No I/O."""

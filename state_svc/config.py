@@ -1,0 +1,102 @@
+"""Settings of the state service: defaults < file < environment < flags. Unknown keys are errors."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from state_svc.errors import InvalidConfig
+
+SECTION = "state_svc"
+ENV_PREFIX = "STATE_SVC_"
+
+
+class Settings(BaseModel):
+    """Effective settings; immutable once the service runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: Path = Field(Path("data/state"), description="data directory")
+    listen: str = Field("127.0.0.1:7420", description="address to serve gRPC on; port 0 picks one")
+    metrics_listen: str = Field("", description="address for Prometheus; empty: none")
+    log_level: str = Field(
+        "INFO", description="DEBUG, INFO, WARNING or ERROR", pattern="^(DEBUG|INFO|WARNING|ERROR)$"
+    )
+    drain_seconds: float = Field(5.0, ge=0, le=300, description="longest drain after SIGTERM")
+
+    state_batch_size: int = Field(
+        50, ge=1, le=100_000, description="mutations that make a commit due"
+    )
+    state_batch_timeout_ms: int = Field(
+        100, ge=0, le=60_000, description="age that makes a commit due, in milliseconds"
+    )
+    eager_commit: bool = Field(
+        True,
+        description="commit as soon as the previous commit is done",
+    )
+    enable_state_compression: bool = Field(True, description="compress segments with zstd")
+    compression_threshold_bytes: int = Field(
+        1_024, ge=0, description="smaller segments stay as they are"
+    )
+    max_pending_bytes: int = Field(
+        64 << 20, ge=1 << 20, description="accepted but not durable; then streams are not read"
+    )
+    max_watchers: int = Field(10_000, ge=1, description="open watches of the service")
+    watch_frame_budget_us: int = Field(
+        80, ge=0, le=100_000, description="pause of a project's fan-out per watcher, microseconds"
+    )
+
+
+def load(argv: list[str] | None = None, env: dict[str, str] | None = None) -> Settings:
+    """Return the settings in force. Raises `InvalidConfig`; exits for --help and bad flags."""
+    flags = vars(_parser().parse_args(argv))
+    values = _read_file(flags.pop("config"))
+    environment = os.environ if env is None else env
+    for name, text in environment.items():
+        if name.startswith(ENV_PREFIX):
+            values[name.removeprefix(ENV_PREFIX).lower()] = text
+    values.update({name: value for name, value in flags.items() if value is not None})
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise InvalidConfig(key=key, problem=first["msg"]) from error
+
+
+def _read_file(path: str | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        document = yaml.safe_load(Path(path).read_text("utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise InvalidConfig(file=path, problem=" ".join(str(error).split())) from error
+    section = (document or {}).get(SECTION) if isinstance(document or {}, dict) else None
+    if section is not None and not isinstance(section, dict):
+        raise InvalidConfig(file=path, key=SECTION, problem="is not a mapping")
+    return dict(section or {})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m state_svc",
+        description="Keeps every change of every project durable and watchable.",
+        epilog=f"Each flag is also a key of section {SECTION!r} in the file and, with the prefix "
+        f"{ENV_PREFIX}, an environment variable. Flags win over the environment, that over the "
+        "file. When ready, one JSON line with the address is printed on stdout.",
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file")
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        parser.add_argument(
+            "--" + name.replace("_", "-"),
+            dest=name,
+            metavar=type(default).__name__.upper().replace("POSIXPATH", "DIR"),
+            help=f"{field.description} (default: {default if default != '' else 'none'})",
+        )
+    return parser

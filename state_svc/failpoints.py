@@ -1,0 +1,63 @@
+"""Named places where a test can make the process die, fail or wait.
+
+`RAMIFY_FAILPOINTS="before_commit=kill@3"` kills the process (SIGKILL, so that no code runs) the
+third time the place is reached. Actions: `kill`, `error` (raises OSError), `sleep:SECONDS`; `@N`
+means the Nth time only, without it every time. Nothing is checked when the variable is unset.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+
+NAMES = (
+    "before_begin",
+    "before_commit",
+    "after_commit",
+    "before_ack",
+    "after_ack",
+    "before_publish",
+    "after_publish",
+)
+
+
+@dataclass(slots=True)
+class _Action:
+    kind: str
+    seconds: float
+    at: int  #: which time, from 1; 0: every time
+    reached: int = 0
+
+
+def parse(text: str) -> dict[str, _Action]:
+    """Return the actions of a setting. Raises ValueError for names and actions that are not."""
+    actions: dict[str, _Action] = {}
+    for item in filter(None, text.split(",")):
+        name, _, rest = item.partition("=")
+        action, _, at = rest.partition("@")
+        kind, _, seconds = action.partition(":")
+        if name not in NAMES or kind not in ("kill", "error", "sleep"):
+            raise ValueError(f"unknown failpoint {item!r}")
+        actions[name] = _Action(kind, float(seconds or 0), int(at or 0))
+    return actions
+
+
+_actions = parse(os.environ.get("RAMIFY_FAILPOINTS", ""))
+
+
+def failpoint(name: str) -> None:
+    """Do what the environment says should happen here."""
+    action = _actions.get(name) if _actions else None
+    if action is None:
+        return
+    action.reached += 1
+    if action.at and action.reached != action.at:
+        return
+    if action.kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif action.kind == "error":
+        raise OSError(f"failpoint {name}")
+    else:
+        time.sleep(action.seconds)

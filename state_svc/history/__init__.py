@@ -1,0 +1,1 @@
+"""The past of a project: replay of its segments, and the projects that are in memory."""

@@ -1,0 +1,111 @@
+"""All projects of the store: those in memory, and those that are loaded when asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ramify.v1.project_pb2 import Project
+from state_svc.codec.project import ProjectRecord, decode_project
+from state_svc.codec.segment import SegmentRecord, decode_segment
+from state_svc.errors import CorruptRecord, ProjectNotFound
+from state_svc.history.replay import Replay
+from state_svc.model.project import LiveProject
+from state_svc.store.base import StateStore
+
+_CHUNK_BYTES = 4 << 20  #: stored bytes replayed at a time
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A project: either its stored record, or the project in memory."""
+
+    record: ProjectRecord
+    revision: int
+    live: LiveProject | None = None
+    loading: asyncio.Future[LiveProject] | None = None
+
+
+class ProjectRegistry:
+    """Finds projects by id. Owned by the event loop."""
+
+    def __init__(self, store: StateStore) -> None:
+        self._store = store
+        self._entries: dict[str, _Entry] = {}
+
+    async def open(self) -> None:
+        """Read what the store has; projects themselves are loaded later."""
+        for head in await self._store.list_projects():
+            decode_project(head.record)
+            self._entries[head.record.project_id] = _Entry(head.record, head.revision)
+
+    def loaded(self, project_id: str) -> LiveProject | None:
+        """Return a project if it is in memory."""
+        entry = self._entries.get(project_id)
+        return None if entry is None else entry.live
+
+    def __contains__(self, project_id: str) -> bool:
+        return project_id in self._entries
+
+    async def get(self, project_id: str) -> LiveProject:
+        """Return a committed project, loading it if needed.
+
+        Raises `ProjectNotFound`, `CorruptRecord` or `StoreUnavailable`.
+        """
+        entry = self._entries.get(project_id)
+        if entry is None:
+            raise ProjectNotFound(project_id=project_id)
+        if entry.live is not None:
+            if not entry.live.view.revision:
+                raise ProjectNotFound(project_id=project_id)
+            return entry.live
+        if entry.loading is None:
+            entry.loading = asyncio.ensure_future(self._load(entry))
+        try:
+            return await asyncio.shield(entry.loading)
+        finally:
+            if entry.loading.done():
+                entry.loading = None
+
+    def add(self, project: LiveProject) -> None:
+        """Add a project that is being created; it is found once its creation is durable."""
+        record = ProjectRecord(project.uid, project.project_id, b"", 0)
+        self._entries[project.project_id] = _Entry(record, 0, project)
+
+    def discard(self, project: LiveProject) -> None:
+        """Forget a project whose creation has failed."""
+        self._entries.pop(project.project_id, None)
+
+    def entities(self) -> Iterator[tuple[Project, int]]:
+        """Yield every committed project entity with its head, in the order of creation."""
+        for entry in list(self._entries.values()):
+            if entry.live is not None:
+                if entry.live.view.revision:
+                    yield entry.live.view.entity, entry.live.view.revision
+            else:
+                yield decode_project(entry.record), entry.revision
+
+    async def _load(self, entry: _Entry) -> LiveProject:
+        replay = Replay()
+        uid = entry.record.project_uid
+        while True:
+            records = await self._store.read_segments(uid, replay.view.revision, _CHUNK_BYTES)
+            if not records:
+                break
+            await asyncio.to_thread(_replay_records, replay, records)
+        if replay.view.revision != entry.revision or replay.view.entity.project_uid != uid:
+            raise CorruptRecord(
+                project_uid=uid,
+                revision=entry.revision,
+                problem=f"the log ends at revision {replay.view.revision}",
+            )
+        live = LiveProject(replay.view)
+        live.producers = replay.producers
+        entry.live = live
+        return live
+
+
+def _replay_records(replay: Replay, records: list[SegmentRecord]) -> None:
+    for record in records:
+        replay.add_segment(decode_segment(record))

@@ -1,0 +1,1 @@
+"""From accepted batches to durable ones: admission, batching, the commit loop."""

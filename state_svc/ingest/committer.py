@@ -1,0 +1,304 @@
+"""The commit loop: takes what is accepted, makes it durable, acknowledges it, publishes it.
+
+One task. While a commit is being written the next one fills. The order is always commit, then
+ack, then publish; nothing is acknowledged or shown before its transaction is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from state_svc.codec.project import encode_project
+from state_svc.codec.segment import encode_segment
+from state_svc.errors import CorruptRecord, RamifyError, StoreUnavailable
+from state_svc.failpoints import failpoint
+from state_svc.ingest.batching import BatchBuffer, BatchLimits
+from state_svc.metrics import ServiceMetrics
+from state_svc.model.project import Applied, LiveProject
+from state_svc.store.base import (
+    Commit,
+    ProducerRecord,
+    RequestRecord,
+    StateStore,
+)
+
+_log = logging.getLogger(__name__)
+
+Publish = Callable[[LiveProject, Sequence[Applied]], None]
+_RECOVER_SECONDS = 1.0  #: between attempts to learn the outcome of a failed commit
+
+
+class Owner(Protocol):
+    """Whoever handed in a batch: it learns the outcome exactly once, on the loop."""
+
+    def on_durable(self, batches: Sequence[PendingBatch]) -> None:
+        """These batches of the owner are durable; in the order they were handed in."""
+
+    def on_failed(self, batches: Sequence[PendingBatch], error: RamifyError) -> None:
+        """These batches changed nothing."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class PendingBatch:
+    """An accepted batch on its way to the store."""
+
+    project: LiveProject
+    applied: Applied
+    owner: Owner
+    size: int  #: encoded bytes of the request
+    immediate: bool = False
+    request: RequestRecord | None = None
+
+
+@dataclass(slots=True)
+class _Waiter:
+    project: LiveProject | None  #: None: waits for the next commit of any kind
+    future: asyncio.Future[None]
+    revision: int = 0
+
+
+@dataclass(slots=True)
+class _Group:
+    """What one commit holds."""
+
+    batches: list[PendingBatch]
+    producers: list[tuple[ProducerRecord, asyncio.Future[None]]]
+    runs: dict[LiveProject, list[PendingBatch]] = field(default_factory=dict)
+
+
+class Committer:
+    """Owns the open batch and the order of commits."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        *,
+        limits: BatchLimits,
+        eager: bool,
+        compression_threshold: int,
+        publish: Publish,
+        metrics: ServiceMetrics,
+        max_pending_bytes: int = 64 << 20,
+    ) -> None:
+        self._store = store
+        self._buffer: BatchBuffer[PendingBatch] = BatchBuffer(limits, eager=eager)
+        self._threshold = compression_threshold
+        self._publish = publish
+        self._metrics = metrics
+        self._max_pending_bytes = max_pending_bytes
+        self._producers: list[tuple[ProducerRecord, asyncio.Future[None]]] = []
+        self._waiters: deque[_Waiter] = deque()
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._running = False
+        self._unavailable: StoreUnavailable | None = None
+
+    @property
+    def unavailable(self) -> StoreUnavailable | None:
+        """Why nothing can be committed at the moment; None when all is well."""
+        return self._unavailable
+
+    def submit(self, batch: PendingBatch) -> None:
+        """Put an accepted batch on its way. Its owner learns the outcome.
+
+        Raises `StoreUnavailable` while the outcome of a failed commit is unknown.
+        """
+        if self._unavailable is not None:
+            raise self._unavailable
+        batch.project.accept(batch.applied)
+        self._buffer.add(
+            batch,
+            mutations=batch.applied.mutation_count,
+            size=batch.size,
+            now=time.monotonic(),
+            immediate=batch.immediate,
+        )
+        if self._buffer.size >= self._max_pending_bytes:
+            self._room.clear()
+        self._wake.set()
+
+    async def room(self) -> None:
+        """Wait until more may be handed in; a reader of a stream stops reading meanwhile."""
+        if not self._room.is_set():
+            await self._room.wait()
+
+    async def put_producer(self, producer_id: str, epoch: int) -> None:
+        """Make a producer's epoch durable; raises `StoreUnavailable`."""
+        if self._unavailable is not None:
+            raise self._unavailable
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._producers.append((ProducerRecord(producer_id, epoch), future))
+        self._wake.set()
+        await future
+
+    async def settled(self, project: LiveProject) -> None:
+        """Return once the outcome of everything accepted for a project is known."""
+        if not project.has_pending:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(_Waiter(project, future, project.revision))
+        self._buffer.hurry()
+        self._wake.set()
+        await future
+
+    def after_commit(self, project: LiveProject, callback: Callable[[], None]) -> None:
+        """Call back once the outcome of everything accepted for a project is known."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda _: callback())
+        self._waiters.append(_Waiter(project, future, project.revision))
+
+    async def drain(self) -> None:
+        """Return once everything accepted is durable or has failed."""
+        while self._running or self._producers or self._buffer.due_in(time.monotonic()) is not None:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(_Waiter(None, future))
+            self._buffer.hurry()
+            self._wake.set()
+            await future
+
+    async def run(self) -> None:
+        """Commit for ever; ends only by cancellation or a defect."""
+        while True:
+            delay = 0.0 if self._producers else self._buffer.due_in(time.monotonic())
+            if delay is None or delay > 0:
+                self._wake.clear()
+                try:
+                    async with asyncio.timeout(delay):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+                else:
+                    continue
+            await self._commit_group()
+
+    async def _commit_group(self) -> None:
+        group = _Group(self._buffer.take(), self._producers)
+        self._producers = []
+        self._room.set()
+        if not group.batches and not group.producers:
+            return
+        for batch in group.batches:
+            group.runs.setdefault(batch.project, []).append(batch)
+        commit, sizes = self._encode(group)
+        started = time.perf_counter()
+        self._running = True
+        try:
+            await self._store.commit(commit)
+        except (StoreUnavailable, CorruptRecord) as error:
+            _log.exception("commit failed")
+            durable = await self._learn_outcome(group, error)
+        else:
+            durable = True
+        finally:
+            self._running = False
+        if durable:
+            self._metrics.committed(time.perf_counter() - started)
+            for (project, run), (original, stored) in zip(group.runs.items(), sizes, strict=True):
+                self._metrics.segment(project.project_id, run, original, stored)
+            self._finish(group)
+        self._wake_waiters()
+
+    def _encode(self, group: _Group) -> tuple[Commit, list[tuple[int, int]]]:
+        commit = Commit(producers=[record for record, _ in group.producers])
+        sizes = []
+        for project, run in group.runs.items():
+            revisions = [batch.applied for batch in run]
+            encoded = encode_segment(project.uid, revisions, self._threshold)
+            commit.segments.append(encoded.record)
+            sizes.append((encoded.original_bytes, len(encoded.record.data)))
+            entity = next((a.entity for a in reversed(revisions) if a.entity is not None), None)
+            if entity is not None:
+                commit.projects.append(encode_project(entity))
+            commit.requests.extend(batch.request for batch in run if batch.request is not None)
+        return commit, sizes
+
+    def _finish(self, group: _Group) -> None:
+        for project, run in group.runs.items():
+            for batch in run:
+                project.promote(batch.applied)
+        failpoint("before_ack")
+        for _, future in group.producers:
+            if not future.done():
+                future.set_result(None)
+        for owner, batches in _by_owner(group.batches).items():
+            owner.on_durable(batches)
+        failpoint("after_ack")
+        failpoint("before_publish")
+        for project, run in group.runs.items():
+            self._publish(project, [batch.applied for batch in run])
+        failpoint("after_publish")
+
+    async def _learn_outcome(self, group: _Group, error: RamifyError) -> bool:
+        """Return whether a failed commit took effect after all; never guesses (SEM 7)."""
+        failure = StoreUnavailable(problem=error.fields.get("problem", error.message))
+        self._unavailable = failure
+        while True:
+            try:
+                await self._store.recover()
+                durable = await self._took_effect(group)
+            except (StoreUnavailable, CorruptRecord):
+                _log.exception("store is not usable")
+                await asyncio.sleep(_RECOVER_SECONDS)
+                continue
+            break
+        self._unavailable = None
+        if not durable:
+            self._fail(group, failure)
+        return durable
+
+    async def _took_effect(self, group: _Group) -> bool:
+        if group.runs:
+            project, run = next(iter(group.runs.items()))
+            return await self._store.read_head(project.uid) >= run[-1].applied.revision
+        stored = {r.producer_id: r.epoch for r in await self._store.list_producers()}
+        return all(stored.get(r.producer_id) == r.epoch for r, _ in group.producers)
+
+    def _fail(self, group: _Group, error: StoreUnavailable) -> None:
+        """Reject the group and everything that was accepted on top of it."""
+        waiting = self._buffer.take()
+        lost = [batch for batch in waiting if batch.project in group.runs]
+        for batch in waiting:
+            if batch.project not in group.runs:
+                self._buffer.add(
+                    batch,
+                    mutations=batch.applied.mutation_count,
+                    size=batch.size,
+                    now=time.monotonic(),
+                    immediate=batch.immediate,
+                )
+        for project in group.runs:
+            project.drop_pending()
+        for owner, batches in _by_owner([*group.batches, *lost]).items():
+            owner.on_failed(batches, error)
+        for _, future in group.producers:
+            if not future.done():
+                future.set_exception(error)
+        self._metrics.failed_commits.inc()
+
+    def _wake_waiters(self) -> None:
+        for _ in range(len(self._waiters)):
+            waiter = self._waiters.popleft()
+            project = waiter.project
+            if (
+                project is None
+                or project.view.revision >= waiter.revision
+                or project.revision < waiter.revision
+            ):
+                if not waiter.future.done():
+                    waiter.future.set_result(None)
+            else:
+                self._waiters.append(waiter)
+
+
+def _by_owner(batches: Sequence[PendingBatch]) -> dict[Owner, list[PendingBatch]]:
+    owners: dict[Owner, list[PendingBatch]] = {}
+    for batch in batches:
+        owners.setdefault(batch.owner, []).append(batch)
+    return owners

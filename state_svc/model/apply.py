@@ -1,0 +1,311 @@
+"""Applies one batch of mutations to a project: all of it, or an error that lists every bad one.
+
+Pure: reads a `LiveProject`, changes nothing, returns `Applied`. The rules are SEM 6 to 10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ramify.v1.command_pb2 import Command, CommandState
+from ramify.v1.error_pb2 import ErrorReason
+from ramify.v1.mutation_pb2 import (
+    CommandMutation,
+    Delta,
+    Mutation,
+    NodeMutation,
+    ProjectMutation,
+    Removal,
+)
+from ramify.v1.node_pb2 import Node, NodeState
+from ramify.v1.project_pb2 import Project
+from state_svc.errors import BatchRejected, Violation
+from state_svc.model import limits, patch, transitions, validate
+from state_svc.model.dependencies import Created, check_created
+from state_svc.model.ids import is_id
+from state_svc.model.node import LiveNode, live_from_message, set_micros
+from state_svc.model.problem import Problem
+from state_svc.model.project import NO_ORIGIN, Applied, LiveProject, Origin
+
+_INVALID = ErrorReason.ERROR_REASON_INVALID_MUTATION
+_ILLEGAL = ErrorReason.ERROR_REASON_ILLEGAL_TRANSITION
+_CONFLICT = ErrorReason.ERROR_REASON_VERSION_CONFLICT
+_PENDING = NodeState.NODE_STATE_PENDING
+_OPEN = CommandState.COMMAND_STATE_OPEN
+
+
+def apply_batch(
+    project: LiveProject,
+    mutations: Sequence[Mutation],
+    *,
+    micros: int,
+    origin: Origin = NO_ORIGIN,
+    actor: str = "",
+    traceparent: str = "",
+    max_nodes: int = limits.Limits().max_project_nodes,
+) -> Applied:
+    """Return what the batch does to `project`, counting what is pending there.
+
+    `micros` is the present time, microseconds since 1970; the commit time of a revision never
+    goes back (SEM 14). Raises `BatchRejected` with every violation.
+    """
+    return _Application(project, max(micros, project.micros), actor, traceparent).run(
+        mutations, origin, max_nodes
+    )
+
+
+class _Application:
+    """One batch being applied: what it has changed so far, on top of the project."""
+
+    def __init__(self, project: LiveProject, micros: int, actor: str, traceparent: str) -> None:
+        self._project = project
+        self._revision = project.revision + 1
+        self._micros = micros
+        self._nodes: dict[str, LiveNode | None] = {}
+        self._entity: Project | None = None
+        self._commands: dict[str, Command] = {}
+        self._delta = Delta()
+        self._images: list[tuple[LiveNode | None, LiveNode | None]] = []
+        self._violations: list[Violation] = []
+        self._created: list[Created] = []
+        info = self._delta.revisions.add()
+        info.revision = self._revision
+        set_micros(info.commit_time, micros)
+        if actor:
+            info.actor = actor
+        if traceparent:
+            info.traceparent = traceparent
+
+    def run(self, mutations: Sequence[Mutation], origin: Origin, max_nodes: int) -> Applied:
+        """Apply every mutation in order and return the effects."""
+        for index, mutation in enumerate(mutations):
+            try:
+                node = mutation.node
+                if node.node_id:
+                    self._apply_node(index, node)
+                else:
+                    self._apply_other(index, mutation)
+            except Problem as problem:
+                self._refuse(index, problem)
+        if self._created:
+            for index, found in check_created(self._created, self._node, self._deleted):
+                self._refuse(index, found)
+            if self._project.node_count() + len(self._created) > max_nodes:
+                self._refuse(
+                    self._created[0].index,
+                    Problem(_INVALID, "node.create", f"a project has at most {max_nodes} nodes"),
+                )
+        if self._violations:
+            violations = sorted(self._violations, key=lambda v: v.index)
+            raise BatchRejected(tuple(violations[: limits.MAX_VIOLATIONS]))
+        return Applied(
+            revision=self._revision,
+            micros=self._micros,
+            mutation_count=len(mutations),
+            info=self._delta.revisions[0],
+            body=self._delta.SerializeToString(),
+            changes=list(self._delta.changes),
+            images=self._images,
+            nodes=self._nodes,
+            entity=self._entity,
+            commands=self._commands,
+            origin=origin,
+        )
+
+    def _refuse(self, index: int, problem: Problem) -> None:
+        self._violations.append(
+            Violation(index, problem.reason, problem.field, problem.description)
+        )
+
+    def _node(self, node_id: str) -> LiveNode | None:
+        nodes = self._nodes
+        return nodes[node_id] if node_id in nodes else self._project.node(node_id)
+
+    def _deleted(self, node_id: str) -> bool:
+        return self._project.ever_existed(node_id) and self._node(node_id) is None
+
+    # Nodes
+
+    def _apply_node(self, index: int, mutation: NodeMutation) -> None:
+        node_id = mutation.node_id
+        kind = mutation.WhichOneof("change")
+        if kind == "create":
+            self._create_node(index, node_id, mutation.create)
+            return
+        live = self._node(node_id)
+        if live is None:
+            raise Problem(_INVALID, "node.node_id", f"there is no node {node_id!r}")
+        if mutation.HasField("expected_version") and mutation.expected_version != live.version:
+            raise Problem(
+                _CONFLICT,
+                "node.expected_version",
+                f"{node_id} has version {live.version}, not {mutation.expected_version}",
+            )
+        expected_state = mutation.expected_state
+        if expected_state and expected_state != live.state:
+            raise Problem(
+                _CONFLICT,
+                "node.expected_state",
+                f"{node_id} is {transitions.NODE.names[live.state]}",
+            )
+        if kind == "patch":
+            self._patch_node(index, live, mutation)
+        elif kind == "delete":
+            self._delete_node(index, live)
+        else:
+            raise Problem(_INVALID, "node.change", "one of create, patch and delete is needed")
+
+    def _create_node(self, index: int, node_id: str, request: Node) -> None:
+        if not is_id(node_id):
+            raise Problem(_INVALID, "node.node_id", f"{node_id!r} is not a valid id")
+        if request.node_id not in ("", node_id):
+            raise Problem(_INVALID, "node.create.node_id", "differs from node.node_id")
+        if node_id in self._nodes or self._project.ever_existed(node_id):
+            raise Problem(
+                _INVALID, "node.node_id", f"{node_id} exists or existed; ids are never reused"
+            )
+        node = Node()
+        node.CopyFrom(request)
+        node.node_id = node_id
+        if node.state == NodeState.NODE_STATE_UNSPECIFIED:
+            node.state = _PENDING
+        for name in ("goal", "task_type"):
+            if not getattr(node, name):
+                raise Problem(_INVALID, f"node.create.{name}", "is needed")
+        for field, _ in node.ListFields():
+            if field.name in validate.NODE_OUTPUT_ONLY:
+                raise Problem(_INVALID, f"node.create.{field.name}", "is set by state_svc only")
+        found = validate.first_problem(node, validate.NODE_FIELDS)
+        if found is not None:
+            raise Problem(_INVALID, f"node.create.{found[0]}", found[1])
+        if node.state not in transitions.NODE.initial:
+            name = transitions.NODE.names[node.state]
+            raise Problem(_ILLEGAL, "node.create.state", f"a node cannot be created {name}")
+        set_micros(node.create_time, self._micros)
+        change = self._delta.changes.add(revision=self._revision, index=index)
+        change.node.node_id = node_id
+        change.node.version = 1
+        change.node.node.CopyFrom(node)
+        live = live_from_message(node, version=1, revision=self._revision, micros=self._micros)
+        self._nodes[node_id] = live
+        self._images.append((None, live))
+        self._created.append(Created(index, live, tuple(node.depends_on)))
+
+    def _patch_node(self, index: int, live: LiveNode, mutation: NodeMutation) -> None:
+        effect = patch.node_effect(live, mutation.patch, self._micros)
+        if effect is None:
+            return
+        node, changed = effect
+        after = LiveNode(
+            live.spec,
+            node.SerializeToString(),
+            node.state,
+            live.version + 1,
+            node.attempt,
+            node.agent_name,
+            self._revision,
+            self._micros,
+        )
+        change = self._delta.changes.add()
+        change.revision = self._revision
+        if index:
+            change.index = index
+        body = change.node
+        body.node_id = live.spec.node_id
+        body.version = after.version
+        body.patch.CopyFrom(changed)
+        body.previous_state = live.state  # type: ignore[assignment]
+        if live.agent_name:
+            body.previous_agent_name = live.agent_name
+        self._nodes[live.spec.node_id] = after
+        self._images.append((live, after))
+
+    def _delete_node(self, index: int, live: LiveNode) -> None:
+        node_id = live.spec.node_id
+        touched = self._nodes
+        others = (n for n in self._project.all_nodes() if n.spec.node_id not in touched)
+        for other in [*others, *(n for n in touched.values() if n is not None)]:
+            if other.spec.parent == node_id:
+                raise Problem(_INVALID, "node.delete", f"{node_id} has children")
+            if node_id in Node.FromString(other.data).depends_on:
+                raise Problem(_INVALID, "node.delete", f"{other.spec.node_id} depends on {node_id}")
+        change = self._delta.changes.add(revision=self._revision, index=index)
+        change.node.node_id = node_id
+        change.node.version = live.version + 1
+        change.node.removal = Removal.REMOVAL_DELETED
+        change.node.previous_state = live.state  # type: ignore[assignment]
+        change.node.previous_agent_name = live.agent_name
+        touched[node_id] = None
+        self._images.append((live, None))
+
+    # The project and its commands
+
+    def _apply_other(self, index: int, mutation: Mutation) -> None:
+        kind = mutation.WhichOneof("target")
+        if kind == "project":
+            self._apply_project(index, mutation.project)
+        elif kind == "command":
+            self._apply_command(index, mutation.command)
+        elif kind == "node":
+            raise Problem(_INVALID, "node.node_id", "is needed")
+        else:
+            raise Problem(_INVALID, "target", "one of node, project and command is needed")
+
+    def _apply_project(self, index: int, mutation: ProjectMutation) -> None:
+        before = self._entity or self._project.entity
+        expected = mutation.expected_state
+        if expected and expected != before.state:
+            name = transitions.PROJECT.names[before.state]
+            raise Problem(_CONFLICT, "project.expected_state", f"the project is {name}")
+        after = Project()
+        after.CopyFrom(before)
+        changed = patch.patch_project(after, mutation.patch, self._micros)
+        if changed is None:
+            return
+        after.version += 1
+        set_micros(after.update_time, self._micros)
+        change = self._delta.changes.add(revision=self._revision, index=index)
+        change.project.version = after.version
+        change.project.patch.CopyFrom(changed)
+        change.project.previous_state = before.state
+        self._entity = after
+        self._images.append((None, None))
+
+    def _apply_command(self, index: int, mutation: CommandMutation) -> None:
+        command_id = mutation.command_id
+        kind = mutation.WhichOneof("change")
+        before = self._commands.get(command_id) or self._project.command(command_id)
+        after = Command()
+        if kind == "create":
+            if not is_id(command_id):
+                raise Problem(_INVALID, "command.command_id", f"{command_id!r} is not a valid id")
+            if before is not None:
+                raise Problem(_INVALID, "command.command_id", f"{command_id} exists already")
+            after.CopyFrom(mutation.create)
+            found = validate.first_problem(after, validate.COMMAND_FIELDS)
+            if found is not None or not after.type:
+                field, problem = found or ("type", "is needed")
+                raise Problem(_INVALID, f"command.create.{field}", problem)
+            after.command_id = command_id
+            after.state = _OPEN
+            after.version = 1
+            set_micros(after.create_time, self._micros)
+        elif kind == "patch":
+            if before is None:
+                raise Problem(_INVALID, "command.command_id", f"there is no {command_id!r}")
+            after.CopyFrom(before)
+            patch.patch_command(after, mutation.patch)
+            if after == before:
+                return
+            after.version += 1
+        else:
+            raise Problem(_INVALID, "command.change", "one of create and patch is needed")
+        change = self._delta.changes.add(revision=self._revision, index=index)
+        change.command.command_id = command_id
+        change.command.version = after.version
+        if kind == "create":
+            change.command.command.CopyFrom(after)
+        else:
+            change.command.patch.CopyFrom(mutation.patch)
+        self._commands[command_id] = after
+        self._images.append((None, None))

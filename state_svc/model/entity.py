@@ -1,0 +1,61 @@
+"""Changes of a project that do not come from producers: its creation and its leases. Pure."""
+
+from __future__ import annotations
+
+from ramify.v1.mutation_pb2 import Delta
+from ramify.v1.project_pb2 import Project, ProjectPatch, ProjectState
+from state_svc.model.node import set_micros
+from state_svc.model.project import Applied, LiveProject
+
+
+def create_project(entity: Project, *, micros: int, actor: str) -> Applied:
+    """Return revision 1 of a new project; `entity` has everything but its stamps."""
+    entity.state = entity.state or ProjectState.PROJECT_STATE_PENDING
+    entity.version = 1
+    set_micros(entity.create_time, micros)
+    set_micros(entity.update_time, micros)
+    delta = Delta()
+    change = delta.changes.add(revision=1)
+    change.project.version = 1
+    change.project.project.CopyFrom(entity)
+    return _applied(delta, 1, micros, actor, entity)
+
+
+def change_lease(
+    project: LiveProject, holder: str, epoch: int, *, micros: int, actor: str
+) -> Applied:
+    """Return the revision that grants a lease, or (empty holder) releases it."""
+    before = project.entity
+    micros = max(micros, project.micros)
+    patch = ProjectPatch()
+    patch.lease.holder = holder
+    patch.lease.lease_epoch = epoch
+    after = Project()
+    after.CopyFrom(before)
+    after.lease.CopyFrom(patch.lease)
+    after.version += 1
+    set_micros(after.update_time, micros)
+    revision = project.revision + 1
+    delta = Delta()
+    change = delta.changes.add(revision=revision)
+    change.project.version = after.version
+    change.project.patch.CopyFrom(patch)
+    change.project.previous_state = before.state
+    return _applied(delta, revision, micros, actor, after)
+
+
+def _applied(delta: Delta, revision: int, micros: int, actor: str, entity: Project) -> Applied:
+    info = delta.revisions.add(revision=revision, actor=actor)
+    set_micros(info.commit_time, micros)
+    return Applied(
+        revision=revision,
+        micros=micros,
+        mutation_count=1,
+        info=info,
+        body=delta.SerializeToString(),
+        changes=list(delta.changes),
+        images=[(None, None)],
+        nodes={},
+        entity=entity,
+        commands={},
+    )

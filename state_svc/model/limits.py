@@ -1,0 +1,32 @@
+"""The bounds on what a client may send. Each is enforced by `validate.py` or at the edge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds that the service publishes in `GetServerInfo` and `Welcome`."""
+
+    max_batch_mutations: int = 5_000
+    max_batch_bytes: int = 3 << 20
+    max_frame_batches: int = 1_000
+    max_message_bytes: int = 4 << 20
+    max_goal_chars: int = 10_000
+    max_payload_bytes: int = 1 << 20
+    max_project_nodes: int = 1_000_000
+    max_watchers: int = 10_000
+    credit_batches: int = 256  #: unacknowledged batches of one stream
+    credit_bytes: int = 16 << 20  #: unacknowledged encoded bytes of one stream
+
+
+MIN_GOAL_CHARS = 3
+MAX_NAME_CHARS = 255
+MAX_TEXT_CHARS = 4_096
+MAX_DEPENDENCIES = 1_000
+MAX_MAP_KEYS = 64
+MAX_MAP_BYTES = 16 << 10
+MAX_TRACEPARENT_CHARS = 64
+MAX_VIOLATIONS = 100
+MAX_REQUEST_ID_CHARS = 128

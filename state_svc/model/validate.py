@@ -1,0 +1,191 @@
+"""Limits on the fields of a mutation: each check returns what is wrong, or an empty string."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from google.protobuf.struct_pb2 import Value
+
+from ramify.v1.command_pb2 import CommandState, CommandType
+from ramify.v1.node_pb2 import ErrorClass, NodeError, NodeState, NodeType, TaskType
+from ramify.v1.payload_pb2 import Payload
+from ramify.v1.project_pb2 import ExecutionSettings, ProjectState
+from state_svc.model import limits
+from state_svc.model.ids import is_id
+
+Check = Callable[[Any], str]
+
+_NODE_STATES = frozenset(NodeState.values()) - {0}
+_NODE_TYPES = frozenset(NodeType.values())
+_TASK_TYPES = frozenset(TaskType.values()) - {0}
+_ERROR_CLASSES = frozenset(ErrorClass.values())
+_PROJECT_STATES = frozenset(ProjectState.values()) - {0}
+_COMMAND_TYPES = frozenset(CommandType.values()) - {0}
+_COMMAND_OUTCOMES = frozenset(CommandState.values()) - {0, CommandState.COMMAND_STATE_OPEN}
+
+
+def longest(most: int) -> Check:
+    """Return a check that a string has at most `most` characters."""
+
+    def check(value: str) -> str:
+        return f"has {len(value)} characters, at most {most} are allowed" * (len(value) > most)
+
+    return check
+
+
+def one_of(numbers: frozenset[int]) -> Check:
+    """Return a check that an enum number is known and allowed here."""
+
+    def check(value: int) -> str:
+        return "" if value in numbers else f"{value} is not an allowed value of this enum"
+
+    return check
+
+
+def _goal(value: str) -> str:
+    if len(value) < limits.MIN_GOAL_CHARS:
+        return f"has {len(value)} characters, at least {limits.MIN_GOAL_CHARS} are needed"
+    return _goal_length(value)
+
+
+def _payload(value: Payload) -> str:
+    size = value.ByteSize()
+    if size > _MAX_PAYLOAD:
+        return f"has {size} bytes, at most {_MAX_PAYLOAD} are allowed"
+    return _name(value.content_type) and f"content_type {_name(value.content_type)}"
+
+
+def _error(value: NodeError) -> str:
+    if value.error_class not in _ERROR_CLASSES:
+        return f"{value.error_class} is not a known error_class"
+    if len(value.message) > limits.MAX_TEXT_CHARS:
+        return f"message has more than {limits.MAX_TEXT_CHARS} characters"
+    if value.node_id and not is_id(value.node_id):
+        return "node_id is not a valid id"
+    return ""
+
+
+def _id_list(value: list[str]) -> str:
+    if len(value) > _MAX_CHILDREN:
+        return f"has {len(value)} ids, at most {_MAX_CHILDREN} are allowed"
+    bad = next((item for item in value if not is_id(item)), None)
+    return "" if bad is None else f"{bad!r} is not a valid id"
+
+
+def _dependencies(value: list[str]) -> str:
+    if len(value) > limits.MAX_DEPENDENCIES:
+        return f"has {len(value)} ids, at most {limits.MAX_DEPENDENCIES} are allowed"
+    return "names a node twice" if len(set(value)) != len(value) else ""
+
+
+def check_values(value: Mapping[str, Value]) -> str:
+    """Return what is wrong with a map of attributes or options."""
+    if len(value) > limits.MAX_MAP_KEYS:
+        return f"has {len(value)} keys, at most {limits.MAX_MAP_KEYS} are allowed"
+    size = sum(len(key) + item.ByteSize() for key, item in value.items())
+    if size > limits.MAX_MAP_BYTES:
+        return f"has {size} bytes, at most {limits.MAX_MAP_BYTES} are allowed"
+    if any(item.WhichOneof("kind") is None for item in value.values()):
+        return "has a key without a value; use null_value for null"
+    return ""
+
+
+def check_labels(value: Mapping[str, str]) -> str:
+    """Return what is wrong with a map of labels."""
+    if len(value) > limits.MAX_MAP_KEYS:
+        return f"has {len(value)} keys, at most {limits.MAX_MAP_KEYS} are allowed"
+    for key, item in value.items():
+        if not key or len(key) > limits.MAX_NAME_CHARS or len(item) > limits.MAX_NAME_CHARS:
+            return f"keys and values have 1 to {limits.MAX_NAME_CHARS} characters"
+    return ""
+
+
+def check_settings(value: ExecutionSettings) -> str:
+    """Return what is wrong with execution settings; only the ranges of the contract."""
+    for name, (low, high) in _SETTING_RANGES.items():
+        number = getattr(value, name)
+        if value.HasField(name) and not low <= number <= high:  # type: ignore[arg-type]
+            return f"{name} is {number}, allowed are {low} to {high}"
+    return ""
+
+
+_SETTING_RANGES: dict[str, tuple[float, float]] = {
+    "max_concurrent_nodes": (1, 10_000),
+    "max_execution_steps": (0, 10_000),
+    "max_recursion_depth": (1, 20),
+    "max_retries": (0, 100),
+    "retry_delay_seconds": (0.0, 3_600.0),
+    "node_execution_timeout_seconds": (0.001, 86_400.0),
+}
+
+_MAX_PAYLOAD = limits.Limits().max_payload_bytes
+_MAX_CHILDREN = limits.Limits().max_batch_mutations
+_goal_length = longest(limits.Limits().max_goal_chars)
+_name = longest(limits.MAX_NAME_CHARS)
+_text = longest(limits.MAX_TEXT_CHARS)
+_request_id = longest(limits.MAX_REQUEST_ID_CHARS)
+_sub_graph = longest(limits.MAX_REQUEST_ID_CHARS)
+
+#: Checks by field name, the same for `Node` and `NodePatch`.
+NODE_FIELDS: dict[str, Check] = {
+    "goal": _goal,
+    "overall_objective": _goal_length,
+    "task_type": one_of(_TASK_TYPES),
+    "node_type": one_of(_NODE_TYPES),
+    "depends_on": _dependencies,
+    "state": one_of(_NODE_STATES),
+    "agent_name": _name,
+    "result": _payload,
+    "output_summary": _text,
+    "error": _error,
+    "sub_graph_id": _sub_graph,
+    "planned_sub_task_ids": _id_list,
+    "waiting_on": _name,
+    "aux_data": check_values,
+}
+
+#: Checks of project fields by name.
+PROJECT_FIELDS: dict[str, Check] = {
+    "goal": _goal,
+    "state": one_of(_PROJECT_STATES),
+    "profile": _name,
+    "settings": check_settings,
+    "agent_options": check_values,
+    "labels": check_labels,
+    "error": _error,
+}
+
+#: Checks of command fields by name.
+COMMAND_FIELDS: dict[str, Check] = {
+    "type": one_of(_COMMAND_TYPES),
+    "actor": _name,
+    "message": _text,
+}
+
+check_outcome: Check = one_of(_COMMAND_OUTCOMES)
+check_name: Check = _name
+check_request_id: Check = _request_id
+check_traceparent: Check = longest(limits.MAX_TRACEPARENT_CHARS)
+
+
+def first_problem(message: Any, checks: Mapping[str, Check]) -> tuple[str, str] | None:
+    """Return (field, what is wrong) of the first set field that fails its check."""
+    for field, value in message.ListFields():
+        check = checks.get(field.name)
+        if check is not None and (problem := check(value)):
+            return field.name, problem
+    return None
+
+
+#: Fields of `Node` that only state_svc sets.
+NODE_OUTPUT_ONLY = frozenset(
+    {
+        "version",
+        "create_time",
+        "update_time",
+        "start_time",
+        "end_time",
+        "update_revision",
+    }
+)

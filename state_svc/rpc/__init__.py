@@ -1,0 +1,1 @@
+"""The edge: gRPC in, gRPC out. The only place that knows status codes."""

@@ -1,0 +1,197 @@
+"""RPCs about nodes: one, many, and their history."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ramify.v1.mutation_pb2 import Delta
+from ramify.v1.state_service_pb2 import (
+    GetNodeRequest,
+    GetNodeResponse,
+    ListNodeHistoryRequest,
+    ListNodeHistoryResponse,
+    ListNodesRequest,
+    ListNodesResponse,
+    NodeHistoryEntry,
+)
+from state_svc.codec.segment import SegmentRecord, decode_delta, decode_segment
+from state_svc.errors import InvalidRequest, NodeNotFound
+from state_svc.model.node import LiveNode
+from state_svc.rpc.convert import page_size
+from state_svc.service import Service
+
+_MAX_LISTINGS = 64  #: listings with pages to come; the oldest is forgotten
+_MAX_PAGE_BYTES = 2 << 20
+_HISTORY_BYTES = 4 << 20  #: stored bytes searched at a time
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """The nodes of a listing whose first page has been given: they never change."""
+
+    nodes: Sequence[LiveNode]
+    revision: int
+    key: bytes  #: the request without its place
+
+
+class NodeRpcs:
+    """Handlers by RPC name."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._listings: OrderedDict[str, _Listing] = OrderedDict()
+        self._next_listing = 0
+
+    async def get_node(self, request: GetNodeRequest) -> GetNodeResponse:
+        """Return one node, committed or (`include_pending`) accepted."""
+        project = await self._service.live(request.project_id)
+        pending = request.include_pending
+        node = (project.node if pending else project.view.nodes.get)(request.node_id)
+        if node is None:
+            raise NodeNotFound(project_id=request.project_id, node_id=request.node_id)
+        revision = project.revision if pending else project.view.revision
+        return GetNodeResponse(node=node.to_node(), revision=revision)
+
+    async def list_nodes(self, request: ListNodesRequest) -> ListNodesResponse:
+        """Return one page; later pages show the same revision as the first."""
+        size = page_size(request.page_size)
+        if request.page_token:
+            name, listing, start = self._resume(request)
+        else:
+            name, listing, start = "", await self._begin(request), 0
+        response = ListNodesResponse(revision=listing.revision)
+        taken = 0
+        at = start
+        for at in range(start, min(start + size, len(listing.nodes))):
+            node = listing.nodes[at]
+            taken += len(node.data)
+            if at > start and taken > _MAX_PAGE_BYTES:
+                break
+            response.nodes.append(node.to_node())
+        at = start + len(response.nodes)
+        if at < len(listing.nodes):
+            response.next_page_token = f"{name or self._keep(listing)}.{at}"
+        return response
+
+    async def list_node_history(self, request: ListNodeHistoryRequest) -> ListNodeHistoryResponse:
+        """Return one page of the changes of a node; the token is `revision.index`."""
+        size = page_size(request.page_size)
+        project = await self._service.live(request.project_id)
+        view = project.view
+        if request.node_id not in view.nodes and request.node_id not in view.deleted:
+            raise NodeNotFound(project_id=request.project_id, node_id=request.node_id)
+        after = (request.after_revision, 1 << 32)
+        if request.page_token:
+            after = _parse_pair(request.page_token)
+        response = ListNodeHistoryResponse()
+        at = max(after[0] - 1, 0)
+        until = view.revision
+        while at < until:
+            records = await self._service.store.read_segments(project.uid, at, _HISTORY_BYTES)
+            if not records:
+                break
+            entries = await asyncio.to_thread(
+                _search, records, request.node_id, after, until, size + 1 - len(response.entries)
+            )
+            response.entries.extend(entries)
+            if len(response.entries) > size:
+                del response.entries[size:]
+                last = response.entries[-1]
+                response.next_page_token = f"{last.revision.revision}.{last.index}"
+                break
+            at = records[-1].last_revision
+        return response
+
+    async def _begin(self, request: ListNodesRequest) -> _Listing:
+        project = await self._service.live(request.project_id)
+        if request.include_pending:
+            nodes, revision = project.all_nodes(), project.revision
+        else:
+            nodes, revision = iter(project.view.nodes.values()), project.view.revision
+        selected = [node for node in nodes if _selects(request, node)]
+        return _Listing(selected, revision, _key(request))
+
+    def _resume(self, request: ListNodesRequest) -> tuple[str, _Listing, int]:
+        name, _, start = request.page_token.partition(".")
+        listing = self._listings.get(name)
+        if listing is None or not start.isdecimal():
+            raise InvalidRequest(
+                field="page_token", problem="is unknown or has been forgotten; begin again"
+            )
+        if listing.key != _key(request):
+            raise InvalidRequest(field="page_token", problem="belongs to another request")
+        self._listings.move_to_end(name)
+        return name, listing, int(start)
+
+    def _keep(self, listing: _Listing) -> str:
+        name = f"{self._service.start_micros:x}-{self._next_listing:x}"
+        self._next_listing += 1
+        self._listings[name] = listing
+        if len(self._listings) > _MAX_LISTINGS:
+            self._listings.popitem(last=False)
+        return name
+
+
+def _selects(request: ListNodesRequest, node: LiveNode) -> bool:
+    spec = node.spec
+    if request.states and node.state not in request.states:
+        return False
+    if request.task_types and spec.task_type not in request.task_types:
+        return False
+    if request.HasField("layer") and spec.layer != request.layer:
+        return False
+    if request.agent_name and node.agent_name != request.agent_name:
+        return False
+    if request.parent_node_id and spec.parent != request.parent_node_id:
+        return False
+    if request.text:
+        text = request.text.casefold()
+        message = node.to_node()
+        return text in message.goal.casefold() or text in message.output_summary.casefold()
+    return True
+
+
+def _key(request: ListNodesRequest) -> bytes:
+    plain = ListNodesRequest()
+    plain.CopyFrom(request)
+    plain.ClearField("page_token")
+    plain.ClearField("page_size")
+    return plain.SerializeToString(deterministic=True)
+
+
+def _parse_pair(token: str) -> tuple[int, int]:
+    revision, _, index = token.partition(".")
+    if not (revision.isdecimal() and index.isdecimal()):
+        raise InvalidRequest(field="page_token", problem="is not from this service")
+    return int(revision), int(index)
+
+
+def _search(
+    records: Sequence[SegmentRecord],
+    node_id: str,
+    after: tuple[int, int],
+    until: int,
+    most: int,
+) -> list[NodeHistoryEntry]:
+    """Return changes of a node after a place in the history; runs in a thread."""
+    found: list[NodeHistoryEntry] = []
+    wanted = node_id.encode()
+    for record in records:
+        segment = decode_segment(record)
+        if wanted not in segment.delta:
+            continue
+        delta: Delta = decode_delta(segment)
+        infos = {info.revision: info for info in delta.revisions}
+        for change in delta.changes:
+            if change.revision > until or len(found) == most:
+                return found
+            if change.node.node_id == node_id and (change.revision, change.index) > after:
+                found.append(
+                    NodeHistoryEntry(
+                        revision=infos[change.revision], index=change.index, change=change.node
+                    )
+                )
+    return found

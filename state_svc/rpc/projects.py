@@ -1,0 +1,169 @@
+"""RPCs about projects and single batches."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable
+
+from ramify.v1.project_pb2 import Project
+from ramify.v1.state_service_pb2 import (
+    CommitBatchRequest,
+    CommitBatchResponse,
+    CreateProjectRequest,
+    CreateProjectResponse,
+    FlushProjectRequest,
+    FlushProjectResponse,
+    GetProjectRequest,
+    GetProjectResponse,
+    ListProjectsRequest,
+    ListProjectsResponse,
+)
+from state_svc.errors import InvalidRequest, ProjectExists, StoreUnavailable
+from state_svc.ingest.admission import admit
+from state_svc.lease.clock import lease_is_held
+from state_svc.model import validate
+from state_svc.model.entity import create_project
+from state_svc.model.ids import is_project_id
+from state_svc.model.project import LiveProject, View
+from state_svc.rpc.convert import page_size
+from state_svc.service import Service, new_id, now_micros
+from state_svc.store.base import RequestRecord
+
+
+class ProjectRpcs:
+    """Handlers by RPC name."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def commit_batch(self, request: CommitBatchRequest) -> CommitBatchResponse:
+        """Write one batch; the answer comes when it is durable (SEM 3)."""
+        service = self._service
+        service.check_open()
+
+        async def commit() -> RequestRecord:
+            project = await service.live(request.project_id)
+            micros = now_micros()
+            applied = admit(project, request, limits=service.limits, micros=micros)
+            record = RequestRecord(
+                "CommitBatch", request.request_id, project.project_id, applied.revision, micros
+            )
+            await service.commit(
+                project,
+                applied,
+                size=request.ByteSize(),
+                request=record if request.request_id else None,
+            )
+            return record
+
+        record = await self._once("CommitBatch", request.request_id, commit)
+        project = await service.live(record.project_id)
+        return CommitBatchResponse(revision=record.revision, project_uid=project.uid)
+
+    async def create_project(self, request: CreateProjectRequest) -> CreateProjectResponse:
+        """Create a project; it can be found once it is durable."""
+        service = self._service
+        service.check_open()
+        self._check_create(request)
+
+        async def create() -> RequestRecord:
+            project_id = request.project_id or new_id("run")
+            if project_id in service.projects:
+                raise ProjectExists(project_id=project_id)
+            entity = Project(project_id=project_id, project_uid=uuid.uuid4().hex)
+            for field, value in request.ListFields():
+                if field.name in ("goal", "profile"):
+                    setattr(entity, field.name, value)
+                elif field.name == "settings":
+                    entity.settings.CopyFrom(value)
+            for key, option in request.agent_options.items():
+                entity.agent_options[key].CopyFrom(option)
+            entity.labels.update(request.labels)
+            micros = now_micros()
+            project = LiveProject(View(entity=entity))
+            applied = create_project(entity, micros=micros, actor=request.actor)
+            record = RequestRecord("CreateProject", request.request_id, project_id, 1, micros)
+            service.projects.add(project)
+            try:
+                await service.commit(
+                    project,
+                    applied,
+                    size=request.ByteSize(),
+                    request=record if request.request_id else None,
+                )
+            except StoreUnavailable:
+                service.projects.discard(project)
+                raise
+            return record
+
+        record = await self._once("CreateProject", request.request_id, create)
+        project = await service.live(record.project_id)
+        return CreateProjectResponse(project=project.view.to_project())
+
+    async def get_project(self, request: GetProjectRequest) -> GetProjectResponse:
+        """Return a project as it is committed."""
+        project = await self._service.live(request.project_id)
+        return GetProjectResponse(project=project.view.to_project())
+
+    async def list_projects(self, request: ListProjectsRequest) -> ListProjectsResponse:
+        """List projects by state, label and lease; the token is the last id of the page."""
+        size = page_size(request.page_size)
+        states = frozenset(request.states)
+        response = ListProjectsResponse()
+        skipping = bool(request.page_token)
+        for entity, revision in self._service.projects.entities():
+            if skipping:
+                skipping = entity.project_id != request.page_token
+                continue
+            if states and entity.state not in states:
+                continue
+            if any(entity.labels.get(key) != value for key, value in request.labels.items()):
+                continue
+            if request.HasField("leased") and request.leased != lease_is_held(
+                entity, self._service.leases
+            ):
+                continue
+            if len(response.projects) == size:
+                response.next_page_token = response.projects[-1].project_id
+                break
+            shown = response.projects.add()
+            shown.CopyFrom(entity)
+            shown.revision = revision
+        if skipping:
+            raise InvalidRequest(field="page_token", problem="is not from this service")
+        return response
+
+    async def flush_project(self, request: FlushProjectRequest) -> FlushProjectResponse:
+        """Return when everything accepted for a project is durable."""
+        project = await self._service.live(request.project_id)
+        await self._service.committer.settled(project)
+        return FlushProjectResponse(revision=project.view.revision)
+
+    async def _once(
+        self, method: str, request_id: str, work: Callable[[], Awaitable[RequestRecord]]
+    ) -> RequestRecord:
+        """Carry out a call, or return the answer that its `request_id` has got before."""
+        if problem := validate.check_request_id(request_id):
+            raise InvalidRequest(field="request_id", problem=problem)
+        if not request_id:
+            return await work()
+        requests = self._service.requests
+        record = await requests.claim(method, request_id)
+        if record is not None:
+            return record
+        try:
+            record = await work()
+        finally:
+            requests.finish(method, request_id, record)
+        return record
+
+    def _check_create(self, request: CreateProjectRequest) -> None:
+        if request.project_id and not is_project_id(request.project_id):
+            raise InvalidRequest(field="project_id", problem="is not a valid project id")
+        if not request.goal:
+            raise InvalidRequest(field="goal", problem="is needed")
+        found = validate.first_problem(request, validate.PROJECT_FIELDS)
+        if found is not None:
+            raise InvalidRequest(field=found[0], problem=found[1])
+        if problem := validate.check_name(request.actor):
+            raise InvalidRequest(field="actor", problem=problem)

@@ -1,0 +1,186 @@
+"""Builds the gRPC server: handlers by the descriptor, errors, health and reflection."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import grpc
+from google.protobuf import symbol_database
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2  # noqa: F401 - so that reflection knows it
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+
+from ramify.v1 import state_service_pb2
+from state_svc.errors import AddressInUse, RamifyError
+from state_svc.rpc.admin import AdminRpcs
+from state_svc.rpc.error_map import to_status, unwrap
+from state_svc.rpc.leases import LeaseRpcs
+from state_svc.rpc.nodes import NodeRpcs
+from state_svc.rpc.options import server_options
+from state_svc.rpc.projects import ProjectRpcs
+from state_svc.rpc.stream import StreamSession, StreamSessions
+from state_svc.rpc.watch import WatchRpcs
+from state_svc.service import Service
+
+_log = logging.getLogger(__name__)
+
+SERVICE = state_service_pb2.DESCRIPTOR.services_by_name["StateService"]
+_REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+
+Unary = Callable[[Any], Awaitable[Message]]
+
+
+class RpcServer:
+    """The listening end of the service."""
+
+    def __init__(self, service: Service, sqlite_version: str) -> None:
+        self.sessions = StreamSessions(service)
+        self._service = service
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(options=server_options(service.limits.max_message_bytes))
+        projects, nodes = ProjectRpcs(service), NodeRpcs(service)
+        leases, admin = LeaseRpcs(service), AdminRpcs(service, sqlite_version)
+        unary: dict[str, Unary] = {
+            "CommitBatch": projects.commit_batch,
+            "CreateProject": projects.create_project,
+            "GetProject": projects.get_project,
+            "ListProjects": projects.list_projects,
+            "FlushProject": projects.flush_project,
+            "GetNode": nodes.get_node,
+            "ListNodes": nodes.list_nodes,
+            "ListNodeHistory": nodes.list_node_history,
+            "AcquireLease": leases.acquire_lease,
+            "RenewLeases": leases.renew_leases,
+            "ReleaseLease": leases.release_lease,
+            "GetServerInfo": admin.get_server_info,
+            "GetStats": admin.get_stats,
+        }
+        self._add_handlers(unary, WatchRpcs(service).watch_project)
+        self._add_standard_services()
+
+    async def listen(self, address: str) -> int:
+        """Start to serve; return the port. Raises `AddressInUse`."""
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise AddressInUse(listen=address) from error
+        if not port:
+            raise AddressInUse(listen=address)
+        await self._server.start()
+        for name in ("", SERVICE.full_name):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        return port
+
+    async def stop_accepting(self) -> None:
+        """Report NOT_SERVING; calls under way go on."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace: float) -> None:
+        """End what is still open after `grace` seconds."""
+        await self._server.stop(grace)
+
+    def _add_handlers(
+        self, unary: dict[str, Unary], watch: Callable[[Any], AsyncIterator[bytes]]
+    ) -> None:
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        for method in SERVICE.methods:
+            request = symbol_database.Default().GetSymbol(method.input_type.full_name)
+            if method.name == "StreamMutations":
+                handlers[method.name] = grpc.stream_stream_rpc_method_handler(
+                    self._stream_mutations, request.FromString, _serialize
+                )
+            elif method.name == "WatchProject":
+                handlers[method.name] = grpc.unary_stream_rpc_method_handler(
+                    _streaming(watch), request.FromString, _serialize
+                )
+            else:
+                handlers[method.name] = grpc.unary_unary_rpc_method_handler(
+                    _unary(unary[method.name]), request.FromString, _serialize
+                )
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE.full_name, handlers),)
+        )
+
+    def _add_standard_services(self) -> None:
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME, _REFLECTION_V1)
+        reflection.enable_server_reflection(names, self._server)
+        # Today's grpcurl asks for v1, whose messages are the same on the wire.
+        servicer = reflection.aio.ReflectionServicer(names)
+        v1alpha = reflection.SERVICE_NAME
+        handler = grpc.stream_stream_rpc_method_handler(
+            servicer.ServerReflectionInfo,
+            _reflection_message("ServerReflectionRequest", v1alpha).FromString,
+            _serialize,
+        )
+        self._server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(
+                    _REFLECTION_V1, {"ServerReflectionInfo": handler}
+                ),
+            )
+        )
+
+    async def _stream_mutations(
+        self, _: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        session = StreamSession(self._service, self.sessions, context)
+        try:
+            self._service.check_open()
+            await session.run()
+        except Exception as error:
+            await _abort(context, error)
+
+
+def _unary(handler: Unary) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]:
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        try:
+            return await handler(request)
+        except Exception as error:
+            await _abort(context, error)
+
+    return call
+
+
+def _streaming(
+    handler: Callable[[Any], AsyncIterator[bytes]],
+) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[None]]:
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        try:
+            async for message in handler(request):
+                await context.write(message)
+        except Exception as error:
+            await _abort(context, error)
+
+    return call
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
+    """End the call with the status of an error; only unexpected ones are logged."""
+    cause = unwrap(error)
+    if isinstance(cause, grpc.aio.AbortError):
+        raise cause
+    if not isinstance(cause, RamifyError):
+        _log.error("unexpected error in a call", exc_info=cause)
+    await context.abort_with_status(rpc_status.to_status(to_status(cause)))
+
+
+def _serialize(message: Message | bytes) -> bytes:
+    return message if isinstance(message, bytes) else message.SerializeToString()
+
+
+def _reflection_message(name: str, service_name: str) -> Any:
+    package = service_name.rpartition(".")[0]
+    return symbol_database.Default().GetSymbol(f"{package}.{name}")
+
+
+def bound_address(listen: str, port: int) -> str:
+    """Return the address with the port that was picked."""
+    return f"{listen.rpartition(':')[0]}:{port}"
+
+
+__all__: Sequence[str] = ("SERVICE", "RpcServer", "bound_address")

@@ -1,0 +1,372 @@
+"""The mutation stream: frames in, acks and rejects out.
+
+A session reads a frame, admits its batches one after the other, and goes on reading; a second
+task writes what the commit loop reports. Credits bound what is in flight: beyond them the
+session stops reading, and HTTP/2 flow control holds the producer back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc
+
+from ramify.v1.error_pb2 import Error
+from ramify.v1.mutation_pb2 import MutationBatch
+from ramify.v1.state_service_pb2 import (
+    Ack,
+    Acks,
+    Attached,
+    AttachProject,
+    Credits,
+    Drain,
+    Fenced,
+    OpenStream,
+    Reject,
+    StreamMutationsRequest,
+    StreamMutationsResponse,
+    Welcome,
+)
+from state_svc.errors import InvalidRequest, ProducerFenced, RamifyError, SequenceGap
+from state_svc.ingest.admission import admit
+from state_svc.ingest.committer import PendingBatch
+from state_svc.model.ids import is_producer_id
+from state_svc.model.producer import Verdict, expected_sequence, judge
+from state_svc.model.project import LiveProject, Origin
+from state_svc.rpc.convert import limits_message
+from state_svc.rpc.error_map import to_error
+from state_svc.service import Service, new_id, now_micros
+
+ServicerContext = grpc.aio.ServicerContext[StreamMutationsRequest, StreamMutationsResponse]
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    """A message to the producer and the credits that it gives back once it is written."""
+
+    message: StreamMutationsResponse
+    batches: int = 0
+    size: int = 0
+
+
+class StreamSessions:
+    """The open streams by producer, so that a newer epoch ends the older ones at once."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._sessions: dict[str, set[StreamSession]] = {}
+
+    async def open(self, session: StreamSession, request: OpenStream) -> Welcome:
+        """Register a stream. Raises `InvalidRequest`, `ProducerFenced` or `StoreUnavailable`.
+
+        A new epoch is durable before this returns; from the first moment on nothing of an older
+        one is accepted.
+        """
+        service = self._service
+        producer_id, epoch = request.producer_id, request.epoch
+        if not epoch:
+            producer_id, epoch = producer_id or new_id("ephemeral"), 1
+            if producer_id in service.producers:
+                raise InvalidRequest(
+                    field="open.epoch", problem="a known producer must name its epoch"
+                )
+        if not is_producer_id(producer_id):
+            raise InvalidRequest(field="open.producer_id", problem="is not a valid producer id")
+        current = service.producers.get(producer_id, 0)
+        if epoch < current:
+            raise ProducerFenced(producer_id=producer_id, current_epoch=current)
+        session.producer_id, session.epoch = producer_id, epoch
+        if epoch > current:
+            service.producers[producer_id] = epoch
+            for older in list(self._sessions.get(producer_id, ())):
+                older.fence(epoch)
+            try:
+                await service.committer.put_producer(producer_id, epoch)
+            except RamifyError:
+                if service.producers.get(producer_id) == epoch:
+                    service.producers[producer_id] = current
+                raise
+        self._sessions.setdefault(producer_id, set()).add(session)
+        service.metrics.streams.inc()
+        return Welcome(
+            store_id=service.store.store_id,
+            producer_id=producer_id,
+            epoch=epoch,
+            credits=Credits(
+                batches=service.limits.credit_batches, bytes=service.limits.credit_bytes
+            ),
+            limits=limits_message(service.limits),
+        )
+
+    def close(self, session: StreamSession) -> None:
+        """Forget a stream. Idempotent."""
+        sessions = self._sessions.get(session.producer_id, set())
+        if session in sessions:
+            sessions.remove(session)
+            self._service.metrics.streams.dec()
+            if not sessions:
+                del self._sessions[session.producer_id]
+
+    def drain(self, grace: float) -> None:
+        """Tell every producer that the server stops."""
+        for sessions in self._sessions.values():
+            for session in sessions:
+                session.drain(grace)
+
+
+class StreamSession:
+    """One mutation stream. It is the owner of the batches it hands to the commit loop."""
+
+    def __init__(
+        self, service: Service, sessions: StreamSessions, context: ServicerContext
+    ) -> None:
+        self._service = service
+        self._sessions = sessions
+        self._context = context
+        self.producer_id = ""
+        self.epoch = 0
+        self._outgoing: deque[_Outgoing] = deque()
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._in_flight_batches = 0
+        self._in_flight_bytes = 0
+        self._fenced_by = 0
+        self._closing = False
+
+    async def run(self) -> None:
+        """Serve the stream until the producer half-closes, is fenced or goes away.
+
+        Raises a `RamifyError` to end the call with it.
+        """
+        first = await self._next()
+        if first is None:
+            return
+        if first.WhichOneof("message") != "open":
+            raise InvalidRequest(field="message", problem="the first message must be open")
+        welcome = await self._sessions.open(self, first.open)
+        self._send(StreamMutationsResponse(welcome=welcome))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                writer = tasks.create_task(self._write(), name="stream-writer")
+                reader = tasks.create_task(self._read(), name="stream-reader")
+                await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+                reader.cancel()
+                if not writer.done():
+                    await self._finish()
+        finally:
+            self._sessions.close(self)
+        if self._fenced_by:
+            raise ProducerFenced(producer_id=self.producer_id, current_epoch=self._fenced_by)
+
+    def fence(self, epoch: int) -> None:
+        """End the stream because a newer epoch of its producer is in force."""
+        self._fenced_by = epoch
+        self._send(StreamMutationsResponse(fenced=Fenced(current_epoch=epoch)))
+        self._closing = True
+        self._wake.set()
+
+    def drain(self, grace: float) -> None:
+        """Ask the producer to stop sending."""
+        message = Drain()
+        message.grace.FromNanoseconds(int(grace * 1e9))
+        self._send(StreamMutationsResponse(drain=message))
+
+    # Owner of batches
+
+    def on_durable(self, batches: Sequence[PendingBatch]) -> None:
+        """See `Owner`: acknowledge runs of sequences, one message for all of them."""
+        acks: list[Ack] = []
+        last: dict[LiveProject, Ack] = {}
+        size = 0
+        for batch in batches:
+            size += batch.size
+            sequence, revision = batch.applied.origin.sequence, batch.applied.revision
+            ack = last.get(batch.project)
+            if (
+                ack is not None
+                and sequence == ack.acked_sequence + 1
+                and revision == ack.revision + 1
+            ):
+                ack.acked_sequence = sequence
+                ack.revision = revision
+                continue
+            ack = last[batch.project] = Ack(
+                project_id=batch.project.project_id,
+                first_sequence=sequence,
+                acked_sequence=sequence,
+                first_revision=revision,
+                revision=revision,
+                revision_known=True,
+            )
+            acks.append(ack)
+        self._send(StreamMutationsResponse(acks=Acks(acks=acks)), len(batches), size)
+
+    def on_failed(self, batches: Sequence[PendingBatch], error: RamifyError) -> None:
+        """See `Owner`: reject each batch; none has consumed its sequence."""
+        shown = to_error(error)
+        for batch in batches:
+            self._service.metrics.rejected(batch.project.project_id)
+            self._reject(batch.project.project_id, batch.applied.origin.sequence, shown, batch.size)
+
+    # Reading
+
+    async def _next(self) -> StreamMutationsRequest | None:
+        """Return the next frame; None after the producer's half-close."""
+        request: object = await self._context.read()
+        return request if isinstance(request, StreamMutationsRequest) else None
+
+    async def _read(self) -> None:
+        limits = self._service.limits
+        while not self._closing:
+            request = await self._next()
+            if request is None:
+                return
+            kind = request.WhichOneof("message")
+            if kind == "frame":
+                batches = request.frame.batches
+                if len(batches) > limits.max_frame_batches:
+                    raise InvalidRequest(
+                        field="frame.batches",
+                        problem=f"at most {limits.max_frame_batches} are allowed",
+                    )
+                for batch in batches:
+                    await self._take(batch)
+                await self._wait_for_room()
+            elif kind == "attach":
+                await self._attach(request.attach)
+            else:
+                raise InvalidRequest(
+                    field="message", problem="after open, attach or frame is expected"
+                )
+
+    async def _wait_for_room(self) -> None:
+        limits = self._service.limits
+        while (
+            self._in_flight_batches >= limits.credit_batches
+            or self._in_flight_bytes >= limits.credit_bytes
+        ):
+            self._room.clear()
+            await self._room.wait()
+        await self._service.committer.room()
+
+    async def _attach(self, request: AttachProject) -> None:
+        try:
+            project = await self._service.live(request.project_id)
+        except RamifyError as error:
+            self._reject(request.project_id, 0, to_error(error), None)
+            return
+        position = project.producers.get(self.producer_id)
+        known = position is not None and position.epoch == self.epoch
+        attached = Attached(
+            project_id=request.project_id,
+            project_uid=project.uid,
+            last_sequence=position.committed if known and position is not None else 0,
+            revision=project.view.revision,
+        )
+        self._send(StreamMutationsResponse(attached=attached))
+
+    async def _take(self, batch: MutationBatch) -> None:
+        """Admit one batch, or answer it: it is all or nothing, and others are not affected."""
+        size = batch.ByteSize()
+        self._in_flight_batches += 1
+        self._in_flight_bytes += size
+        try:
+            project = self._service.projects.loaded(batch.project_id)
+            if project is None or not project.view.revision:
+                project = await self._service.live(batch.project_id)
+            self._admit(project, batch, size)
+        except RamifyError as error:
+            self._service.metrics.rejected(batch.project_id)
+            self._reject(batch.project_id, batch.sequence, to_error(error), size)
+
+    def _admit(self, project: LiveProject, batch: MutationBatch, size: int) -> None:
+        service = self._service
+        service.check_open()
+        if self._fenced_by:
+            raise ProducerFenced(producer_id=self.producer_id, current_epoch=self._fenced_by)
+        sequence = batch.sequence
+        position = project.producers.get(self.producer_id)
+        verdict = judge(position, self.epoch, sequence)
+        if verdict is Verdict.ACCEPT:
+            applied = admit(
+                project,
+                batch,
+                limits=service.limits,
+                micros=now_micros(),
+                origin=Origin(self.producer_id, self.epoch, sequence),
+            )
+            service.committer.submit(
+                PendingBatch(
+                    project=project,
+                    applied=applied,
+                    owner=self,
+                    size=size,
+                    immediate=batch.immediate,
+                )
+            )
+        elif verdict is Verdict.REPEAT:
+            self._acknowledge_again(project, sequence, size)
+        elif verdict is Verdict.PENDING:
+            service.committer.after_commit(
+                project, lambda: self._settle_repeat(project, sequence, size)
+            )
+        elif verdict is Verdict.FENCED:
+            current = position.epoch if position is not None else 0
+            raise ProducerFenced(producer_id=self.producer_id, current_epoch=current)
+        else:
+            raise SequenceGap(expected_sequence=expected_sequence(position, self.epoch))
+
+    def _settle_repeat(self, project: LiveProject, sequence: int, size: int) -> None:
+        """Answer the repeat of a batch that was pending, now that its outcome is known."""
+        position = project.producers.get(self.producer_id)
+        if judge(position, self.epoch, sequence) is Verdict.REPEAT:
+            self._acknowledge_again(project, sequence, size)
+            return
+        gap = SequenceGap(expected_sequence=expected_sequence(position, self.epoch))
+        self._reject(project.project_id, sequence, to_error(gap), size)
+
+    def _acknowledge_again(self, project: LiveProject, sequence: int, size: int) -> None:
+        revision = project.producers[self.producer_id].revision_of(sequence)
+        self._service.metrics.repeated(project.project_id)
+        ack = Ack(
+            project_id=project.project_id,
+            first_sequence=sequence,
+            acked_sequence=sequence,
+            first_revision=revision or 0,
+            revision=revision or 0,
+            revision_known=revision is not None,
+        )
+        self._send(StreamMutationsResponse(acks=Acks(acks=[ack])), 1, size)
+
+    def _reject(self, project_id: str, sequence: int, error: Error, size: int | None) -> None:
+        reject = Reject(project_id=project_id, sequence=sequence, error=error)
+        batches = 0 if size is None else 1
+        self._send(StreamMutationsResponse(reject=reject), batches, size or 0)
+
+    # Writing
+
+    def _send(self, message: StreamMutationsResponse, batches: int = 0, size: int = 0) -> None:
+        self._outgoing.append(_Outgoing(message, batches, size))
+        self._wake.set()
+
+    async def _write(self) -> None:
+        while True:
+            while self._outgoing:
+                outgoing = self._outgoing.popleft()
+                await self._context.write(outgoing.message)
+                if outgoing.batches:
+                    self._in_flight_batches -= outgoing.batches
+                    self._in_flight_bytes -= outgoing.size
+                    self._room.set()
+            if self._closing and (self._fenced_by or not self._in_flight_batches):
+                return
+            self._wake.clear()
+            await self._wake.wait()
+
+    async def _finish(self) -> None:
+        """After the producer's half-close: let the writer send the last acks and end."""
+        self._closing = True
+        self._wake.set()

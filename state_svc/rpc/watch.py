@@ -1,0 +1,65 @@
+"""The watch RPC: checks the request, then forwards what the session yields."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from ramify.v1.node_pb2 import NodeState, TaskType
+from ramify.v1.state_service_pb2 import EntityKind, WatchProjectRequest
+from state_svc.errors import InvalidRequest
+from state_svc.service import Service
+from state_svc.watch.session import WatchSession
+
+_MIN_BOOKMARK_MS = 100
+_MAX_BOOKMARK_MS = 10_000
+_MAX_VALUES = 100
+
+
+class WatchRpcs:
+    """Handler of WatchProject."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def watch_project(self, request: WatchProjectRequest) -> AsyncIterator[bytes]:
+        """Yield encoded messages until the server stops or the client goes away."""
+        service = self._service
+        service.check_open()
+        check_request(request)
+        project = await service.live(request.project_id)
+        session = WatchSession(service.hub, service.store, project, request)
+        async for message in session.messages():
+            yield message
+            service.metrics.watch_messages.inc()
+
+
+def check_request(request: WatchProjectRequest) -> None:
+    """Raise `InvalidRequest` for values outside the contract."""
+    interval = request.bookmark_interval_ms
+    if interval and not _MIN_BOOKMARK_MS <= interval <= _MAX_BOOKMARK_MS:
+        raise InvalidRequest(
+            field="bookmark_interval_ms",
+            problem=f"is {interval}, allowed are {_MIN_BOOKMARK_MS} to {_MAX_BOOKMARK_MS}",
+        )
+    start = request.WhichOneof("start")
+    if start in ("snapshot", "from_beginning", "head") and not getattr(request, start):
+        raise InvalidRequest(field=start, problem="must be true when it is given")
+    allowed = {
+        "kinds": frozenset(EntityKind.values()) - {0},
+        "states": frozenset(NodeState.values()) - {0},
+        "task_types": frozenset(TaskType.values()) - {0},
+    }
+    for field, value in request.filter.ListFields():
+        if field.is_repeated and len(value) > _MAX_VALUES:
+            raise InvalidRequest(
+                field=f"filter.{field.name}", problem=f"has more than {_MAX_VALUES} values"
+            )
+        unknown = (
+            [item for item in value if item not in allowed[field.name]]
+            if (field.name in allowed)
+            else []
+        )
+        if unknown:
+            raise InvalidRequest(
+                field=f"filter.{field.name}", problem=f"{unknown[0]} is not an allowed value"
+            )

@@ -1,0 +1,139 @@
+"""What the RPCs share: the projects, the commit loop, the hub, the leases and the requests."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from state_svc.errors import ProjectNotFound, RamifyError, ServerDraining
+from state_svc.history.registry import ProjectRegistry
+from state_svc.ingest.committer import Committer, PendingBatch
+from state_svc.lease.table import LeaseTable
+from state_svc.metrics import ServiceMetrics
+from state_svc.model.limits import Limits
+from state_svc.model.project import Applied, LiveProject
+from state_svc.store.base import RequestRecord, StateStore
+from state_svc.watch.hub import WatchHub
+
+
+def now_micros() -> int:
+    """Return the present time, microseconds since 1970."""
+    return time.time_ns() // 1_000
+
+
+@dataclass(slots=True, kw_only=True)
+class Service:
+    """The parts of a running service. `app.py` builds it; servicers use it."""
+
+    store: StateStore
+    projects: ProjectRegistry
+    committer: Committer
+    hub: WatchHub
+    leases: LeaseTable
+    metrics: ServiceMetrics
+    limits: Limits
+    producers: dict[str, int]  #: epoch in force by producer id
+    requests: Requests
+    start_micros: int = field(default_factory=now_micros)
+    draining: bool = False
+
+    def check_open(self) -> None:
+        """Raise `ServerDraining` once the service stops."""
+        if self.draining:
+            raise ServerDraining()
+
+    async def commit(
+        self,
+        project: LiveProject,
+        applied: Applied,
+        *,
+        size: int,
+        request: RequestRecord | None = None,
+    ) -> None:
+        """Commit one revision at once; return when it is durable. Raises `StoreUnavailable`."""
+        owner = _Caller()
+        self.committer.submit(
+            PendingBatch(
+                project=project,
+                applied=applied,
+                owner=owner,
+                size=size,
+                immediate=True,
+                request=request,
+            )
+        )
+        # The commit goes on even if the caller goes away: nothing may half-happen.
+        await asyncio.shield(owner.future)
+
+    async def live(self, project_id: str) -> LiveProject:
+        """Return a project; raises `ProjectNotFound`, also for an empty id."""
+        if not project_id:
+            raise ProjectNotFound(project_id="")
+        project = self.projects.loaded(project_id)
+        if project is not None and project.view.revision:
+            return project
+        return await self.projects.get(project_id)
+
+
+class _Caller:
+    """Owner of a single batch: one waiting call."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def on_durable(self, batches: Sequence[PendingBatch]) -> None:
+        """See `Owner`."""
+        if not self.future.done():
+            self.future.set_result(None)
+
+    def on_failed(self, batches: Sequence[PendingBatch], error: RamifyError) -> None:
+        """See `Owner`."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Requests:
+    """Answers of repeatable calls (SEM 15): those of the last 24 hours, and those under way."""
+
+    KEEP_MICROS = 24 * 3_600 * 1_000_000
+
+    def __init__(self, records: Sequence[RequestRecord]) -> None:
+        self._records = {(r.method, r.request_id): r for r in records}
+        self._running: dict[tuple[str, str], asyncio.Event] = {}
+
+    async def claim(self, method: str, request_id: str) -> RequestRecord | None:
+        """Return the first answer; None if this call is the first and shall be carried out.
+
+        A repeat that comes while the first is under way waits for it. Whoever gets None must
+        call `finish`.
+        """
+        key = (method, request_id)
+        while (running := self._running.get(key)) is not None:
+            await running.wait()
+        record = self._records.get(key)
+        if record is not None and record.micros > now_micros() - self.KEEP_MICROS:
+            return record
+        self._running[key] = asyncio.Event()
+        return None
+
+    def finish(self, method: str, request_id: str, record: RequestRecord | None) -> None:
+        """Note the answer of a claimed call; None if it failed and may be tried again."""
+        key = (method, request_id)
+        if record is not None:
+            self._records[key] = record
+        event = self._running.pop(key, None)
+        if event is not None:
+            event.set()
+
+    def forget_old(self) -> None:
+        """Drop answers older than 24 hours."""
+        limit = now_micros() - self.KEEP_MICROS
+        self._records = {k: r for k, r in self._records.items() if r.micros > limit}
+
+
+def new_id(prefix: str) -> str:
+    """Return an id that nobody has used."""
+    return f"{prefix}-{uuid.uuid4().hex[:12]}"

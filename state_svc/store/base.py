@@ -1,0 +1,103 @@
+"""The contract of a store. Read this first.
+
+A store keeps projects, their segments, producers and repeated requests. It knows nothing of
+nodes. Every method is a coroutine; a backend runs its I/O in threads of its own.
+
+A backend must hold:
+
+- `commit` is atomic: all records of a `Commit` are stored, or none is. When it returns, they
+  are durable: they survive the death of the process and of the machine.
+- At most one `commit` runs at a time; the commit loop sees to that.
+- When `commit` raises `StoreUnavailable` the outcome may be unknown. `recover` is called next,
+  and must return only when reads show whether the commit happened.
+- A read shows whole commits only, and every commit that returned before the read began.
+- `read_segments` returns segments in the order of revisions, without holes.
+- Records come back byte for byte; whether they make sense is the codec's business.
+- Nothing is deleted or overwritten except by the upserts named in `Commit`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from state_svc.codec.project import ProjectRecord
+from state_svc.codec.segment import SegmentRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectHead:
+    """A stored project and its last revision."""
+
+    record: ProjectRecord
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerRecord:
+    """The epoch in force for a producer, in every project."""
+
+    producer_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """What a repeatable unary call answered (SEM 15)."""
+
+    method: str
+    request_id: str
+    project_id: str
+    revision: int
+    micros: int  #: when, microseconds since 1970
+
+
+@dataclass(slots=True)
+class Commit:
+    """Records of one transaction. Projects and producers replace what is stored."""
+
+    segments: list[SegmentRecord] = field(default_factory=list)
+    projects: list[ProjectRecord] = field(default_factory=list)
+    producers: list[ProducerRecord] = field(default_factory=list)
+    requests: list[RequestRecord] = field(default_factory=list)
+
+
+class StateStore(Protocol):
+    """A place for commits."""
+
+    @property
+    def store_id(self) -> str:
+        """Identity of the store, made when it was created (SEM 13)."""
+
+    async def commit(self, commit: Commit) -> None:
+        """Make all records durable in one transaction.
+
+        Raises `StoreUnavailable` if that failed or its outcome is unknown.
+        """
+
+    async def recover(self) -> None:
+        """Make the store usable after a failed commit; raises `StoreUnavailable`."""
+
+    async def list_projects(self) -> list[ProjectHead]:
+        """Return all projects in the order of their creation."""
+
+    async def read_head(self, project_uid: str) -> int:
+        """Return the last stored revision of a project; 0 if it has none."""
+
+    async def read_segments(
+        self, project_uid: str, after_revision: int, max_bytes: int
+    ) -> list[SegmentRecord]:
+        """Return segments that hold revisions after `after_revision`, oldest first.
+
+        The first may begin before it. At least one is returned if there is any, more as long
+        as their stored size stays within `max_bytes`.
+        """
+
+    async def list_producers(self) -> list[ProducerRecord]:
+        """Return the epoch of every producer."""
+
+    async def list_requests(self, after_micros: int) -> list[RequestRecord]:
+        """Return requests answered after a time, and forget older ones."""
+
+    async def aclose(self) -> None:
+        """Release files and threads. Idempotent."""

@@ -1,0 +1,90 @@
+"""A store in memory: the double for tests and the model that other backends are held to."""
+
+from __future__ import annotations
+
+import uuid
+from bisect import bisect_right
+
+from state_svc.codec.project import ProjectRecord
+from state_svc.codec.segment import SegmentRecord
+from state_svc.errors import StoreUnavailable
+from state_svc.store.base import (
+    Commit,
+    ProducerRecord,
+    ProjectHead,
+    RequestRecord,
+)
+
+
+class MemoryStore:
+    """Implements `StateStore`. It survives the service, not the process.
+
+    `fail_next` makes the next commit fail: before it takes effect, or ("after") after it, which
+    is what a lost answer of a remote database looks like.
+    """
+
+    def __init__(self) -> None:
+        self.store_id = uuid.uuid4().hex
+        self.fail_next: str | None = None
+        self.commits = 0
+        self._projects: dict[str, ProjectRecord] = {}
+        self._segments: dict[str, list[SegmentRecord]] = {}
+        self._producers: dict[str, ProducerRecord] = {}
+        self._requests: list[RequestRecord] = []
+
+    async def commit(self, commit: Commit) -> None:
+        """See `StateStore`."""
+        fail, self.fail_next = self.fail_next, None
+        if fail == "before":
+            raise StoreUnavailable(problem="told to fail before the commit")
+        for project in commit.projects:
+            self._projects[project.project_uid] = project
+        for segment in commit.segments:
+            self._segments.setdefault(segment.project_uid, []).append(segment)
+        for producer in commit.producers:
+            self._producers[producer.producer_id] = producer
+        self._requests.extend(commit.requests)
+        self.commits += 1
+        if fail == "after":
+            raise StoreUnavailable(problem="told to fail after the commit")
+
+    async def recover(self) -> None:
+        """See `StateStore`."""
+
+    async def list_projects(self) -> list[ProjectHead]:
+        """See `StateStore`."""
+        return [
+            ProjectHead(record, await self.read_head(uid)) for uid, record in self._projects.items()
+        ]
+
+    async def read_head(self, project_uid: str) -> int:
+        """See `StateStore`."""
+        segments = self._segments.get(project_uid)
+        return segments[-1].last_revision if segments else 0
+
+    async def read_segments(
+        self, project_uid: str, after_revision: int, max_bytes: int
+    ) -> list[SegmentRecord]:
+        """See `StateStore`."""
+        segments = self._segments.get(project_uid, [])
+        start = bisect_right(segments, after_revision, key=lambda s: s.last_revision)
+        found: list[SegmentRecord] = []
+        size = 0
+        for segment in segments[start:]:
+            size += len(segment.data)
+            if found and size > max_bytes:
+                break
+            found.append(segment)
+        return found
+
+    async def list_producers(self) -> list[ProducerRecord]:
+        """See `StateStore`."""
+        return list(self._producers.values())
+
+    async def list_requests(self, after_micros: int) -> list[RequestRecord]:
+        """See `StateStore`."""
+        self._requests = [r for r in self._requests if r.micros > after_micros]
+        return list(self._requests)
+
+    async def aclose(self) -> None:
+        """See `StateStore`."""

@@ -1,0 +1,343 @@
+"""A store in one SQLite file, through apsw.
+
+The library of the operating system may be inside the range of SQLite's WAL-reset bug (two
+connections that write and checkpoint at the same instant lose committed pages; fixed in 3.51.3).
+apsw carries its own, newer library, and here only the writer checkpoints.
+
+One thread has the only writing connection; reads run in other threads on connections that
+cannot write. Durable means `synchronous=FULL`: the WAL is fsynced before a commit returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
+from pathlib import Path
+from typing import TypeVar
+
+import apsw
+
+from state_svc import __version__
+from state_svc.codec.project import ProjectRecord
+from state_svc.codec.segment import SegmentRecord
+from state_svc.errors import (
+    CorruptRecord,
+    DataDirectoryLocked,
+    DataDirectoryTooNew,
+    InvalidConfig,
+    StoreUnavailable,
+)
+from state_svc.failpoints import failpoint
+from state_svc.store.base import (
+    Commit,
+    ProducerRecord,
+    ProjectHead,
+    RequestRecord,
+)
+
+FORMAT_VERSION = 1  #: of the database; older ones are upgraded, newer ones refused
+FILE_NAME = "state.sqlite3"
+LOCK_NAME = "LOCK"
+_READERS = 2
+_BUSY_MS = 10_000
+_CHECKPOINT_PAGES = 4_000  #: the WAL is folded back about every 16 MB
+
+_Result = TypeVar("_Result")
+
+_SELECT_SEGMENTS = """
+SELECT first_revision, last_revision, format_version, codec, checksum, data
+FROM segments WHERE project_key = ? AND last_revision > ? ORDER BY last_revision
+"""
+
+
+class SqliteStore:
+    """Implements `StateStore` in a data directory of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / FILE_NAME
+        self._lock = _lock_directory(directory)
+        self._writer_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-writer")
+        self._reader_threads = ThreadPoolExecutor(_READERS, thread_name_prefix="sqlite-reader")
+        self._readers = threading.local()
+        self._reader_connections: list[apsw.Connection] = []
+        self._keys: dict[str, int] = {}  #: project_key by uid; the writer thread's
+        self._closed = False
+        try:
+            self._writer = self._open_writer()
+            self.store_id = self._prepare()
+            self._commit_id = self._last_commit_id()
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    @property
+    def sqlite_version(self) -> str:
+        """Version of the SQLite library in use."""
+        return apsw.sqlite_lib_version()
+
+    async def commit(self, commit: Commit) -> None:
+        """See `StateStore`."""
+        await self._in_thread(self._writer_thread, lambda: self._commit(commit))
+
+    async def recover(self) -> None:
+        """See `StateStore`."""
+        await self._in_thread(self._writer_thread, self._reopen)
+
+    async def list_projects(self) -> list[ProjectHead]:
+        """See `StateStore`."""
+        return await self._read(self._list_projects)
+
+    async def read_head(self, project_uid: str) -> int:
+        """See `StateStore`."""
+        return await self._read(lambda db: _read_head(db, project_uid))
+
+    async def read_segments(
+        self, project_uid: str, after_revision: int, max_bytes: int
+    ) -> list[SegmentRecord]:
+        """See `StateStore`."""
+        return await self._read(
+            lambda db: _read_segments(db, project_uid, after_revision, max_bytes)
+        )
+
+    async def list_producers(self) -> list[ProducerRecord]:
+        """See `StateStore`."""
+        return await self._read(
+            lambda db: [
+                ProducerRecord(*row)
+                for row in db.execute("SELECT producer_id, epoch FROM producers")
+            ]
+        )
+
+    async def list_requests(self, after_micros: int) -> list[RequestRecord]:
+        """See `StateStore`."""
+        return await self._in_thread(self._writer_thread, lambda: self._list_requests(after_micros))
+
+    async def aclose(self) -> None:
+        """See `StateStore`."""
+        if self._closed:
+            return
+        self._closed = True
+        await asyncio.get_running_loop().run_in_executor(None, self._close)
+
+    # In the writer thread
+
+    def _commit(self, commit: Commit) -> None:
+        db = self._writer
+        commit_id = self._commit_id + 1
+        failpoint("before_begin")
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            for project in commit.projects:
+                self._put_project(project)
+            db.executemany(
+                "INSERT INTO segments (commit_id, project_key, first_revision, last_revision,"
+                " format_version, codec, writer_version, checksum, data)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    (
+                        commit_id,
+                        self._key(segment.project_uid),
+                        segment.first_revision,
+                        segment.last_revision,
+                        segment.format_version,
+                        segment.codec,
+                        __version__,
+                        segment.checksum,
+                        segment.data,
+                    )
+                    for segment in commit.segments
+                ),
+            )
+            if commit.producers:
+                db.executemany(
+                    "INSERT OR REPLACE INTO producers (producer_id, epoch) VALUES (?, ?)",
+                    [(record.producer_id, record.epoch) for record in commit.producers],
+                )
+            if commit.requests:
+                db.executemany(
+                    "INSERT OR REPLACE INTO requests"
+                    " (method, request_id, project_id, revision, micros) VALUES (?, ?, ?, ?, ?)",
+                    [
+                        (r.method, r.request_id, r.project_id, r.revision, r.micros)
+                        for r in commit.requests
+                    ],
+                )
+            failpoint("before_commit")
+            db.execute("COMMIT")
+            failpoint("after_commit")
+        except (apsw.Error, OSError):
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        self._commit_id = commit_id
+
+    def _put_project(self, record: ProjectRecord) -> None:
+        self._writer.execute(
+            "INSERT INTO projects (project_uid, project_id, data, checksum) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (project_uid) DO UPDATE SET data = excluded.data,"
+            " checksum = excluded.checksum",
+            (record.project_uid, record.project_id, record.data, record.checksum),
+        )
+
+    def _key(self, project_uid: str) -> int:
+        key = self._keys.get(project_uid)
+        if key is None:
+            key = _project_key(self._writer, project_uid)
+            if key is None:
+                raise StoreUnavailable(problem=f"project {project_uid} is not stored")
+            if len(self._keys) > 100_000:
+                self._keys.clear()
+            self._keys[project_uid] = key
+        return key
+
+    def _list_requests(self, after_micros: int) -> list[RequestRecord]:
+        db = self._writer
+        db.execute("DELETE FROM requests WHERE micros <= ?", (after_micros,))
+        query = "SELECT method, request_id, project_id, revision, micros FROM requests"
+        return [RequestRecord(*row) for row in db.execute(query)]
+
+    def _reopen(self) -> None:
+        self._keys.clear()
+        self._writer.close(True)
+        self._writer = self._open_writer()
+        self._commit_id = self._last_commit_id()
+
+    def _open_writer(self) -> apsw.Connection:
+        db = apsw.Connection(str(self._path))
+        db.set_busy_timeout(_BUSY_MS)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+        return db
+
+    def _prepare(self) -> str:
+        """Create or check the schema; return the store's id."""
+        db = self._writer
+        version = db.pragma("user_version")
+        if version > FORMAT_VERSION:
+            raise DataDirectoryTooNew(
+                path=self._path, format_version=version, supported=FORMAT_VERSION
+            )
+        if version == 0:
+            db.execute("BEGIN IMMEDIATE")
+            db.execute(files("state_svc.store").joinpath("sql/sqlite_1.sql").read_text("utf-8"))
+            db.execute("INSERT INTO meta VALUES ('store_id', ?)", (uuid.uuid4().hex,))
+            db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+            db.execute("COMMIT")
+        for (store_id,) in db.execute("SELECT value FROM meta WHERE key = 'store_id'"):
+            return str(store_id)
+        raise CorruptRecord(path=self._path, problem="the store has no id")
+
+    def _last_commit_id(self) -> int:
+        query = "SELECT commit_id FROM segments ORDER BY segment_key DESC LIMIT 1"
+        for (commit_id,) in self._writer.execute(query):
+            return int(commit_id)
+        return 0
+
+    def _close(self) -> None:
+        self._reader_threads.shutdown()
+        for connection in self._reader_connections:
+            connection.close()
+        self._writer_thread.submit(self._writer.close).result()
+        self._writer_thread.shutdown()
+        os.close(self._lock)
+
+    # In a reader thread
+
+    def _reader(self) -> apsw.Connection:
+        connection: apsw.Connection | None = getattr(self._readers, "connection", None)
+        if connection is None:
+            connection = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE)
+            connection.set_busy_timeout(_BUSY_MS)
+            connection.execute("PRAGMA query_only = 1")
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+            self._readers.connection = connection
+            self._reader_connections.append(connection)
+        return connection
+
+    def _list_projects(self, db: apsw.Connection) -> list[ProjectHead]:
+        query = (
+            "SELECT project_uid, project_id, data, checksum, (SELECT max(last_revision)"
+            " FROM segments WHERE segments.project_key = projects.project_key)"
+            " FROM projects ORDER BY project_key"
+        )
+        return [
+            ProjectHead(ProjectRecord(uid, project_id, data, checksum), head or 0)
+            for uid, project_id, data, checksum, head in db.execute(query)
+        ]
+
+    async def _read(self, query: Callable[[apsw.Connection], _Result]) -> _Result:
+        return await self._in_thread(self._reader_threads, lambda: query(self._reader()))
+
+    async def _in_thread(self, threads: ThreadPoolExecutor, work: Callable[[], _Result]) -> _Result:
+        def run() -> _Result:
+            try:
+                return work()
+            except (apsw.CorruptError, apsw.NotADBError) as error:
+                raise CorruptRecord(path=self._path, problem=str(error)) from error
+            except (apsw.Error, OSError) as error:
+                raise StoreUnavailable(path=self._path, problem=str(error)) from error
+
+        return await asyncio.get_running_loop().run_in_executor(threads, run)
+
+
+def _project_key(db: apsw.Connection, project_uid: str) -> int | None:
+    for (key,) in db.execute(
+        "SELECT project_key FROM projects WHERE project_uid = ?", (project_uid,)
+    ):
+        return int(key)
+    return None
+
+
+def _read_head(db: apsw.Connection, project_uid: str) -> int:
+    query = "SELECT max(last_revision) FROM segments WHERE project_key = ?"
+    for (revision,) in db.execute(query, (_project_key(db, project_uid),)):
+        return int(revision or 0)
+    return 0
+
+
+def _read_segments(
+    db: apsw.Connection, project_uid: str, after_revision: int, max_bytes: int
+) -> list[SegmentRecord]:
+    key = _project_key(db, project_uid)
+    found: list[SegmentRecord] = []
+    size = 0
+    for first, last, version, codec, checksum, data in db.execute(
+        _SELECT_SEGMENTS, (key, after_revision)
+    ):
+        size += len(data)
+        if found and size > max_bytes:
+            break
+        found.append(
+            SegmentRecord(
+                project_uid=project_uid,
+                first_revision=first,
+                last_revision=last,
+                format_version=version,
+                codec=codec,
+                checksum=checksum,
+                data=data,
+            )
+        )
+    return found
+
+
+def _lock_directory(directory: Path) -> int:
+    """Create and lock the data directory; the lock ends with the process, however it ends."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handle = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise InvalidConfig(data=directory, problem=error.strerror) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise DataDirectoryLocked(data=directory) from error
+    return handle

@@ -1,0 +1,1 @@
+"""Watches: which changes a client sees, and how they reach it."""

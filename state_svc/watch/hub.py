@@ -1,0 +1,204 @@
+"""The hub: takes what was committed and puts it into the mailboxes of watchers.
+
+All methods are synchronous and run on the loop, so nothing here is locked. A commit only notes
+what is new. Rounds deliver it: a project's next round does not begin before its watchers have
+had time to send the last one (`frame_budget` each), so sends never starve commits, and a round
+joins all that was committed meanwhile into one message for each distinct filter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from state_svc.codec.delta import encode_watch_delta
+from state_svc.errors import Overloaded
+from state_svc.metrics import ServiceMetrics
+from state_svc.model.checksum import RunningChecksum, view_checksum
+from state_svc.model.node import NodeSpec
+from state_svc.model.project import Applied, LiveProject
+from state_svc.watch.filter import ViewFilter
+from state_svc.watch.watcher import Watcher
+
+MAX_FRAME_BYTES = 1 << 20  #: a message ends after the revision that reaches this
+
+
+class Channel:
+    """The watchers of one project, and what was committed since the last round."""
+
+    def __init__(self, project: LiveProject) -> None:
+        self.project = project
+        self.published = project.view.revision  #: rounds have delivered everything through this
+        self.watchers: set[Watcher] = set()
+        self.fresh: list[Applied] = []
+        self.checksum = RunningChecksum()
+        self.next_round = 0.0  #: monotonic time
+        self.timer: asyncio.TimerHandle | None = None
+
+    def find(self, node_id: str) -> NodeSpec | None:
+        """Return what never changes about a node."""
+        node = self.project.view.nodes.get(node_id)
+        return None if node is None else node.spec
+
+
+class WatchHub:
+    """Owns the watchers of all projects."""
+
+    def __init__(self, metrics: ServiceMetrics, *, frame_budget: float, max_watchers: int) -> None:
+        self._metrics = metrics
+        self._frame_budget = frame_budget  #: seconds of a round per watcher
+        self._max_watchers = max_watchers
+        self._channels: dict[LiveProject, Channel] = {}
+        self._count = 0
+
+    @property
+    def watcher_count(self) -> int:
+        """Open watches."""
+        return self._count
+
+    def unsynced_count(self, project: LiveProject | None = None) -> int:
+        """Watches that catch up from the store; of all projects or of one."""
+        return sum(
+            not watcher.synced
+            for channel in self._channels.values()
+            for watcher in channel.watchers
+            if project is None or channel.project is project
+        )
+
+    def count(self, project: LiveProject) -> int:
+        """Open watches of one project."""
+        channel = self._channels.get(project)
+        return len(channel.watchers) if channel else 0
+
+    def add(self, project: LiveProject, view_filter: ViewFilter) -> Watcher:
+        """Return a new watcher, unsynced, standing at the head of the project.
+
+        Everything committed so far is behind it. Raises `Overloaded`.
+        """
+        if self._count >= self._max_watchers:
+            raise Overloaded(limit="max_watchers", value=self._max_watchers)
+        channel = self._channels.get(project)
+        if channel is None:
+            channel = self._channels[project] = Channel(project)
+        self.flush(channel)
+        watcher = Watcher(channel, view_filter)
+        channel.watchers.add(watcher)
+        self._count += 1
+        self._metrics.watchers.labels("open").set(self._count)
+        return watcher
+
+    def remove(self, watcher: Watcher) -> None:
+        """Forget a watcher. Idempotent."""
+        channel = watcher.channel
+        if watcher not in channel.watchers:
+            return
+        channel.watchers.remove(watcher)
+        self._count -= 1
+        self._metrics.watchers.labels("open").set(self._count)
+        if not channel.watchers:
+            if channel.timer is not None:
+                channel.timer.cancel()
+            del self._channels[channel.project]
+
+    def notify(self, project: LiveProject, run: Sequence[Applied]) -> None:
+        """Note durable revisions of a project; called by the commit loop after the acks."""
+        channel = self._channels.get(project)
+        if channel is None:
+            return
+        channel.fresh.extend(run)
+        for applied in run:
+            channel.checksum.touch(applied.nodes)
+        if channel.timer is not None:
+            return
+        now = time.monotonic()
+        if channel.next_round <= now:
+            self._round(channel)
+        else:
+            loop = asyncio.get_running_loop()
+            channel.timer = loop.call_later(channel.next_round - now, self._round, channel)
+
+    def sync(self, watcher: Watcher) -> bool:
+        """Join a watcher that has caught up; False if there is more to catch up with."""
+        self.flush(watcher.channel)
+        if watcher.through != watcher.channel.published:
+            return False
+        watcher.synced = True
+        return True
+
+    def flush(self, channel: Channel) -> None:
+        """Deliver what is fresh without waiting for the next round."""
+        if channel.fresh:
+            self._round(channel)
+
+    def checksum(self, watcher: Watcher) -> int:
+        """Return the checksum of a synced watcher's view; call after `flush`."""
+        channel, view_filter = watcher.channel, watcher.filter
+        nodes = channel.project.view.nodes
+        if view_filter.shows_all_nodes:
+            return channel.checksum.value(nodes)
+        return view_checksum(view_filter.select(nodes.values(), channel.find))
+
+    def end_all(self) -> None:
+        """Tell every watcher that the server stops."""
+        for channel in list(self._channels.values()):
+            self.flush(channel)
+            for watcher in channel.watchers:
+                watcher.end()
+
+    def _round(self, channel: Channel) -> None:
+        if channel.timer is not None:
+            channel.timer.cancel()
+            channel.timer = None
+        fresh, channel.fresh = channel.fresh, []
+        for run in split(fresh):
+            self._deliver(channel, run)
+        channel.published = channel.project.view.revision
+        channel.next_round = time.monotonic() + self._frame_budget * len(channel.watchers)
+
+    def _deliver(self, channel: Channel, run: Sequence[Applied]) -> None:
+        last = run[-1].revision
+        groups: dict[bytes, list[Watcher]] = {}
+        for watcher in channel.watchers:
+            if watcher.synced:
+                groups.setdefault(watcher.filter.key, []).append(watcher)
+        for watchers in groups.values():
+            body = encode_body(watchers[0].filter, run, channel)
+            frames: dict[int, bytes] = {}
+            for watcher in watchers:
+                if not body:
+                    watcher.through = last
+                    continue
+                first = watcher.announced + 1
+                frame = frames.get(first)
+                if frame is None:
+                    frame = frames[first] = encode_watch_delta(first, last, body)
+                if not watcher.put(frame, last):
+                    self._metrics.resyncs.inc()
+
+
+def encode_body(view_filter: ViewFilter, run: Sequence[Applied], channel: Channel) -> bytes:
+    """Return what a filter shows of revisions, as the body of a delta; empty if nothing.
+
+    The bytes that went to the store serve every watcher with the default filter.
+    """
+    if view_filter.is_default and not any(applied.commands for applied in run):
+        return b"".join(applied.body for applied in run)
+    return b"".join(
+        view_filter.project_changes([applied.info], applied.changes, applied.images, channel.find)
+        for applied in run
+    )
+
+
+def split(run: Sequence[Applied]) -> list[Sequence[Applied]]:
+    """Cut consecutive revisions so that each message stays about `MAX_FRAME_BYTES`."""
+    parts: list[Sequence[Applied]] = []
+    start = size = 0
+    for index, applied in enumerate(run):
+        if index > start and size + len(applied.body) > MAX_FRAME_BYTES:
+            parts.append(run[start:index])
+            start, size = index, 0
+        size += len(applied.body)
+    if start < len(run):
+        parts.append(run[start:])
+    return parts
