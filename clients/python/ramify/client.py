@@ -1,0 +1,296 @@
+"""The asynchronous client of both services."""
+
+import uuid
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from google.protobuf.struct_pb2 import Value
+
+from ramify.calls import CallPolicy, call
+from ramify.channel import open_channel, orchestrator_address, state_address
+from ramify.cursor import WatchCursor, WatchStart
+from ramify.events import WatchEvent
+from ramify.states import TERMINAL_PROJECT_STATES
+from ramify.v1 import orchestrator_service_pb2 as orchestrator_pb2
+from ramify.v1 import state_service_pb2 as state_pb2
+from ramify.v1.mutation_pb2 import Mutation
+from ramify.v1.node_pb2 import Node, NodeState
+from ramify.v1.orchestrator_service_pb2_grpc import OrchestratorServiceStub
+from ramify.v1.project_pb2 import ExecutionSettings, Project, ProjectState
+from ramify.v1.state_service_pb2_grpc import StateServiceStub
+from ramify.view import View
+from ramify.watch import WatchPolicy, watch
+
+PAGE_SIZE = 1_000  #: most items that a page may hold
+
+
+class AsyncClient:
+    """Starts, reads, follows and cancels runs.
+
+    Addresses come from the arguments, else from `RAMIFY_STATE` and `RAMIFY_ORCHESTRATOR`, else
+    they are those of `ramify up`. Connections open on first use. Every unary call ends within the
+    deadline of `policy` and is repeated on retryable failures; changes carry a `request_id`,
+    generated unless given, so that a repeat has no second effect. Failures are `RamifyError`s.
+
+    Belongs to one event loop. Use `async with`, or call `aclose`.
+    """
+
+    def __init__(
+        self,
+        state: str | None = None,
+        orchestrator: str | None = None,
+        *,
+        actor: str = "",
+        policy: CallPolicy | None = None,
+    ) -> None:
+        self.state_address = state_address(state)
+        self.orchestrator_address = orchestrator_address(orchestrator)
+        self._actor = actor
+        self._policy = policy or CallPolicy()
+        self._state_channel = open_channel(self.state_address)
+        self._orchestrator_channel = open_channel(self.orchestrator_address)
+        self._state = StateServiceStub(self._state_channel)
+        self._orchestrator = OrchestratorServiceStub(self._orchestrator_channel)
+
+    async def __aenter__(self) -> Self:
+        """Return the client itself."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the connections."""
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections; open calls and watches end."""
+        await self._state_channel.close()
+        await self._orchestrator_channel.close()
+
+    # -- runs ----------------------------------------------------------------
+
+    async def start_project(
+        self,
+        goal: str,
+        *,
+        project_id: str = "",
+        profile: str = "",
+        settings: ExecutionSettings | None = None,
+        agent_options: Mapping[str, Value] | None = None,
+        labels: Mapping[str, str] | None = None,
+        request_id: str = "",
+    ) -> Project:
+        """Create a project and begin to execute it; return it as it is then.
+
+        Repeating a `request_id` within 24 hours returns the first project.
+        """
+        request = orchestrator_pb2.StartProjectRequest(
+            request_id=request_id or new_request_id(),
+            project_id=project_id,
+            goal=goal,
+            profile=profile,
+            settings=settings,
+            agent_options=agent_options,
+            labels=labels,
+            actor=self._actor,
+        )
+        method = self._orchestrator.StartProject
+        response = await call(
+            method, request, address=self.orchestrator_address, policy=self._policy
+        )
+        return response.project
+
+    async def cancel_project(
+        self, project_id: str, *, reason: str = "", request_id: str = ""
+    ) -> orchestrator_pb2.CancelProjectResponse:
+        """Order the end of a run. The order is durable on return; the run may still be ending.
+
+        Raises `ProjectEndedError` if there is nothing left to cancel.
+        """
+        request = orchestrator_pb2.CancelProjectRequest(
+            project_id=project_id,
+            request_id=request_id or new_request_id(),
+            reason=reason,
+            actor=self._actor,
+        )
+        method = self._orchestrator.CancelProject
+        return await call(method, request, address=self.orchestrator_address, policy=self._policy)
+
+    async def get_runner(self) -> orchestrator_pb2.GetRunnerResponse:
+        """Return what the orchestrator does at the moment."""
+        request = orchestrator_pb2.GetRunnerRequest()
+        method = self._orchestrator.GetRunner
+        return await call(method, request, address=self.orchestrator_address, policy=self._policy)
+
+    async def wait(self, project_id: str) -> Project:
+        """Return the project once it has ended, however long that takes."""
+        view = View()
+        async for event in self.watch(project_id):
+            view.apply(event)
+            if view.project is not None and view.project.state in TERMINAL_PROJECT_STATES:
+                break
+        return await self.get_project(project_id)
+
+    # -- following -----------------------------------------------------------
+
+    def watch(
+        self,
+        project_id: str,
+        start: WatchStart | None = None,
+        *,
+        filter: state_pb2.WatchFilter | None = None,  # noqa: A002 - the contract's word
+        fail_if_compacted: bool = False,
+        bookmark_interval_ms: int = 0,
+        policy: WatchPolicy | None = None,
+    ) -> AsyncGenerator[WatchEvent, None]:
+        """Yield every change of a project from `start` (default: a snapshot) on, for ever.
+
+        Resumes by itself where it was, across reconnects and restarts of state_svc; see
+        `ramify.watch.watch`. Feed the events to a `View` to have the project at hand.
+        """
+        cursor = WatchCursor(
+            project_id,
+            start or WatchStart.snapshot(),
+            filter,
+            fail_if_compacted,
+            bookmark_interval_ms,
+        )
+        return watch(
+            self._state.WatchProject,
+            cursor,
+            address=self.state_address,
+            policy=policy or WatchPolicy(),
+        )
+
+    # -- reading -------------------------------------------------------------
+
+    async def get_project(self, project_id: str) -> Project:
+        """Return a project with its counts, state and head revision."""
+        request = state_pb2.GetProjectRequest(project_id=project_id)
+        method = self._state.GetProject
+        response = await call(method, request, address=self.state_address, policy=self._policy)
+        return response.project
+
+    async def list_projects(
+        self,
+        *,
+        states: Sequence[ProjectState.ValueType] = (),
+        labels: Mapping[str, str] | None = None,
+    ) -> AsyncGenerator[Project, None]:
+        """Yield projects in the order of their creation, page by page."""
+        request = state_pb2.ListProjectsRequest(page_size=PAGE_SIZE, states=states, labels=labels)
+        method = self._state.ListProjects
+        while True:
+            page = await call(method, request, address=self.state_address, policy=self._policy)
+            for project in page.projects:
+                yield project
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def get_node(
+        self, project_id: str, node_id: str, *, include_pending: bool = False
+    ) -> Node:
+        """Return one node with its result."""
+        request = state_pb2.GetNodeRequest(
+            project_id=project_id, node_id=node_id, include_pending=include_pending
+        )
+        method = self._state.GetNode
+        response = await call(method, request, address=self.state_address, policy=self._policy)
+        return response.node
+
+    async def list_nodes(
+        self,
+        project_id: str,
+        *,
+        states: Sequence[NodeState.ValueType] = (),
+        parent_node_id: str = "",
+        text: str = "",
+    ) -> AsyncGenerator[Node, None]:
+        """Yield nodes in the order of their creation, all as of one revision."""
+        request = state_pb2.ListNodesRequest(
+            project_id=project_id,
+            page_size=PAGE_SIZE,
+            states=states,
+            parent_node_id=parent_node_id,
+            text=text,
+        )
+        method = self._state.ListNodes
+        while True:
+            page = await call(method, request, address=self.state_address, policy=self._policy)
+            for node in page.nodes:
+                yield node
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def get_stats(self, project_id: str = "") -> state_pb2.GetStatsResponse:
+        """Return the counters of one project, or of the whole service."""
+        request = state_pb2.GetStatsRequest(project_id=project_id)
+        method = self._state.GetStats
+        return await call(method, request, address=self.state_address, policy=self._policy)
+
+    async def get_server_info(self) -> state_pb2.GetServerInfoResponse:
+        """Return versions, limits and the identity of the store."""
+        request = state_pb2.GetServerInfoRequest()
+        method = self._state.GetServerInfo
+        return await call(method, request, address=self.state_address, policy=self._policy)
+
+    # -- writing by hand -----------------------------------------------------
+
+    async def create_project(
+        self,
+        goal: str,
+        *,
+        project_id: str = "",
+        labels: Mapping[str, str] | None = None,
+        request_id: str = "",
+    ) -> Project:
+        """Create a project that no orchestrator has to know; return it at revision 1."""
+        request = state_pb2.CreateProjectRequest(
+            project_id=project_id,
+            goal=goal,
+            labels=labels,
+            request_id=request_id or new_request_id(),
+            actor=self._actor,
+        )
+        method = self._state.CreateProject
+        response = await call(method, request, address=self.state_address, policy=self._policy)
+        return response.project
+
+    async def commit_batch(
+        self,
+        project_id: str,
+        mutations: Sequence[Mutation],
+        *,
+        expected_revision: int | None = None,
+        lease_epoch: int = 0,
+        request_id: str = "",
+    ) -> state_pb2.CommitBatchResponse:
+        """Write one batch, all or nothing; it is durable on return."""
+        request = state_pb2.CommitBatchRequest(
+            project_id=project_id,
+            mutations=mutations,
+            expected_revision=expected_revision,
+            lease_epoch=lease_epoch,
+            request_id=request_id or new_request_id(),
+            actor=self._actor,
+        )
+        method = self._state.CommitBatch
+        return await call(method, request, address=self.state_address, policy=self._policy)
+
+    async def flush_project(self, project_id: str) -> int:
+        """Wait until everything accepted is durable; return the head revision then."""
+        request = state_pb2.FlushProjectRequest(project_id=project_id)
+        method = self._state.FlushProject
+        response = await call(method, request, address=self.state_address, policy=self._policy)
+        return response.revision
+
+
+def new_request_id() -> str:
+    """Return an id that no other request has."""
+    return uuid.uuid4().hex

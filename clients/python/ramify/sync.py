@@ -1,0 +1,173 @@
+"""The client for code without an event loop."""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from google.protobuf.struct_pb2 import Value
+
+from ramify.calls import CallPolicy
+from ramify.client import AsyncClient
+from ramify.cursor import WatchStart
+from ramify.events import WatchEvent
+from ramify.v1 import orchestrator_service_pb2 as orchestrator_pb2
+from ramify.v1 import state_service_pb2 as state_pb2
+from ramify.v1.node_pb2 import Node, NodeState
+from ramify.v1.project_pb2 import ExecutionSettings, Project, ProjectState
+from ramify.watch import WatchPolicy
+
+_T = TypeVar("_T")
+
+
+class RamifyClient:
+    """`AsyncClient` with blocking methods, for scripts and notebooks.
+
+    One thread of its own runs the event loop; the methods may be called from any thread, but not
+    from that loop. Use `with`, or call `close`.
+    """
+
+    def __init__(
+        self,
+        state: str | None = None,
+        orchestrator: str | None = None,
+        *,
+        actor: str = "",
+        policy: CallPolicy | None = None,
+    ) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="ramify-client", daemon=True
+        )
+        self._thread.start()
+        self._client = self._run(_open(state, orchestrator, actor, policy))
+
+    def __enter__(self) -> Self:
+        """Return the client itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the connections and end the thread."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections and end the thread. A second call does nothing."""
+        if self._loop.is_closed():
+            return
+        self._run(self._loop.shutdown_asyncgens())
+        self._run(self._client.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def start_project(
+        self,
+        goal: str,
+        *,
+        project_id: str = "",
+        profile: str = "",
+        settings: ExecutionSettings | None = None,
+        agent_options: Mapping[str, Value] | None = None,
+        labels: Mapping[str, str] | None = None,
+        request_id: str = "",
+    ) -> Project:
+        """Create a project and begin to execute it."""
+        return self._run(
+            self._client.start_project(
+                goal,
+                project_id=project_id,
+                profile=profile,
+                settings=settings,
+                agent_options=agent_options,
+                labels=labels,
+                request_id=request_id,
+            )
+        )
+
+    def cancel_project(
+        self, project_id: str, *, reason: str = ""
+    ) -> orchestrator_pb2.CancelProjectResponse:
+        """Order the end of a run."""
+        return self._run(self._client.cancel_project(project_id, reason=reason))
+
+    def wait(self, project_id: str) -> Project:
+        """Return the project once it has ended."""
+        return self._run(self._client.wait(project_id))
+
+    def watch(
+        self,
+        project_id: str,
+        start: WatchStart | None = None,
+        *,
+        filter: state_pb2.WatchFilter | None = None,  # noqa: A002 - the contract's word
+        policy: WatchPolicy | None = None,
+    ) -> Iterator[WatchEvent]:
+        """Yield every change of a project; close the iterator or leave the loop to stop."""
+        return self._iterate(self._client.watch(project_id, start, filter=filter, policy=policy))
+
+    def get_project(self, project_id: str) -> Project:
+        """Return a project with its counts, state and head revision."""
+        return self._run(self._client.get_project(project_id))
+
+    def list_projects(
+        self,
+        *,
+        states: Sequence[ProjectState.ValueType] = (),
+        labels: Mapping[str, str] | None = None,
+    ) -> Iterator[Project]:
+        """Yield projects in the order of their creation."""
+        return self._iterate(self._client.list_projects(states=states, labels=labels))
+
+    def get_node(self, project_id: str, node_id: str) -> Node:
+        """Return one node with its result."""
+        return self._run(self._client.get_node(project_id, node_id))
+
+    def list_nodes(
+        self, project_id: str, *, states: Sequence[NodeState.ValueType] = ()
+    ) -> Iterator[Node]:
+        """Yield nodes in the order of their creation, all as of one revision."""
+        return self._iterate(self._client.list_nodes(project_id, states=states))
+
+    def get_stats(self, project_id: str = "") -> state_pb2.GetStatsResponse:
+        """Return the counters of one project, or of the whole service."""
+        return self._run(self._client.get_stats(project_id))
+
+    def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:  # Ctrl-C while waiting: do not leave the call running
+            future.cancel()
+            raise
+
+    def _iterate(self, items: AsyncGenerator[_T, None]) -> Iterator[_T]:
+        try:
+            while True:
+                try:
+                    yield self._run(_next(items))
+                except StopAsyncIteration:
+                    return
+        finally:
+            if not self._loop.is_closed():  # closing the client has ended the iteration
+                self._run(_close(items))
+
+
+async def _open(
+    state: str | None, orchestrator: str | None, actor: str, policy: CallPolicy | None
+) -> AsyncClient:
+    """Create the client on the loop that its channels will belong to."""
+    return AsyncClient(state, orchestrator, actor=actor, policy=policy)
+
+
+async def _next(items: AsyncGenerator[_T, None]) -> _T:
+    return await anext(items)
+
+
+async def _close(items: AsyncGenerator[object, None]) -> None:
+    await items.aclose()
