@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +42,7 @@ from orchestrator_svc.agents.corpus.messages import (
     Selection,
     read_message,
 )
-from orchestrator_svc.agents.corpus.planning import clause_plan, facet_tasks, step_tasks
+from orchestrator_svc.agents.corpus.planning import clause_plan, facet_tasks, quote_task, step_tasks
 from orchestrator_svc.agents.corpus.report import (
     failure_text,
     gap_text,
@@ -56,6 +58,7 @@ log = logging.getLogger(__name__)
 
 M = TypeVar("M", Candidates, Selection)
 
+MAX_STUDIED = 32  #: clauses whose evidence is kept in memory; the oldest is searched again
 _STEPS = (Role.SEARCH, Role.THINK, Role.WRITE)
 
 
@@ -67,6 +70,8 @@ class CorpusAgents:
 
     def __init__(self) -> None:
         self._indexes = IndexCache()
+        self._studied: OrderedDict[tuple[str, str, tuple[str, ...]], Evidence] = OrderedDict()
+        self._lock = threading.Lock()  # guards `_studied`, which only saves work
 
     async def atomize(self, task: AgentInput) -> Verdict:
         """Return PLAN for a question, clause or facet above the depth limit, else EXECUTE."""
@@ -77,7 +82,11 @@ class CorpusAgents:
             return Verdict(node_type=NodeType.EXECUTE, reason=f"a {assignment.role} step is atomic")
         if task.node_type is not None:
             return Verdict(node_type=task.node_type, reason="decided by the plan")
-        if assignment is None and task.task_type not in (TaskType.WRITE, TaskType.AGGREGATE):
+        if (
+            assignment is None
+            and task.layer
+            and task.task_type not in (TaskType.WRITE, TaskType.AGGREGATE)
+        ):
             return Verdict(node_type=NodeType.EXECUTE, reason=f"{task.task_type} is one step")
         return Verdict(node_type=NodeType.PLAN, reason="has clauses and facets to research")
 
@@ -98,24 +107,24 @@ class CorpusAgents:
                 parts.extend(_child_findings(child))
             elif gap := _gap_of(child):
                 heading = assignment.clause if assignment else task.goal
-                parts.append((ClauseFindings(as_heading(heading.rstrip(" ?")), gaps=(gap,)),))
+                parts.append((ClauseFindings(as_heading(heading), gaps=(gap,)),))
         return _findings_output(task, merge(parts))
 
     def _plan(self, task: AgentInput) -> Plan:
         assignment = Assignment.of(task)
         with self._open(task, assignment) as index:
             if assignment and assignment.role is Role.FACET:
-                evidence = investigate(index, assignment.clause, assignment.earlier)
+                evidence = self._study(index, assignment.clause, assignment.earlier)
                 return Plan(tasks=tuple(step_tasks(assignment, " · ".join(evidence.terms))))
             if assignment:
-                evidence = investigate(index, assignment.clause, assignment.earlier)
+                evidence = self._study(index, assignment.clause, assignment.earlier)
                 if not evidence.excerpts:
                     raise _nothing(task, [evidence])
                 tasks = _research_tasks(assignment, evidence, task)
                 return Plan(tasks=tuple(tasks))
             clauses = split_clauses(task.goal)
             studied = [
-                investigate(index, clause, clauses[:number])
+                self._study(index, clause, clauses[:number])
                 for number, clause in enumerate(clauses)
             ]
             if not any(evidence.excerpts for evidence in studied):
@@ -167,7 +176,7 @@ class CorpusAgents:
         earlier = assignment.earlier if assignment else ()
         facet = assignment.facet if assignment else None
         with self._open(task, assignment) as index:
-            evidence = investigate(index, clause, earlier)
+            evidence = self._study(index, clause, earlier)
         found = candidates(evidence, clause, facet)
         if found is None:
             raise _nothing(task, [evidence])
@@ -183,7 +192,7 @@ class CorpusAgents:
         studied: list[Evidence] = []
         with self._open(task, assignment) as index:
             for number, clause in enumerate(clauses):
-                evidence = investigate(index, clause, earlier + clauses[:number])
+                evidence = self._study(index, clause, earlier + clauses[:number])
                 studied.append(evidence)
                 wanted = evidence.facets(clause)
                 if assignment and assignment.facet:
@@ -197,6 +206,21 @@ class CorpusAgents:
         if not any(clause.passages for part in parts for clause in part):
             raise _nothing(task, studied)
         return merge(parts)
+
+    def _study(self, index: Index, clause: str, earlier: Sequence[str]) -> Evidence:
+        """Return the evidence for `clause`; the nodes of a clause ask for the same one."""
+        asked = (index.key, clause, tuple(earlier))
+        with self._lock:
+            known = self._studied.get(asked)
+            if known is not None:
+                self._studied.move_to_end(asked)
+                return known
+        evidence = investigate(index, clause, earlier)
+        with self._lock:
+            self._studied[asked] = evidence
+            while len(self._studied) > MAX_STUDIED:
+                self._studied.popitem(last=False)
+        return evidence
 
     @contextmanager
     def _open(self, task: AgentInput, assignment: Assignment | None) -> Iterator[Index]:
@@ -214,8 +238,13 @@ class CorpusAgents:
 def _research_tasks(
     clause: Assignment, evidence: Evidence, task: AgentInput, first: int = 0
 ) -> list[PlannedTask]:
-    """Return the facets of `clause` as children of `task`, nested if the depth limit allows it."""
+    """Return the facets of `clause` as children of `task`, nested if the depth limit allows it.
+
+    A clause without evidence, beside others that have some, becomes a child that says so.
+    """
     facets = evidence.facets(clause.clause)
+    if not facets:
+        return [quote_task(clause)]
     terms = " · ".join(evidence.terms)
     if task.layer + 2 <= task.max_depth:
         return facet_tasks(clause, facets, terms)

@@ -66,6 +66,7 @@ def points_back(clause: str) -> bool:
 
 def as_heading(clause: str) -> str:
     """Return `clause` as a heading: first letter capital, a question mark if it asks."""
+    clause = clause.strip(_EDGE)
     text = clause[:1].upper() + clause[1:]
     asks = re.match(
         r"(?:how|what|why|when|where|which|who|whom|whose|is|are|does|do|can|should|will)\b",

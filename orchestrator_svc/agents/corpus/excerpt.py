@@ -13,10 +13,11 @@ MAX_SENTENCES = 3
 MAX_CHARS = 480
 
 _LEANS_BACK = re.compile(
-    r"(?:This|That|These|Those|It|Its|They|Their|Otherwise|Then|Thus|Therefore|However|Instead|So"
+    r"[(\"'*]*(?:This|That|These|Those|It|Its|They|Their|Otherwise|Then|Thus|Therefore|However|Instead|So"
     r"|But|And|Or|Also|Such|Similarly|Hence|Here|Both|Alternatively|Moreover|Furthermore|Conversely"
     r"|Consequently|Nevertheless|Still|Yet|Likewise|Again|He|She|In (?:that|this|such|these) \w+"
-    r"|In addition|In particular|If (?:so|not)|For (?:example|instance)|As a result)\b"
+    r"|In addition|In particular|If (?:so|not)|To \w+ (?:this|that|it|them)"
+    r"|For (?:example|instance)|As a result)\b"
 )
 _MAY_OPEN = re.compile(r"(?:This|It|Its|Both|Here|That)\b")
 

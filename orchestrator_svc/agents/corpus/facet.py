@@ -59,7 +59,7 @@ _CUES: dict[Facet, tuple[tuple[re.Pattern[str], float], ...]] = {
             (r"\bif\b.*\b(?:is|are|was|has|will)\b", 0.4),
         ),
         Facet.USE: (
-            (r"\b(?:should|recommended|prefer(?:red|ably)?|advis(?:ed|able)|best)\b", 1.2),
+            (r"\b(?:should|must|recommended|prefer(?:red|ably)?|advis(?:ed|able)|best)\b", 1.2),
             (r"\b(?:use|using|to use|can be used|is useful|usage|example|typical(?:ly)?)\b", 1.0),
             (r"\b(?:you|your|callers?|users?)\b", 0.6),
             (
@@ -114,6 +114,10 @@ _ASKS: tuple[tuple[re.Pattern[str], tuple[Facet, ...]], ...] = (
         (Facet.HOW, Facet.WHAT, Facet.USE, Facet.BEWARE),
     ),
 )
+#: "Return the …", "Read and …": the opening of a docstring that says what a call does.
+_COMMAND = re.compile(
+    r"[A-Z][a-z]+ (?:an?|the|this|that|all|any|its|and|if|whether|up|until|from|\*\w+\*) "
+)
 _DEFAULT = (Facet.WHAT, Facet.HOW, Facet.USE, Facet.BEWARE)
 
 
@@ -137,8 +141,10 @@ def facet_of(text: str, *, opens: bool, kind: Kind) -> tuple[Facet, float]:
     if opens and kind in (Kind.MODULE, Kind.CLASS, Kind.HEADING, Kind.TEXT):
         strengths[Facet.WHAT] += 0.8
     elif opens and kind is Kind.FUNCTION:
-        strengths[Facet.WHAT] += 0.5
+        strengths[Facet.USE if _COMMAND.match(text) else Facet.WHAT] += 0.6
     if kind is Kind.COMMENT:
         strengths[Facet.HOW] += 0.4
+    if not any(strengths.values()):
+        return Facet.HOW, 0.0
     best = max(Facet, key=lambda facet: strengths[facet])  # the first one of equals
     return best, min(1.0, strengths[best] / 2.0)

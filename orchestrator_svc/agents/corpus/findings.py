@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator_svc.agents.corpus.messages import Quote
 from orchestrator_svc.agents.corpus.terms import own_terms
-from orchestrator_svc.agents.corpus.words import places_of_run, stems
+from orchestrator_svc.agents.corpus.words import stems
 
 SAME = 0.75  #: share of common stems from which two quotes say the same
 OVERLAPPING = 0.3  #: the same share for quotes whose lines overlap
@@ -73,7 +73,7 @@ def merge(parts: Sequence[Findings]) -> Findings:
             for passage in clause.passages:
                 passages.setdefault(passage.heading, []).extend(passage.quotes)
     claims = [
-        (_fit(heading, quote), heading, facet, quote)
+        (fit(heading, quote), heading, facet, quote)
         for heading, passages in clauses.items()
         for facet, quotes in passages.items()
         for quote in quotes
@@ -103,11 +103,13 @@ def all_quotes(findings: Findings) -> list[Quote]:
     return [quote for clause in findings for passage in clause.passages for quote in passage.quotes]
 
 
-def _fit(heading: str, quote: Quote) -> float:
-    """Return the share of the clause's own topic words that `quote` says."""
+def fit(heading: str, quote: Quote, *, named: float = 0.0) -> float:
+    """Return the share of the clause's own topic words that `quote` says.
+
+    A word that only the name of the quoted section says counts as `named`.
+    """
     asked = [term for term in own_terms(heading) if term.strong]
     if not asked:
         return 0.0
-    said = stems(quote.text)
-    hits = sum(any(places_of_run(said, form) for form in term.forms) for term in asked)
-    return hits / len(asked)
+    said, name = stems(quote.text), stems(quote.name)
+    return sum(max(term.match(said), named * term.match(name)) for term in asked) / len(asked)

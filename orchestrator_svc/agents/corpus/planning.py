@@ -36,6 +36,16 @@ def clause_plan(clauses: Sequence[str], index: str) -> Plan:
     )
 
 
+def quote_task(clause: Assignment) -> PlannedTask:
+    """Return `clause` as a child that retrieves and quotes in one step."""
+    return PlannedTask(
+        goal=_short(as_heading(clause.clause)),
+        task_type=TaskType.WRITE,
+        node_type=NodeType.EXECUTE,
+        details=_details(clause),
+    )
+
+
 def facet_tasks(clause: Assignment, facets: Sequence[Facet], terms: str) -> list[PlannedTask]:
     """Return one PLAN child per facet of `clause`."""
     return [

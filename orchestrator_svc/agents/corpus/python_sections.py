@@ -24,12 +24,13 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL | re.MULTILINE,
 )
-_BEFORE_DOC = re.compile(r":[ \t]*(?:\#[^\n]*)?\n(?:[ \t]*(?:\#[^\n]*)?\n)*[ \t]*[rRuU]?$")
+#: What stands between the name of a `def` or `class` and its docstring, strings and comments apart.
+_HEADER = re.compile(r"\s*(?:\[[^\]]*\]\s*)?(?:\(.*\)\s*)?(?:->[^\n]*)?:\s*[rRuU]?", re.DOTALL)
 _BEFORE_MODULE_DOC = re.compile(r"\A(?:\ufeff|[ \t]*(?:\#[^\n]*)?\n)*[rRuU]?$")
 _LICENCE = re.compile(r"copyright|licen[cs]ed? |all rights reserved|warranty", re.IGNORECASE)
 _MARKER = re.compile(r"^(\s*)#+:?[!]?(.*)$")
 _LETTERS = re.compile(r"[A-Za-z]{2,}")
-_LOOK_BACK = 400  #: characters before a string in which its `def` must end
+_MAX_HEADER = 4_000  #: characters from the name of a `def` to its docstring
 _MIN_COMMENT_WORDS = 5
 
 
@@ -51,7 +52,7 @@ def python_sections(path: str, text: str) -> Iterator[Section]:
     scopes: list[tuple[int, str, Kind]] = []
     documented: set[str] = set()
     comments: list[tuple[int, int]] = []  # line index, column
-    line_no = 0
+    line_no = body_at = 0
 
     def line_of(offset: int) -> int:
         nonlocal line_no
@@ -92,17 +93,18 @@ def python_sections(path: str, text: str) -> Iterator[Section]:
             is_class = match["scope"].lstrip().startswith("class")
             scopes.append((indent, match["name"], Kind.CLASS if is_class else Kind.FUNCTION))
             documented.discard(qualified())
+            body_at = match.end()
             continue
         begin = match.start("string")
-        before = text[max(0, begin - _LOOK_BACK) : begin]
-        if scopes and _BEFORE_DOC.search(before) and qualified() not in documented:
+        if scopes and begin - body_at < _MAX_HEADER and qualified() not in documented:
+            if not _HEADER.fullmatch(_TOKEN.sub("", text[body_at:begin])):
+                continue
             name, kind = qualified(), scopes[-1][2]
-        elif not scopes and "" not in documented and _BEFORE_MODULE_DOC.match(text[:begin]):
+        elif not scopes and not documented and _BEFORE_MODULE_DOC.match(text[:begin]):
             name, kind = module, Kind.MODULE
         else:
-            documented.add(qualified() if scopes else "")
             continue
-        documented.add(name if scopes else "")
+        documented.add(name)
         row = line_of(begin)
         body = _docstring_lines(match["string"], begin - starts[row])
         if not _LICENCE.search("\n".join(body)) or len(body) > 40:

@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from orchestrator_svc.agents.corpus.excerpt import span_around
+from orchestrator_svc.agents.corpus.excerpt import Span, span_around
 from orchestrator_svc.agents.corpus.facet import Facet, facet_of
 from orchestrator_svc.agents.corpus.section import Kind, Section
 from orchestrator_svc.agents.corpus.sentence import Sentence, sentences
-from orchestrator_svc.agents.corpus.terms import Term
-from orchestrator_svc.agents.corpus.words import places_of_run, stems
+from orchestrator_svc.agents.corpus.terms import WEAK, Term
+from orchestrator_svc.agents.corpus.words import stems
 
-MIN_SHARE = 0.55  #: share of the terms' importance that a section must hold to be evidence
+MIN_SHARE = 0.5  #: a section is evidence when it holds more than this share of the terms' worth
+LOOSE_TOPIC = 0.2  #: the same for inherited terms, where a clause names a subject of its own
+MIN_TOPIC = 0.6  #: the same for inherited terms, where a clause means nothing without them
 KEPT_SECTIONS = 40  #: best sections whose sentences are looked at
-RELATIVE_CUT = 0.5  #: an excerpt below this share of the best one is not evidence
+RELATIVE_CUT = 0.6  #: an excerpt below this share of the best one is not evidence
+WIDER_CUT = 0.35  #: the same while there are fewer than `ENOUGH`, for public documentation only
+ENOUGH = 4
 IN_NAME = 0.7  #: worth of a term that only the section's name says
+IN_TAIL = 0.9  #: the same for the last part of the name, which is what the section is about
 NEARBY = 0.35  #: worth of a term that only a neighbouring sentence says
 
-_KIND_PRIOR = {Kind.COMMENT: 0.75}
-_PRIVATE_PRIOR = 0.88
+_KIND_PRIOR = {Kind.COMMENT: 0.7}
+_PRIVATE_PRIOR = 0.8
 _USUAL_LENGTH = 60.0  #: stems of a section of ordinary length
 _NEAR = 12  #: stems within which terms count as standing together
 
@@ -53,87 +58,145 @@ class Excerpt:
     matched: tuple[str, ...]  #: labels of the terms in the span or in the section's name
 
 
-def rank_sections(found: Iterable[Section], weighed: Sequence[Weighed]) -> list[RankedSection]:
-    """Return the sections that are evidence, best first; equal ones in order of place."""
-    total = sum(item.worth for item in weighed)
+@dataclass(slots=True)
+class _Tally:
+    """What a section holds of the terms, in worth."""
+
+    own: float = 0.0
+    own_total: float = 0.0
+    topic: float = 0.0  #: inherited terms
+    topic_total: float = 0.0
+    score: float = 0.0
+    speaks: bool = False  #: holds a topic word of the clause itself
+
+    @property
+    def share(self) -> float:
+        """The part of all the worth that the section holds."""
+        total = self.own_total + self.topic_total
+        return (self.own + self.topic) / total if total else 0.0
+
+    def is_evidence(self, *, on_topic: bool) -> bool:
+        """Return whether the section is about the clause rather than about one of its words."""
+        if not self.speaks or self.own <= MIN_SHARE * self.own_total:
+            return False
+        least = MIN_TOPIC if on_topic else LOOSE_TOPIC
+        return not self.topic_total or self.topic > least * self.topic_total
+
+
+def rank_sections(
+    found: Iterable[Section], weighed: Sequence[Weighed], *, on_topic: bool
+) -> list[RankedSection]:
+    """Return the sections that are evidence, best first; equal ones in order of place.
+
+    With `on_topic` a section must hold its share of the inherited terms too: a clause of common
+    words ("what errors can occur") means nothing without the topic of the clauses before it.
+    """
     ranked: list[RankedSection] = []
     for section in found:
-        body, name = stems(section.text), _name_stems(section)
-        tail = stems(section.name.rsplit(".", 1)[-1].rsplit(" > ", 1)[-1])
-        held = score = 0.0
-        spots: list[list[int]] = []
-        own = topic = False
-        for item in weighed:
-            places = [p for form in item.term.forms for p in places_of_run(body, form)]
-            named = any(places_of_run(name, form) for form in item.term.forms)
-            if not places and not named:
-                continue
-            held += item.worth
-            saturation = len(places) / (len(places) + 0.6 + 0.6 * len(body) / _USUAL_LENGTH)
-            score += item.worth * (saturation + (0.6 if named else 0.0))
-            if any(places_of_run(tail, form) for form in item.term.forms):
-                score += 0.7 * item.worth
-            if places:
-                spots.append(places)
-            own = own or item.term.strong
-            topic = topic or not item.term.own
-        if not own or not total or held / total < MIN_SHARE:
-            continue
-        share = held / total
-        ranked.append(RankedSection(section, score * share * _closeness(spots) * _prior(section)))
+        tally = _tally(section, weighed)
+        if tally.is_evidence(on_topic=on_topic):
+            ranked.append(RankedSection(section, tally.score * tally.share * _prior(section)))
     ranked.sort(key=lambda one: (-one.score, one.section.path, one.section.start))
     return ranked
 
 
+def _tally(section: Section, weighed: Sequence[Weighed]) -> _Tally:
+    body, name, tail = stems(section.text), _name_stems(section), _tail_stems(section)
+    length = 0.6 + 0.6 * len(body) / _USUAL_LENGTH
+    tally = _Tally()
+    spots: list[list[int]] = []
+    for item in weighed:
+        term = item.term
+        places, named = term.places(body), term.match(name)
+        match = 1.0 if places else max(named, term.match(body))
+        if term.own:
+            tally.own += match * item.worth
+            tally.own_total += item.worth if term.weight > WEAK or match else 0.0
+            tally.speaks = tally.speaks or (term.strong and match > 0.0)
+        else:
+            tally.topic += match * item.worth
+            tally.topic_total += item.worth
+        saturation = len(places) / (len(places) + length) if places else 0.3 * match
+        tally.score += item.worth * (saturation + 0.6 * named + 0.7 * term.match(tail))
+        if places:
+            spots.append(places)
+    tally.score *= _closeness(spots)
+    return tally
+
+
 def rank_excerpts(ranked: Sequence[RankedSection], weighed: Sequence[Weighed]) -> list[Excerpt]:
     """Return the excerpts of the best sections, best first, none overlapping another."""
-    if not ranked:
-        return []
-    best_section = ranked[0].score
-    scored: list[tuple[float, int, int, list[Sentence], Section]] = []
-    for order, one in enumerate(ranked[:KEPT_SECTIONS]):
-        section = one.section
-        prose = sentences(section)
-        tokens = [stems(sentence.text) for sentence in prose]
-        name = _name_stems(section)
-        for at in range(len(prose)):
-            relevance = _relevance(prose, tokens, at, name, weighed)
-            if relevance <= 0.0:
-                continue
-            opens = prose[at].paragraph == 0 and prose[at].position == 0
-            score = relevance * _prior(section) * (1.0 if opens else 0.9)
-            score = 0.8 * score + 0.2 * one.score / best_section
-            scored.append((score, order, at, prose, section))
-    scored.sort(key=lambda item: (-item[0], item[1], item[2]))
-    used: set[tuple[str, int, int]] = set()
+    used: set[tuple[int, int]] = set()  # section, sentence
     excerpts: list[Excerpt] = []
-    for score, order, at, prose, section in scored:
-        if excerpts and score < RELATIVE_CUT * excerpts[0].score:
-            break
-        span = span_around(prose, at, section.kind)
+    best = 0.0
+    for spot in _spots(ranked[:KEPT_SECTIONS], weighed):
+        if spot.score < (RELATIVE_CUT if len(excerpts) >= ENOUGH else WIDER_CUT) * best:
+            break  # an excerpt never scores more than its sentence
+        section = ranked[spot.order].section
+        if spot.score < RELATIVE_CUT * best and not _documented(section):
+            continue
+        span = span_around(spot.prose, spot.at, section.kind)
         if span is None:
             continue
-        keys = {(section.path, order, i) for i in range(span.first, span.last + 1)}
+        keys = {(spot.order, i) for i in range(span.first, span.last + 1)}
         if keys & used:
             continue
         used |= keys
-        chosen = prose[span.first : span.last + 1]
-        text = " ".join(sentence.text for sentence in chosen)
-        opens = chosen[0].paragraph == 0 and chosen[0].position == 0
-        facet, clarity = facet_of(prose[at].text, opens=opens, kind=section.kind)
-        excerpts.append(
-            Excerpt(
-                section=section,
-                text=text,
-                start=chosen[0].start,
-                end=chosen[-1].end,
-                facet=facet,
-                score=round(score * (0.85 + 0.15 * clarity), 4),
-                matched=_matched(stems(text) + _name_stems(section), weighed),
-            )
-        )
+        excerpt = _excerpt(section, spot, span, weighed)
+        excerpts.append(excerpt)
+        best = max(best, excerpt.score)
     excerpts.sort(key=lambda one: (-one.score, one.section.path, one.start, one.end))
-    return excerpts
+    close = [excerpt for excerpt in excerpts if excerpt.score >= RELATIVE_CUT * best]
+    if len(close) >= ENOUGH:
+        return close
+    more = [one for one in excerpts if one in close or _documented(one.section)]
+    return more[:ENOUGH]
+
+
+@dataclass(frozen=True, slots=True)
+class _Spot:
+    """A sentence that speaks to the clause."""
+
+    score: float
+    order: int  #: rank of its section
+    at: int  #: its place in `prose`
+    prose: Sequence[Sentence]
+
+
+def _spots(ranked: Sequence[RankedSection], weighed: Sequence[Weighed]) -> list[_Spot]:
+    """Return the sentences of `ranked` that speak to the terms, best first."""
+    spots: list[_Spot] = []
+    for order, one in enumerate(ranked):
+        prose = sentences(one.section)
+        tokens = [stems(sentence.text) for sentence in prose]
+        name, tail = _name_stems(one.section), _tail_stems(one.section)
+        for at in range(len(prose)):
+            relevance = _relevance(prose, tokens, at, name, tail, weighed)
+            if relevance > 0.0:
+                score = relevance * _prior(one.section) * (1.0 if _opens(prose[at]) else 0.9)
+                score = 0.8 * score + 0.2 * one.score / ranked[0].score
+                spots.append(_Spot(score, order, at, prose))
+    spots.sort(key=lambda spot: (-spot.score, spot.order, spot.at))
+    return spots
+
+
+def _excerpt(section: Section, spot: _Spot, span: Span, weighed: Sequence[Weighed]) -> Excerpt:
+    chosen = spot.prose[span.first : span.last + 1]
+    text = " ".join(sentence.text for sentence in chosen)
+    facet, clarity = facet_of(spot.prose[spot.at].text, opens=_opens(chosen[0]), kind=section.kind)
+    return Excerpt(
+        section=section,
+        text=text,
+        start=chosen[0].start,
+        end=chosen[-1].end,
+        facet=facet,
+        score=round(spot.score * (0.85 + 0.15 * clarity), 4),
+        matched=_matched(stems(text) + _name_stems(section), weighed),
+    )
+
+
+def _opens(sentence: Sentence) -> bool:
+    return sentence.paragraph == 0 and sentence.position == 0
 
 
 def _relevance(
@@ -141,6 +204,7 @@ def _relevance(
     tokens: Sequence[list[str]],
     at: int,
     name: list[str],
+    tail: list[str],
     weighed: Sequence[Weighed],
 ) -> float:
     """Return the share of the terms that sentence `at` covers, 0 when it names no topic itself."""
@@ -153,28 +217,31 @@ def _relevance(
     total = covered = 0.0
     speaks = False
     for item in weighed:
-        total += item.worth
-        forms = item.term.forms
-        if any(places_of_run(tokens[at], form) for form in forms):
-            covered += item.worth
-            speaks = speaks or item.term.strong
-        elif any(places_of_run(name, form) for form in forms):
-            covered += IN_NAME * item.worth
-        elif any(places_of_run(near, form) for form in forms):
-            covered += NEARBY * item.worth
-    return covered / total if speaks else 0.0
+        term = item.term
+        said, titled = term.match(tokens[at]), term.match(tail)
+        match = max(said, IN_TAIL * titled, IN_NAME * term.match(name), NEARBY * term.match(near))
+        total += item.worth if term.weight > WEAK or match else 0.0
+        covered += match * item.worth
+        speaks = speaks or (term.strong and max(said, titled) > 0.0)
+    return covered / total if speaks and total else 0.0
 
 
 def _matched(tokens: list[str], weighed: Sequence[Weighed]) -> tuple[str, ...]:
-    return tuple(
-        item.term.label
-        for item in weighed
-        if any(places_of_run(tokens, form) for form in item.term.forms)
-    )
+    return tuple(item.term.label for item in weighed if item.term.match(tokens))
 
 
 def _name_stems(section: Section) -> list[str]:
     return stems(f"{section.path.rsplit('.', 1)[0]} {section.name}")
+
+
+def _tail_stems(section: Section) -> list[str]:
+    separator = " > " if section.kind in (Kind.HEADING, Kind.TEXT) else "."
+    return stems(section.name.rsplit(separator, 1)[-1])
+
+
+def _documented(section: Section) -> bool:
+    """Return whether `section` was written for the users of what it describes."""
+    return _prior(section) == 1.0
 
 
 def _prior(section: Section) -> float:

@@ -25,12 +25,15 @@ from orchestrator_svc.agents.corpus.findings import (
     Findings,
     Passage,
     all_quotes,
+    fit,
     merge,
 )
 from orchestrator_svc.agents.corpus.messages import Quote
 from orchestrator_svc.agents.corpus.section import Kind
 
 SUMMARY_QUOTES = 6  #: quotes in the summary of a report
+NAMED = 0.7  #: worth of a topic word in the name of a section, when the summary is chosen
+FIRST = 0.15  #: worth of being in the facet that answers the clause most directly
 MAX_SUMMARY_CHARS = 600  #: length of the one-line summary of an output
 
 _ORIGIN = {
@@ -76,20 +79,21 @@ def render_findings(findings: Findings) -> str:
 
 def render_report(question: str, findings: Findings) -> str:
     """Return the report that answers `question`: summary, clauses, gaps, sources."""
-    title = as_heading(" ".join(question.split()).rstrip("?"))
+    title = as_heading(" ".join(question.split()))
     blocks = [f"# {title}", "## Summary"]
     answered = [clause for clause in findings if clause.passages]
+    several = len(findings) > 1
     for clause in answered:
         room = max(1, SUMMARY_QUOTES // len(answered)) if len(answered) > 1 else 4
-        leads = [passage.quotes[0] for passage in clause.passages][: min(room, 3)]
-        if len(answered) > 1:
+        leads = _leads(clause)[: min(room, 3)]
+        if several:
             blocks.append(f"**{clause.heading}**")
         blocks.append("\n".join(f"- {quote.text} (`{citation(quote)}`)" for quote in leads))
     gaps = [gap for clause in findings for gap in clause.gaps]
     if gaps:
         blocks.append("\n".join(f"- {gap}" for gap in gaps))
     for number, clause in enumerate(answered, 1):
-        if len(answered) > 1:
+        if several:
             blocks.append(f"## {number}. {clause.heading}")
             blocks += _passage_blocks(clause, 3)
         else:
@@ -147,6 +151,15 @@ def parse(markdown: str) -> Findings:
     if not parts or text is not None:
         raise ValueError("no complete findings")
     return merge(parts)
+
+
+def _leads(clause: ClauseFindings) -> list[Quote]:
+    """Return the first quote of each passage, the ones that say most of the clause first."""
+    scored = [
+        (fit(clause.heading, quote, named=NAMED) + (0.0 if number else FIRST), quote)
+        for number, quote in enumerate(passage.quotes[0] for passage in clause.passages)
+    ]
+    return [quote for _, quote in sorted(scored, key=lambda item: -item[0])]
 
 
 def _clause_blocks(clause: ClauseFindings, level: int) -> list[str]:

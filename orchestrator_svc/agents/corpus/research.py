@@ -10,7 +10,6 @@ from typing import Protocol
 from orchestrator_svc.agents.corpus.facet import Facet, facet_order
 from orchestrator_svc.agents.corpus.ranking import (
     Excerpt,
-    RankedSection,
     Weighed,
     rank_excerpts,
     rank_sections,
@@ -27,6 +26,8 @@ from orchestrator_svc.agents.corpus.terms import (
 )
 
 HITS = 150  #: sections taken from each query
+RARE_SHARE = 0.02  #: a word in at most this share of the sections names a subject by itself
+RARE_SECTIONS = 2  #: … and so does a word in at most this many sections
 
 
 class Searchable(Protocol):
@@ -49,7 +50,7 @@ class Evidence:
     """What the corpus holds about one clause."""
 
     terms: tuple[str, ...]  #: labels of the terms searched, own ones first
-    sections: tuple[RankedSection, ...]
+    section_count: int  #: sections that are evidence
     excerpts: tuple[Excerpt, ...]
 
     def facets(self, clause: str) -> list[Facet]:
@@ -70,22 +71,37 @@ def investigate(index: Searchable, clause: str, earlier: Sequence[str]) -> Evide
 
     terms = settle_forms(clause_terms(clause, earlier), occurs)
     if not terms:
-        return Evidence((), (), ())
+        return Evidence((), 0, ())
+    counts = [index.count(match_query([term])) for term in terms]
     weighed = [
-        Weighed(term, importance(term, index.count(match_query([term])), index.section_count))
-        for term in terms
+        Weighed(term, importance(term, count, index.section_count))
+        for term, count in zip(terms, counts, strict=True)
     ]
+    common = max(RARE_SECTIONS, RARE_SHARE * index.section_count)
+    named = any(
+        term.strong and count > 0 and (count <= common or _names_things(index, term, count))
+        for term, count in zip(terms, counts, strict=True)
+    )
     found = dict.fromkeys(
         number for query in _queries(terms) for number in index.search(query, HITS)
     )
-    ranked = rank_sections((section for _, section in index.sections(list(found))), weighed)
+    ranked = rank_sections(
+        (section for _, section in index.sections(list(found))), weighed, on_topic=not named
+    )
     excerpts = rank_excerpts(ranked, weighed)
-    return Evidence(tuple(labels(terms)), tuple(ranked), tuple(excerpts))
+    return Evidence(tuple(labels(terms)), len(ranked), tuple(excerpts))
+
+
+def _names_things(index: Searchable, term: Term, count: int) -> bool:
+    """Return whether `term` stands in names more often than not, so that it is a subject itself."""
+    return index.count(f"name : ({match_query([term])})") * 2 >= count
 
 
 def _queries(terms: Sequence[Term]) -> list[str]:
-    """Return the queries to run: all topic terms together, each two of them, then any term."""
+    """Return the queries to run: all topic terms together, each two and each one, any term."""
     topic = [term for term in terms if term.strong or not term.own][:6]
-    queries = [match_query(topic, every=True)] if len(topic) > 2 else []
-    queries += [match_query(pair, every=True) for pair in itertools.combinations(topic, 2)]
+    queries = [match_query(topic, every=True, wide=True)] if len(topic) > 2 else []
+    for pair in itertools.combinations(topic, 2):
+        queries += [match_query(pair, every=True), match_query(pair, every=True, wide=True)]
+    queries += [match_query([term]) for term in topic]
     return [*queries, match_query(terms)]

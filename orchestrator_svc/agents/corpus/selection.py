@@ -34,7 +34,7 @@ def candidates(evidence: Evidence, clause: str, facet: Facet | None) -> Candidat
         clause=clause,
         facet=facet,
         terms=evidence.terms,
-        sections_matched=len(evidence.sections),
+        sections_matched=evidence.section_count,
         sections=tuple(
             CandidateSection(
                 path=group[0].section.path,

@@ -14,6 +14,7 @@ _BULLET = re.compile(
     r"^(\s*)(?:[-*•+]|\(?\d{1,2}[.)]|[a-z][.)]|:\w+(?: [\w*]+)?:|@\w+(?: \w+)?:?)\s+"
 )
 _RULE = re.compile(r"^\s*(?:([=\-~^\"'`#*+:._|])\1{2,}|[+|].*|\.\. .*|<[^>]*>)\s*$")
+_UNFINISHED = re.compile(r"[a-z,]$")  #: a line that goes on in the next one, whatever its indent
 _DOCTEST = re.compile(r"^\s*(?:>>>|\.\.\.( |$)|\$ |% )")
 _END = re.compile(r"[.!?][\"')\]`*]*(?=\s+[\"'(`*\[]*[A-Z0-9`*_])")
 _ABBREVIATION = re.compile(
@@ -21,8 +22,16 @@ _ABBREVIATION = re.compile(
 )
 _DEMANDING = re.compile(r"(?:XXX|TODO|FIXME|noqa|pragma|pylint|type: ignore|http://|https://)")
 _SYMBOLS = re.compile(r"[=<>{}|\\/_+~^@#$%&;\[\]]")
-_CODE = re.compile(r"\S = \S|==|\+=|->|\w\(\w*\)\.\w|;\s*$|::$|\)\s*:$|^\w+ ?\(.*\)$|\\[nrtx0u\\]")
+_CODE = re.compile(
+    r"\S = \S|==|\+=|->|\w\(\w*\)\.\w|;\s*$|::$|^\S+ --? |\)\s*:$|^\w+ ?\(.*\)$|\\[nrtx0u\\]"
+)
 _WORD = re.compile(r"[A-Za-z][a-z']+|\b[aAI]\b")
+#: Sentences whose subject stands elsewhere, and ones that begin inside a quotation.
+_HEADLESS = re.compile(
+    r"(?:See|Is|Are|Was|Were|Has|Which|Whose)\b(?!.*\?)|'|[(*]*(?:except|or|and|not)\b"
+)
+#: A lower case beginning that is a name: `os.path`, `run()`, ``code``, *parameter*.
+_NAME = re.compile(r"`|\*\w+\*|\w+[._(]\w*|__")
 _TERMINAL = re.compile(r"[.!?][\"')\]`*]*$")
 _PAIRS = (("(", ")"), ("[", "]"), ("{", "}"))
 
@@ -70,7 +79,9 @@ def is_prose(text: str, *, strict: bool = False, summary: bool = False) -> bool:
     if not (_TERMINAL.search(text) or (summary and text[-1].isalnum())):
         return False
     first = text.lstrip("\"'`*([_")[:1]
-    if not first.isalnum() or (strict and not first.isupper()):
+    if not first.isalnum() or (strict and not first.isupper()) or _HEADLESS.match(text):
+        return False
+    if first.islower() and not _NAME.match(text):
         return False
     if len(_SYMBOLS.findall(text)) > max(2, len(text) // 18):
         return False
@@ -111,7 +122,9 @@ def _paragraphs(section: Section) -> Iterator[list[tuple[int, str]]]:
                 current = []
             continue
         mark = _BULLET.match(line)
-        hanging = bullet and here > indent
+        hanging = here > indent and (
+            bullet or _UNFINISHED.search(current[-1][1] if current else "")
+        )
         second = bool(current) and current[-1][0] == first_docline
         if current and (mark or (here != indent and not hanging and not second)):
             yield current

@@ -8,20 +8,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator_svc.agents.corpus.clause import points_back
-from orchestrator_svc.agents.corpus.words import STOP_WORDS, WEAK_WORDS, stem, stems
+from orchestrator_svc.agents.corpus.thesaurus import related
+from orchestrator_svc.agents.corpus.words import (
+    STOP_WORDS,
+    WEAK_WORDS,
+    count_run,
+    places_of_run,
+    stem,
+    stems,
+)
 
 MAX_TERMS = 12  #: own terms of a clause; the first ones count
 MAX_INHERITED = 6  #: topic terms taken over from earlier clauses
 WEAK = 0.25  #: weight of a word that says little
 ELLIPTIC = 0.6  #: weight of an inherited term where the clause cannot stand alone
 COMPANION = 0.15  #: weight of an inherited term where it can
+RELATED = 0.6  #: worth of a related word, as a share of the word itself
 IDF_CAP = 6.0  #: rarer words count no more than this, unknown ones included
 
 Form = tuple[str, ...]  #: consecutive stems
 
 _CHUNK = re.compile(r'"([^"]+)"|([^\W_]+(?:_+[^\W_]+)*)')
-_SAME = (("error", "exception"), ("delete", "remove"), ("begin", "start"), ("folder", "directory"))
-_SYNONYMS = {a: b for pair in _SAME for a, b in (pair, pair[::-1])}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +37,7 @@ class Term:
 
     label: str  #: as the question writes it
     forms: tuple[Form, ...]  #: any of them is a match; the first is the term itself
+    related: tuple[Form, ...]  #: words that often say the same; a match that counts for less
     weight: float  #: 1 for a topic word of the clause itself
     own: bool = True  #: False when inherited from an earlier clause
 
@@ -37,6 +45,16 @@ class Term:
     def strong(self) -> bool:
         """Whether a match says something about the topic of the clause itself."""
         return self.own and self.weight > WEAK
+
+    def match(self, tokens: list[str]) -> float:
+        """Return how well `tokens` say the term: 1, `RELATED` or 0."""
+        if any(count_run(tokens, form) for form in self.forms):
+            return 1.0
+        return RELATED if any(count_run(tokens, form) for form in self.related) else 0.0
+
+    def places(self, tokens: list[str]) -> list[int]:
+        """Return where in `tokens` the term itself stands."""
+        return [place for form in self.forms for place in places_of_run(tokens, form)]
 
 
 def own_terms(clause: str) -> list[Term]:
@@ -63,10 +81,9 @@ def own_terms(clause: str) -> list[Term]:
                 for cut in range(3, len(lower) - 2)
                 if lower.isalpha()
             )
-            if lower in _SYNONYMS or stem(lower) in _SYNONYMS:
-                forms.append((_SYNONYMS.get(lower) or _SYNONYMS[stem(lower)],))
         weight = WEAK if lower in WEAK_WORDS else 1.0
-        found.setdefault(form, Term(chunk, tuple(dict.fromkeys(forms)), weight))
+        others = tuple((word,) for word in related(form[0])) if len(form) == 1 else ()
+        found.setdefault(form, Term(chunk, tuple(dict.fromkeys(forms)), others, weight))
     return list(found.values())[:MAX_TERMS]
 
 
@@ -99,9 +116,17 @@ def settle_forms(terms: Sequence[Term], occurs: Callable[[Form], bool]) -> list[
     ]
 
 
-def match_query(terms: Sequence[Term], *, every: bool = False) -> str:
-    """Return the FTS5 query for sections with any (or `every`) one of `terms`."""
-    alternatives = [" OR ".join(f'"{" ".join(form)}"' for form in term.forms) for term in terms]
+def match_query(terms: Sequence[Term], *, every: bool = False, wide: bool = False) -> str:
+    """Return the FTS5 query for sections with any (or `every`) one of `terms`.
+
+    A `wide` query takes related words for a term as well.
+    """
+    alternatives = [
+        " OR ".join(
+            f'"{" ".join(form)}"' for form in (*term.forms, *(term.related if wide else ()))
+        )
+        for term in terms
+    ]
     return (" AND " if every else " OR ").join(f"({query})" for query in alternatives)
 
 

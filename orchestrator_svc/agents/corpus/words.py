@@ -14,9 +14,10 @@ _NO_PLURAL = ("ss", "us", "is", "as")
 #: Words that carry no topic; they are never searched for.
 STOP_WORDS = frozenset(
     """
-    a about above after again all also although am among an and any anyone anything are as at be
-    because been before being below between both but by can could couldn d did do does doesn doing
-    don done down during each either else etc ever every for from further had has hasn have haven
+    a about above after again against all also although am among an and any anyone anything are as
+    at be because been before being below between both but by can could couldn d did do does doesn
+    doing don done down during each either else etc ever every for from further go goes had has hasn
+    have haven
     having he her here hers him his how however i if in into is isn it its itself just ll m may me
     might more most much must my myself neither no nor not now of off on once one ones only or other
     our out over own per please quite rather re s same shall she should shouldn since so some
@@ -37,7 +38,7 @@ WEAK_WORDS = frozenset(
     means meaning need needed needs occur occurs part people person possible problem problems
     program programs proper properly provide purpose python question right role safe safely say
     show sort step steps take tell thing things try type types typical typically understand use used
-    useful user users uses using usually want way ways work working works wrong
+    useful user users uses using usually want way ways work working works
     """.split()
 )
 
@@ -67,6 +68,10 @@ def stem(word: str) -> str:
             break
     if word.endswith("e") and len(word) > 3:
         word = word[:-1]
+    if len(word) > 4 and word.endswith("is"):
+        word = word[:-1] + "z"  # customise, customize
+    elif len(word) > 4 and word.endswith("our"):
+        word = word[:-2] + "r"  # colour, color
     if len(word) > 2 and word[-1] == word[-2] and word[-1] not in "aeiousz":
         word = word[:-1]
     return word
