@@ -9,32 +9,31 @@ An agent implements any of `Atomizer`, `Planner`, `Executor` and `Aggregator`; a
 
 from __future__ import annotations
 
-import enum
 from typing import Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-MAX_GOAL_CHARS = 10_000  #: longest goal of a node, in characters (S4)
-MIN_GOAL_CHARS = 3
+from orchestrator_svc.graph.plan import MAX_GOAL_CHARS, MIN_GOAL_CHARS
+from orchestrator_svc.graph.types import ErrorClass, NodeType, TaskType
 
-
-class TaskType(enum.StrEnum):
-    """What kind of work a node is; names equal `ramify.v1.TaskType` without its prefix."""
-
-    SEARCH = "SEARCH"
-    WRITE = "WRITE"
-    THINK = "THINK"
-    CODE_INTERPRET = "CODE_INTERPRET"
-    AGGREGATE = "AGGREGATE"
-    IMAGE_GENERATION = "IMAGE_GENERATION"
-    CUSTOM = "CUSTOM"
-
-
-class NodeType(enum.StrEnum):
-    """Whether a node is split into children or executed as it is."""
-
-    PLAN = "PLAN"
-    EXECUTE = "EXECUTE"
+__all__ = [
+    "AgentError",
+    "AgentInput",
+    "Aggregator",
+    "Atomizer",
+    "ErrorClass",
+    "Executor",
+    "MAX_GOAL_CHARS",
+    "MIN_GOAL_CHARS",
+    "NodeType",
+    "Output",
+    "Plan",
+    "PlannedTask",
+    "Planner",
+    "RelatedNode",
+    "TaskType",
+    "Verdict",
+]
 
 
 class _Frozen(BaseModel):
@@ -101,19 +100,6 @@ class Plan(_Frozen):
     """A planner's answer: the children of a node, in order."""
 
     tasks: tuple[PlannedTask, ...] = Field(min_length=1)
-
-
-class ErrorClass(enum.StrEnum):
-    """Classes of failure; the recovery table decides by them (S2.3)."""
-
-    TIMEOUT = "TIMEOUT"
-    RATE_LIMIT = "RATE_LIMIT"
-    CONNECTION = "CONNECTION"
-    INVALID_OUTPUT = "INVALID_OUTPUT"
-    EXECUTION = "EXECUTION"
-    AUTH = "AUTH"
-    NO_EVIDENCE = "NO_EVIDENCE"
-    CANCELLED = "CANCELLED"
 
 
 class AgentError(Exception):

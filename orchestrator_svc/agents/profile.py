@@ -1,0 +1,146 @@
+"""Profiles: which agent does which stage and task type.
+
+A profile is a table of agent names plus the set of agents that the names stand for. The sets are
+made when a profile is first used, so that a service which never runs a profile does not load it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from orchestrator_svc.agents.base import Aggregator, Atomizer, Executor, Planner
+from orchestrator_svc.graph.types import Stage, TaskType
+
+DEFAULT_PROFILE = "corpus"
+
+
+class AgentSet(Atomizer, Planner, Executor, Aggregator, Protocol):
+    """One object that plays all four roles."""
+
+
+class Profile(BaseModel):
+    """Names of agents by stage, for executors by task type too; they appear as `agent_name`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, max_length=255)
+    atomizer: str
+    planner: str
+    aggregator: str
+    executor: str  #: for task types that `executors` does not name
+    executors: dict[TaskType, str] = Field(default_factory=dict)
+
+    def agent_name(self, stage: Stage, task_type: TaskType) -> str:
+        """Return who does a stage of a node."""
+        if stage is Stage.EXECUTE:
+            return self.executors.get(task_type, self.executor)
+        if stage is Stage.PLAN:
+            return self.planner
+        return self.atomizer if stage is Stage.ATOMIZE else self.aggregator
+
+
+class ProfileEntry:
+    """A profile with its agents and the check of its options."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        make_agents: Callable[[], AgentSet],
+        check_options: Callable[[Mapping[str, JsonValue]], None],
+        service_options: Mapping[str, JsonValue] | None = None,
+    ) -> None:
+        self.profile = profile
+        self.service_options = dict(service_options or {})  #: added to those of each project
+        self.check_options = check_options  #: raises ValueError with a remedy
+        self._make_agents = make_agents
+        self._agents: AgentSet | None = None
+
+    @property
+    def agents(self) -> AgentSet:
+        """The agents, made on first use and shared by all projects."""
+        if self._agents is None:
+            self._agents = self._make_agents()
+        return self._agents
+
+
+class ProfileRegistry:
+    """The profiles of a service, by name. Immutable."""
+
+    def __init__(self, entries: Mapping[str, ProfileEntry]) -> None:
+        self._entries = dict(entries)
+
+    def names(self) -> list[str]:
+        """Return all names in alphabetical order."""
+        return sorted(self._entries)
+
+    def get(self, name: str) -> ProfileEntry | None:
+        """Return a profile."""
+        return self._entries.get(name)
+
+
+def built_in_profiles(corpus_cache_dir: Path) -> ProfileRegistry:
+    """Return the profiles that ship with Ramify."""
+    cache = {"corpus_cache_dir": str(corpus_cache_dir)}
+    corpus = Profile(
+        name="corpus",
+        atomizer="corpus.atomizer",
+        planner="corpus.planner",
+        aggregator="corpus.aggregator",
+        executor="corpus.writer",
+        executors={
+            TaskType.SEARCH: "corpus.searcher",
+            TaskType.THINK: "corpus.thinker",
+            TaskType.WRITE: "corpus.writer",
+        },
+    )
+    scripted = Profile(
+        name="scripted",
+        atomizer="scripted",
+        planner="scripted",
+        aggregator="scripted",
+        executor="scripted",
+    )
+    return ProfileRegistry(
+        {
+            "corpus": ProfileEntry(corpus, _corpus_agents, _check_corpus_options, cache),
+            "scripted": ProfileEntry(scripted, _scripted_agents, _check_script),
+        }
+    )
+
+
+def _corpus_agents() -> AgentSet:
+    from orchestrator_svc.agents.corpus import CorpusAgents
+
+    return CorpusAgents()
+
+
+def _check_corpus_options(options: Mapping[str, JsonValue]) -> None:
+    from orchestrator_svc.agents.base import AgentError
+    from orchestrator_svc.agents.corpus import validate_corpus
+
+    unknown = sorted(set(options) - {"corpus"})
+    if unknown:
+        raise ValueError(f"agent option {unknown[0]!r} is not known, only 'corpus' is")
+    corpus = options.get("corpus")
+    if not isinstance(corpus, str):
+        raise ValueError("agent option 'corpus' is needed: 'stdlib' or a folder of documents")
+    try:
+        validate_corpus(corpus)
+    except AgentError as error:
+        raise ValueError(error.message) from error
+
+
+def _scripted_agents() -> AgentSet:
+    from orchestrator_svc.agents.scripted import ScriptedAgents
+
+    return ScriptedAgents()
+
+
+def _check_script(options: Mapping[str, JsonValue]) -> None:
+    from orchestrator_svc.agents.scripted import read_script
+
+    read_script(options)

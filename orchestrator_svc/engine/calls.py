@@ -1,0 +1,71 @@
+"""One agent call: asks the agent, bounds its time, and makes an outcome of whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+
+import structlog
+
+from orchestrator_svc.agents.base import AgentError, AgentInput
+from orchestrator_svc.agents.profile import AgentSet
+from orchestrator_svc.engine.context import outcome_of
+from orchestrator_svc.errors import leaves
+from orchestrator_svc.graph.event import Failed, Outcome
+from orchestrator_svc.graph.types import ErrorClass, Stage
+
+MAX_CAUSE_CHARS = 500
+
+_log = structlog.get_logger(__name__)
+
+
+async def call_agent(agents: AgentSet, stage: Stage, task: AgentInput, timeout: float) -> Outcome:
+    """Return what came of a call. Raises only `CancelledError`, when this task is cancelled.
+
+    On timeout the agent is cancelled and waited for: an agent must not swallow the cancellation.
+    """
+    deadline = asyncio.timeout(timeout)
+    try:
+        async with deadline:
+            answer = await _ask(agents, stage, task)
+    except TimeoutError as error:
+        if deadline.expired():
+            return Failed(ErrorClass.TIMEOUT, f"no answer within {timeout:g} s")
+        return _unexpected(task, stage, error)
+    except AgentError as error:
+        return Failed(error.error_class, error.message)
+    except asyncio.CancelledError:
+        current = asyncio.current_task()
+        if current is not None and current.cancelling():
+            raise
+        return Failed(ErrorClass.CANCELLED, "the agent cancelled its own call")
+    except Exception as error:
+        return _unexpected(task, stage, error)
+    return outcome_of(answer)
+
+
+async def _ask(agents: AgentSet, stage: Stage, task: AgentInput) -> object:
+    if stage is Stage.EXECUTE:
+        return await agents.execute(task)
+    if stage is Stage.PLAN:
+        return await agents.plan(task)
+    if stage is Stage.AGGREGATE:
+        return await agents.aggregate(task)
+    return await agents.atomize(task)
+
+
+def _unexpected(task: AgentInput, stage: Stage, error: Exception) -> Outcome:
+    """An agent raised what it should not: a failure of its work, with the trace in the log."""
+    for cause in leaves(error):
+        if isinstance(cause, AgentError):
+            return Failed(cause.error_class, cause.message)
+    _log.warning(
+        "agent raised an unexpected exception",
+        project_id=task.project_id,
+        node_id=task.node_id,
+        stage=str(stage),
+        traceback="".join(traceback.format_exception(error)),
+    )
+    cause = next(leaves(error))
+    text = f"{type(cause).__name__}: {cause}"
+    return Failed(ErrorClass.EXECUTION, text[:MAX_CAUSE_CHARS])

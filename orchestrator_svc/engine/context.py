@@ -1,0 +1,106 @@
+"""Builds what an agent may look at from the run, and reads what it answers."""
+
+from __future__ import annotations
+
+from pydantic import JsonValue
+
+from orchestrator_svc.agents.base import AgentInput, Output, Plan, RelatedNode, Verdict
+from orchestrator_svc.graph.event import Call, Decided, Failed, Outcome, Planned, Produced
+from orchestrator_svc.graph.node import Node, Result
+from orchestrator_svc.graph.plan import DraftTask
+from orchestrator_svc.graph.run import Run
+from orchestrator_svc.graph.text import is_text, storable
+from orchestrator_svc.graph.types import ErrorClass, NodeState, Stage
+
+MAX_RESULT_BYTES = (1 << 20) - 1_024  #: what the store takes as one payload, with its framing
+MAX_SUMMARY_CHARS = 4_096
+MAX_CONTENT_TYPE_CHARS = 255
+
+
+def agent_input(
+    run: Run, call: Call, *, project_id: str, options: dict[str, JsonValue]
+) -> AgentInput:
+    """Return the input of one call. Its parts come from checked data and are not checked again."""
+    node = run.nodes[call.node_id]
+    ancestors: list[RelatedNode] = []
+    parent = run.nodes.get(node.parent_id)
+    while parent is not None:
+        ancestors.append(_related(parent))
+        parent = run.nodes.get(parent.parent_id)
+    children = node.children if call.stage is Stage.AGGREGATE else ()
+    return AgentInput.model_construct(
+        project_id=project_id,
+        node_id=node.node_id,
+        attempt=call.attempt,
+        goal=node.goal,
+        task_type=node.task_type,
+        node_type=node.node_type,
+        layer=node.layer,
+        max_depth=run.settings.max_recursion_depth,
+        overall_objective=run.goal,
+        ancestors=tuple(reversed(ancestors)),
+        dependencies=tuple(_related(run.nodes[i]) for i in node.depends_on if i in run.nodes),
+        children=tuple(_related(run.nodes[i]) for i in children if i in run.nodes),
+        details=dict(node.details),
+        options=options,
+    )
+
+
+def _related(node: Node) -> RelatedNode:
+    output = None
+    if node.state is NodeState.DONE and node.result is not None:
+        result = node.result
+        output = Output.model_construct(
+            content_type=result.content_type,
+            text=result.text,
+            data=result.data,
+            summary=result.summary,
+        )
+    return RelatedNode.model_construct(
+        node_id=node.node_id,
+        goal=node.goal,
+        task_type=node.task_type,
+        state=str(node.state),
+        output=output,
+        error=f"{node.error.error_class}: {node.error.message}" if node.error else "",
+    )
+
+
+def outcome_of(answer: object) -> Outcome:
+    """Return what an agent's answer means; an answer that cannot be stored is a failure."""
+    if isinstance(answer, Output):
+        problem = result_problem(answer)
+        if problem:
+            return Failed(ErrorClass.INVALID_OUTPUT, problem)
+        summary = storable(answer.summary, MAX_SUMMARY_CHARS)
+        return Produced(Result(answer.content_type, answer.text, answer.data, summary))
+    if isinstance(answer, Verdict):
+        return Decided(answer.node_type)
+    if isinstance(answer, Plan):
+        return Planned(
+            tuple(
+                DraftTask(
+                    task.goal,
+                    task.task_type,
+                    task.node_type,
+                    task.depends_on,
+                    task.details,
+                )
+                for task in answer.tasks
+            )
+        )
+    return Failed(ErrorClass.INVALID_OUTPUT, f"the agent answered with {type(answer).__name__}")
+
+
+def result_problem(output: Output) -> str:
+    """Return why an output cannot be stored; empty if it can."""
+    if output.text and output.data:
+        return "the output has both text and data"
+    if len(output.content_type) > MAX_CONTENT_TYPE_CHARS or not is_text(output.content_type):
+        return "the output's content type is not a media type"
+    if not is_text(output.text):
+        return "the output's text is not valid Unicode"
+    size = len(output.data) or len(output.text.encode())
+    if size > MAX_RESULT_BYTES:
+        return f"the output has {size} bytes, at most {MAX_RESULT_BYTES} are allowed"
+    return ""

@@ -1,0 +1,295 @@
+"""Executes one project: the only owner of its run, and the only one who writes to it.
+
+Whatever happens arrives in the inbox; decisions are pure (`graph/`); mutations go to the store
+and the effects decided with them (agent calls, cancellations) begin when they are durable:
+
+    inbox → decide → offer → durable → begin or cancel agent calls → inbox …
+
+While `LANE_WINDOW` batches are under way, decisions gather into one fuller batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+from pydantic import JsonValue
+
+from orchestrator_svc.agents.profile import AgentSet
+from orchestrator_svc.engine.calls import call_agent
+from orchestrator_svc.engine.context import agent_input
+from orchestrator_svc.engine.leases import Lease
+from orchestrator_svc.engine.store import Store
+from orchestrator_svc.graph.decide import decide
+from orchestrator_svc.graph.event import (
+    Call,
+    CallEnded,
+    Decision,
+    Draining,
+    Event,
+    Failed,
+    TimeReached,
+)
+from orchestrator_svc.graph.recover import begin
+from orchestrator_svc.graph.run import Run
+from orchestrator_svc.graph.types import ErrorClass, ProjectState
+from orchestrator_svc.metrics import Metrics
+from orchestrator_svc.publish.outbox import LANE_WINDOW
+from orchestrator_svc.publish.records import LoadedProject
+
+LAST_LOOK_SECONDS = 2.0  #: longest wait for orders that came just before the end
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A batch under way and what is to be done when it is durable."""
+
+    future: asyncio.Future[int]
+    effects: Decision | None
+
+
+class Runner:
+    """One project in execution. Made for a project that was loaded under `lease`."""
+
+    def __init__(
+        self,
+        project: LoadedProject,
+        run: Run,
+        *,
+        lease: Lease,
+        store: Store,
+        agents: AgentSet,
+        options: dict[str, JsonValue],
+        metrics: Metrics,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.lease = lease
+        self._project = project
+        self._run = run
+        self._store = store
+        self._agents = agents
+        self._options = options
+        self._metrics = metrics
+        self._clock = clock
+        self._inbox: list[Event] = list(project.open_commands)
+        self._wake = asyncio.Event()
+        self._pending = Decision()  #: decided, not offered
+        self._sent: deque[_Sent] = deque()
+        self._calls: dict[str, asyncio.Task[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: float | None = None
+        self._seen_revision = project.revision  #: how far the watch has come
+        self._last_revision = project.revision  #: of the latest durable batch
+        self._last_look: float | None = None  #: when to wait for late orders no more
+        self._drain_until: float | None = None
+        self._gave_back = False
+        self._failure: Exception | None = None
+
+    # For others on the loop
+
+    @property
+    def busy(self) -> int:
+        """Agent calls decided and not ended."""
+        return self._run.busy
+
+    @property
+    def waiting(self) -> int:
+        """Nodes that could run but have no slot."""
+        return len(self._run.queue)
+
+    @property
+    def steps(self) -> int:
+        """Agent-stage dispatches so far."""
+        return self._run.steps
+
+    def post(self, event: Event) -> None:
+        """Put an event into the inbox."""
+        self._inbox.append(event)
+        self._wake.set()
+
+    def drain(self, grace: float) -> None:
+        """Dispatch no more; give calls `grace` seconds to end, then give their nodes back."""
+        loop = asyncio.get_running_loop()
+        self._run.draining = True
+        self._drain_until = loop.time() + grace
+        loop.call_later(grace, self._wake.set)
+        self._wake.set()
+
+    def abandon(self, error: Exception) -> None:
+        """End `execute` with `error`, without another write."""
+        self._failure = error
+        self._wake.set()
+
+    # The loop
+
+    async def execute(self) -> None:
+        """Run the project until it has ended or was given back. Raises what made it stop."""
+        try:
+            await self._store.open_lane(self._project.project_id, self._project.project_uid)
+            async with asyncio.TaskGroup() as group:
+                watch = group.create_task(self._follow(), name="runner-watch")
+                try:
+                    await self._loop(group)
+                finally:
+                    watch.cancel()
+                    for task in self._calls.values():
+                        task.cancel()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._store.close_lane(self._project.project_id)
+
+    async def _loop(self, group: asyncio.TaskGroup) -> None:
+        self._merge(begin(self._run, self._clock()))
+        while True:
+            self._wake.clear()
+            if self._failure is not None:
+                raise self._failure
+            self._take_durable(group)
+            if self._inbox:
+                events, self._inbox = self._inbox, []
+                self._merge(decide(self._run, events, self._clock()))
+            if self._drain_until is not None:
+                self._give_back()
+            if self._pending and len(self._sent) < LANE_WINDOW:
+                await self._offer()
+            if self._is_over():
+                return
+            self._arm_timer()
+            await self._wake.wait()
+
+    def _merge(self, decision: Decision) -> None:
+        self._pending.groups += decision.groups
+        self._pending.calls += decision.calls
+        self._pending.cancels += decision.cancels
+
+    async def _offer(self) -> None:
+        decision, self._pending = self._pending, Decision()
+        futures = await self._store.offer(
+            self._project.project_id, self.lease.lease_epoch, decision.groups
+        )
+        for future in futures:
+            future.add_done_callback(self._settled)
+            self._sent.append(_Sent(future, None))
+        self._sent[-1].effects = decision
+
+    def _settled(self, future: asyncio.Future[int]) -> None:
+        if not future.cancelled():
+            future.exception()  # read here; raised to the loop by `_take_durable`
+        self._wake.set()
+
+    def _take_durable(self, group: asyncio.TaskGroup) -> None:
+        """Do what was decided with batches that are durable now. Raises why one is refused."""
+        while self._sent and self._sent[0].future.done():
+            sent = self._sent.popleft()
+            self._last_revision = sent.future.result() or self._last_revision
+            if sent.effects is not None:
+                for call in sent.effects.calls:
+                    self._begin_call(group, call)
+                for node_id in sent.effects.cancels:
+                    task = self._calls.get(node_id)
+                    if task is not None:
+                        task.cancel()
+
+    # Agent calls
+
+    def _begin_call(self, group: asyncio.TaskGroup, call: Call) -> None:
+        node = self._run.nodes[call.node_id]
+        if node.open_call != call.number:
+            return
+        if self._run.state is ProjectState.CANCELLING:
+            self._call_cancelled(call)
+            return
+        task = group.create_task(self._call(call), name="agent-call")
+        self._calls[call.node_id] = task
+        task.add_done_callback(partial(self._call_over, call))
+
+    async def _call(self, call: Call) -> None:
+        await self.lease.valid()
+        loop = asyncio.get_running_loop()
+        task = agent_input(
+            self._run, call, project_id=self._project.project_id, options=self._options
+        )
+        started = loop.time()
+        outcome = await call_agent(self._agents, call.stage, task, call.timeout)
+        seconds = loop.time() - started
+        self._metrics.agent_calls.labels(
+            stage=str(call.stage), outcome=type(outcome).__name__.lower()
+        ).observe(seconds)
+        self.post(CallEnded(call.node_id, call.number, outcome, seconds))
+
+    def _call_over(self, call: Call, task: asyncio.Task[None]) -> None:
+        if self._calls.get(call.node_id) is task:
+            del self._calls[call.node_id]
+        if task.cancelled():
+            self._call_cancelled(call)
+        self._wake.set()
+
+    def _call_cancelled(self, call: Call) -> None:
+        outcome = Failed(ErrorClass.CANCELLED, "the call was cancelled")
+        self.post(CallEnded(call.node_id, call.number, outcome))
+
+    # Time, orders, the end
+
+    def _arm_timer(self) -> None:
+        due = self._run.next_due()
+        if due == self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_at = due
+        if due is not None:
+            delay = max(0.0, due - self._clock())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        self._timer_at = None
+        self.post(TimeReached())
+
+    async def _follow(self) -> None:
+        project = self._project
+        sightings = self._store.follow(project.project_id, project.project_uid, project.revision)
+        async for sighting in sightings:
+            for command in sighting.commands:
+                self.post(command)
+            if sighting.revision:
+                self._seen_revision = sighting.revision
+                if self._run.ended:
+                    self._wake.set()
+
+    def _give_back(self) -> None:
+        """While draining: once no call is open or the grace is over, end what is left."""
+        now = asyncio.get_running_loop().time()
+        if self._gave_back or self._run.ended:
+            return
+        if self._run.busy and self._drain_until is not None and now < self._drain_until:
+            return
+        self._gave_back = True
+        for task in self._calls.values():
+            task.cancel()
+        self._merge(decide(self._run, [Draining()], self._clock()))
+
+    def _is_over(self) -> bool:
+        if self._pending or self._sent or self._inbox:
+            return False
+        if self._gave_back:
+            return True
+        if not self._run.ended:
+            return False
+        if self._drain_until is not None or self._seen_revision >= self._last_revision:
+            return True
+        # Orders given before the end are still on their way here; each of them gets its answer.
+        loop = asyncio.get_running_loop()
+        if self._last_look is None:
+            self._last_look = loop.time() + LAST_LOOK_SECONDS
+            loop.call_later(LAST_LOOK_SECONDS, self._wake.set)
+        return loop.time() >= self._last_look

@@ -1,0 +1,241 @@
+"""Finds projects to execute and keeps one runner for each, whatever happens to the others.
+
+A project comes from StartProject or from the scan for unfinished projects that nobody holds
+(SEM 18). It is executed under a lease; when its runner fails, the lease is given back before the
+next try, so that nothing the failed runner sent can become durable in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import structlog
+from pydantic import JsonValue
+
+from orchestrator_svc.agents.profile import ProfileEntry, ProfileRegistry
+from orchestrator_svc.engine.leases import RENEWALS_PER_TTL, Lease, LeaseKeeper
+from orchestrator_svc.engine.runner import Runner
+from orchestrator_svc.engine.store import Store
+from orchestrator_svc.errors import (
+    LeaseHeld,
+    ProducerFenced,
+    ProjectNotFound,
+    RamifyError,
+    leaves,
+)
+from orchestrator_svc.graph.mutation import PatchProject
+from orchestrator_svc.graph.node import Failure
+from orchestrator_svc.graph.run import Run, Settings
+from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES, ErrorClass, ProjectState
+from orchestrator_svc.metrics import Metrics
+from orchestrator_svc.publish.backoff import Backoff
+from orchestrator_svc.publish.records import LoadedProject
+
+RETRY_BASE_DELAY = 0.1  #: seconds before a failed runner's project is tried again
+RETRY_MAX_DELAY = 30.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Projects(Protocol):
+    """Where unfinished projects are found."""
+
+    async def unfinished(self, *, holder: str | None) -> list[str]:
+        """Return the unfinished projects that nobody holds, and those that `holder` does."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveRunner:
+    """A runner as GetRunner shows it."""
+
+    project_id: str
+    lease_epoch: int
+    running_nodes: int
+    ready_nodes: int
+    steps: int
+
+
+class Supervisor:
+    """All runners of this orchestrator. Owned by the loop; `run` is its life."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        projects: Projects,
+        leases: LeaseKeeper,
+        profiles: ProfileRegistry,
+        default_profile: str,
+        settings: Settings,
+        max_projects: int,
+        metrics: Metrics,
+    ) -> None:
+        self._store = store
+        self._projects = projects
+        self._leases = leases
+        self._profiles = profiles
+        self._default_profile = default_profile
+        self._settings = settings
+        self._max_projects = max_projects
+        self._metrics = metrics
+        self._group: asyncio.TaskGroup | None = None
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._runners: dict[str, Runner] = {}
+        self._draining = False
+
+    def active(self) -> list[ActiveRunner]:
+        """Return what is executed now."""
+        return [
+            ActiveRunner(id_, r.lease.lease_epoch, r.busy, r.waiting, r.steps)
+            for id_, r in self._runners.items()
+        ]
+
+    def take_up(self, project_id: str) -> None:
+        """Execute a project unless that is done already or there is no room.
+
+        Without room the project waits for the scan of whichever orchestrator has some.
+        """
+        if (
+            self._group is None
+            or self._draining
+            or project_id in self._tasks
+            or len(self._tasks) >= self._max_projects
+        ):
+            return
+        task = self._group.create_task(self._keep_executing(project_id), name="project")
+        self._tasks[project_id] = task
+        self._metrics.active_projects.set(len(self._tasks))
+        task.add_done_callback(lambda _: self._gone(project_id))
+
+    def _gone(self, project_id: str) -> None:
+        self._tasks.pop(project_id, None)
+        self._metrics.active_projects.set(len(self._tasks))
+
+    async def run(self) -> None:
+        """Scan and execute until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            holder: str | None = self._leases.holder
+            while True:
+                try:
+                    for project_id in await self._projects.unfinished(holder=holder):
+                        self.take_up(project_id)
+                    holder = None
+                except RamifyError as error:
+                    _log.warning("scan failed", cause=error.message)
+                await asyncio.sleep(self._leases.ttl / RENEWALS_PER_TTL)
+
+    async def drain(self, grace: float, deadline: float) -> None:
+        """Give every project back: calls get `grace` seconds, everything `deadline` seconds."""
+        self._draining = True
+        for runner in self._runners.values():
+            runner.drain(grace)
+        tasks = list(self._tasks.values())
+        if not tasks:
+            return
+        waiting = [task for id_, task in self._tasks.items() if id_ not in self._runners]
+        for task in waiting:
+            task.cancel()
+        _, late = await asyncio.wait(tasks, timeout=deadline)
+        for task in late:
+            task.cancel()
+        if late:
+            _log.warning("projects were not given back in time", projects=len(late))
+            await asyncio.wait(late, timeout=deadline)
+
+    async def _keep_executing(self, project_id: str) -> None:
+        backoff = Backoff(RETRY_BASE_DELAY, RETRY_MAX_DELAY)
+        while not self._draining:
+            try:
+                await self._execute(project_id)
+            except (LeaseHeld, ProjectNotFound) as error:
+                _log.debug("project is not ours", project_id=project_id, cause=error.message)
+            except Exception as error:
+                if self._should_stop(project_id, error):
+                    return
+                await asyncio.sleep(backoff.next_delay())
+                continue
+            return
+
+    def _should_stop(self, project_id: str, error: Exception) -> bool:
+        """Log why a runner ended; return whether the project is somebody else's now."""
+        causes = list(leaves(error))
+        self._metrics.runner_failures.labels(error=type(causes[0]).__name__).inc()
+        if any(isinstance(cause, ProducerFenced) for cause in causes):
+            _log.warning("another orchestrator took over", project_id=project_id)
+            return True
+        if all(isinstance(cause, RamifyError) for cause in causes):
+            _log.warning("runner ended", project_id=project_id, cause=str(causes[0]))
+        else:
+            _log.error("runner failed", project_id=project_id, exc_info=error)
+        return False
+
+    async def _execute(self, project_id: str) -> None:
+        await self._store.quiesce(project_id)
+        lease = await self._leases.acquire(project_id)
+        try:
+            await self._execute_leased(lease)
+        except* ProducerFenced:
+            self._leases.forget(lease)
+            raise
+        finally:
+            if self._leases.holds(lease):
+                await asyncio.shield(self._leases.release(lease))
+
+    async def _execute_leased(self, lease: Lease) -> None:
+        project = await self._store.load(lease.project_id)
+        if project.state in TERMINAL_PROJECT_STATES:
+            return
+        entry = self._profiles.get(project.profile or self._default_profile)
+        if entry is None:
+            await self._refuse(project, lease)
+            return
+        runner = self._make_runner(project, lease, entry)
+        lease.on_lost = lambda: runner.abandon(ProducerFenced(project_id=lease.project_id))
+        self._runners[lease.project_id] = runner
+        try:
+            await runner.execute()
+        finally:
+            del self._runners[lease.project_id]
+
+    def _make_runner(self, project: LoadedProject, lease: Lease, entry: ProfileEntry) -> Runner:
+        run = Run(
+            goal=project.goal,
+            state=project.state,
+            settings=merged(self._settings, project.settings),
+            agent_names=entry.profile.agent_name,
+            random=random.random,
+            root_id=project.root_id,
+            nodes=project.nodes,
+        )
+        options: dict[str, JsonValue] = {**project.agent_options, **entry.service_options}
+        return Runner(
+            project,
+            run,
+            lease=lease,
+            store=self._store,
+            agents=entry.agents,
+            options=options,
+            metrics=self._metrics,
+        )
+
+    async def _refuse(self, project: LoadedProject, lease: Lease) -> None:
+        """End a project that names a profile which does not exist: it would wait for ever."""
+        failure = Failure(ErrorClass.EXECUTION, f"there is no profile {project.profile!r}")
+        patch = PatchProject(ProjectState.FAILED, error=failure)
+        await self._store.open_lane(project.project_id, project.project_uid)
+        try:
+            futures = await self._store.offer(project.project_id, lease.lease_epoch, [[patch]])
+            await asyncio.gather(*futures)
+        finally:
+            self._store.close_lane(project.project_id)
+
+
+def merged(defaults: Settings, own: Mapping[str, int | float | bool]) -> Settings:
+    """Return the execution keys of a project; a key that it does not set has the default."""
+    known = Settings.__dataclass_fields__
+    return replace(defaults, **{key: value for key, value in own.items() if key in known})  # type: ignore[arg-type]

@@ -1,0 +1,212 @@
+"""What a run does about each event: one function of (run, event, now) per kind of event."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from orchestrator_svc.graph.dispatch import begin_stage, fill_slots
+from orchestrator_svc.graph.event import (
+    CallEnded,
+    CommandGiven,
+    Decided,
+    Decision,
+    Draining,
+    Event,
+    Failed,
+    Outcome,
+    Planned,
+    Produced,
+    TimeReached,
+)
+from orchestrator_svc.graph.mutation import NodeChanges
+from orchestrator_svc.graph.node import Failure, Node
+from orchestrator_svc.graph.plan import DraftTask, canonical, check_plan, child_id, sub_graph_id
+from orchestrator_svc.graph.recovery import MAX_RETRY_DELAY, RECOVERY, Recovery, full_jitter
+from orchestrator_svc.graph.run import Run
+from orchestrator_svc.graph.settle import finish
+from orchestrator_svc.graph.text import storable
+from orchestrator_svc.graph.types import (
+    TERMINAL_NODE_STATES,
+    CommandState,
+    CommandType,
+    ErrorClass,
+    NodeState,
+    NodeType,
+    ProjectState,
+    Stage,
+)
+
+MAX_MESSAGE_CHARS = 4_096  #: of a stored failure
+
+_FIRST_PLAN = 1
+
+#: What each stage may answer.
+_EXPECTED: dict[Stage, type[Outcome]] = {
+    Stage.ATOMIZE: Decided,
+    Stage.PLAN: Planned,
+    Stage.EXECUTE: Produced,
+    Stage.AGGREGATE: Produced,
+}
+
+
+def decide(run: Run, events: Iterable[Event], now: float) -> Decision:
+    """Apply events in order, fill the free slots, and return everything that follows."""
+    for event in events:
+        run.cut()
+        if isinstance(event, CallEnded):
+            _call_ended(run, event, now)
+        elif isinstance(event, TimeReached):
+            run.queue.extend(node.node_id for node in run.pop_due(now))
+        elif isinstance(event, CommandGiven):
+            _command_given(run, event)
+        elif isinstance(event, Draining):
+            _give_back(run, now)
+    fill_slots(run)
+    return run.take_decision()
+
+
+def _call_ended(run: Run, event: CallEnded, now: float) -> None:
+    node = run.nodes.get(event.node_id)
+    if node is None or not node.open_call or node.open_call != event.number:
+        return
+    stage = node.stage
+    run.close_call(node, event.seconds)
+    outcome = event.outcome
+    if run.state is ProjectState.CANCELLING:
+        run.patch(node, state=NodeState.CANCELLED)
+        _end_if_cancelled(run)
+    elif stage is not None and not isinstance(outcome, (_EXPECTED[stage], Failed)):
+        _fail(run, node, ErrorClass.INVALID_OUTPUT, f"the agent's answer is no {stage} answer", now)
+    elif isinstance(outcome, Decided):
+        _decided(run, node, outcome.node_type)
+    elif isinstance(outcome, Planned):
+        _planned(run, node, outcome.tasks, now)
+    elif isinstance(outcome, Produced):
+        changes = NodeChanges(state=NodeState.DONE, result=outcome.result)
+        if node.error is not None:
+            changes["error"] = None
+        if node.crash_redispatches:
+            changes["crash_redispatches"] = 0
+        finish(run, node, **changes)
+    else:
+        _fail(run, node, outcome.error_class, outcome.message, now)
+
+
+def _decided(run: Run, node: Node, node_type: NodeType) -> None:
+    stage = Stage.PLAN if node_type is NodeType.PLAN else Stage.EXECUTE
+    begin_stage(run, node, stage, NodeChanges(node_type=node_type))
+
+
+def _planned(run: Run, node: Node, tasks: tuple[DraftTask, ...], now: float) -> None:
+    problems = check_plan(
+        tasks, layer=node.layer, max_depth=run.settings.max_recursion_depth, objective=run.goal
+    )
+    if problems:
+        _fail(run, node, ErrorClass.INVALID_OUTPUT, "invalid plan: " + "; ".join(problems), now)
+        return
+    ids = tuple(child_id(node.node_id, _FIRST_PLAN, index) for index in range(len(tasks)))
+    children = [
+        run.create(
+            node_id=ids[index],
+            goal=task.goal,
+            task_type=task.task_type,
+            node_type=task.node_type,
+            state=NodeState.PENDING if task.depends_on else NodeState.READY,
+            parent=node,
+            depends_on=tuple(ids[i] for i in task.depends_on),
+            details={key: canonical(value) for key, value in task.details.items()},
+        )
+        for index, task in enumerate(tasks)
+    ]
+    changes = NodeChanges(
+        state=NodeState.PLAN_DONE,
+        children=ids,
+        sub_graph_id=sub_graph_id(node.node_id, _FIRST_PLAN),
+    )
+    if node.error is not None:
+        changes["error"] = None
+    if node.crash_redispatches:
+        changes["crash_redispatches"] = 0
+    run.patch(node, **changes)
+    run.index_children(children)
+    run.queue.extend(child.node_id for child in children if child.state is NodeState.READY)
+
+
+def _fail(run: Run, node: Node, error_class: ErrorClass, message: str, now: float) -> None:
+    """Follow the recovery table: another attempt after a backoff, or the end of the node."""
+    failure = Failure(error_class, storable(message, MAX_MESSAGE_CHARS))
+    if RECOVERY[error_class] is Recovery.FAIL or node.retry_count >= run.settings.max_retries:
+        finish(run, node, state=NodeState.FAILED, error=failure)
+        return
+    delay = full_jitter(
+        run.settings.retry_delay_seconds, node.retry_count, MAX_RETRY_DELAY, run.random
+    )
+    changes = NodeChanges(
+        attempt=node.attempt + 1,
+        retry_count=node.retry_count + 1,
+        next_attempt_time=now + delay,
+        error=failure,
+    )
+    if node.crash_redispatches:
+        changes["crash_redispatches"] = 0
+    announce_attempt(run, node, changes)
+    run.at(now + delay, node)
+
+
+def announce_attempt(run: Run, node: Node, changes: NodeChanges) -> None:
+    """Write the number of a node's next attempt; a RUNNING node goes back to READY (SEM 8)."""
+    if node.state is NodeState.RUNNING:
+        changes["state"] = NodeState.READY
+    node.spent = 0.0
+    run.patch(node, **changes)
+
+
+def _command_given(run: Run, event: CommandGiven) -> None:
+    if event.command_id in run.commands:
+        return
+    if event.command_type is CommandType.UNKNOWN:
+        reason = "this orchestrator does not know the order"
+        run.answer_command(event.command_id, CommandState.REFUSED, reason)
+    elif run.ended:
+        reason = f"the project is {run.state}"
+        run.answer_command(event.command_id, CommandState.REFUSED, reason)
+    else:
+        run.answer_command(event.command_id, CommandState.APPLIED)
+        if run.state is not ProjectState.CANCELLING:
+            cancel(run)
+
+
+def cancel(run: Run) -> None:
+    """Cancel what does not run and ask for the end of what does (SEM 20)."""
+    if run.state is not ProjectState.CANCELLING:
+        run.patch_project(ProjectState.CANCELLING)
+    run.queue.clear()
+    for node in run.nodes.values():
+        if node.open_call:
+            run.cancel_call(node)
+        elif node.state not in TERMINAL_NODE_STATES:
+            run.cut()
+            run.patch(node, state=NodeState.CANCELLED)
+    _end_if_cancelled(run)
+
+
+def _end_if_cancelled(run: Run) -> None:
+    if not run.busy:
+        run.patch_project(ProjectState.CANCELLED)
+
+
+def _give_back(run: Run, now: float) -> None:
+    """Announce a new attempt of every node whose call was abandoned: not a crash, not a retry.
+
+    An AGGREGATING node gets a `next_attempt_time`, which says that no call of it is in flight.
+    """
+    run.queue.clear()
+    for node in run.nodes.values():
+        if not node.open_call:
+            continue
+        run.close_call(node, 0.0)
+        run.cut()
+        changes = NodeChanges(attempt=node.attempt + 1)
+        if node.state is NodeState.AGGREGATING:
+            changes["next_attempt_time"] = now
+        announce_attempt(run, node, changes)

@@ -1,0 +1,91 @@
+"""Which node runs next, and with which stage."""
+
+from __future__ import annotations
+
+from orchestrator_svc.graph.mutation import NodeChanges
+from orchestrator_svc.graph.node import Failure, Node
+from orchestrator_svc.graph.run import Run, Settings
+from orchestrator_svc.graph.settle import finish
+from orchestrator_svc.graph.types import (
+    TERMINAL_NODE_STATES,
+    ErrorClass,
+    NodeState,
+    NodeType,
+    ProjectState,
+    Stage,
+)
+
+
+def fill_slots(run: Run) -> None:
+    """Dispatch waiting nodes, oldest first, while slots are free."""
+    while (
+        run.queue
+        and run.busy < run.settings.max_concurrent_nodes
+        and run.state is ProjectState.RUNNING
+        and not run.draining
+    ):
+        run.cut()
+        dispatch(run, run.nodes[run.queue.popleft()])
+
+
+def dispatch(run: Run, node: Node) -> None:
+    """Begin the node's next stage in a new slot, or fail what is left at the step limit.
+
+    Does nothing for a node that has ended or has begun since it was queued.
+    """
+    if node.open_call:
+        return
+    if node.state is NodeState.READY:
+        stage = first_stage(node, run.settings)
+        changes = NodeChanges(state=NodeState.RUNNING, attempt=max(1, node.attempt))
+        if stage is not Stage.ATOMIZE:
+            changes["node_type"] = NodeType.PLAN if stage is Stage.PLAN else NodeType.EXECUTE
+    elif node.state is NodeState.PLAN_DONE:
+        stage = Stage.AGGREGATE
+        changes = NodeChanges(state=NodeState.AGGREGATING)
+    elif node.state is NodeState.AGGREGATING:
+        stage = Stage.AGGREGATE
+        changes = NodeChanges()
+    else:
+        return
+    begin_stage(run, node, stage, changes)
+
+
+def first_stage(node: Node, settings: Settings) -> Stage:
+    """Return what a READY node's attempt begins with (DESIGN §6, life of a node)."""
+    if node.layer >= settings.max_recursion_depth:
+        return Stage.EXECUTE
+    if node.node_type is not None:
+        return Stage.PLAN if node.node_type is NodeType.PLAN else Stage.EXECUTE
+    if not node.parent_id and settings.force_root_node_planning:
+        return Stage.PLAN
+    return Stage.EXECUTE if settings.skip_atomization else Stage.ATOMIZE
+
+
+def begin_stage(run: Run, node: Node, stage: Stage, changes: NodeChanges) -> None:
+    """Announce a call together with `changes`; the runner begins it once that is durable."""
+    limit = run.settings.max_execution_steps
+    if limit and run.steps >= limit:
+        exhaust(run, node)
+        return
+    agent_name = run.agent_names(stage, node.task_type)
+    changes["agent_calls"] = node.agent_calls + 1
+    if agent_name != node.agent_name:
+        changes["agent_name"] = agent_name
+    if node.next_attempt_time is not None:
+        changes["next_attempt_time"] = None
+    run.patch(node, **changes)
+    run.open_call(node, stage, agent_name)
+
+
+def exhaust(run: Run, node: Node) -> None:
+    """Fail `node` and everything else that would need a dispatch; calls in flight go on."""
+    limit = run.settings.max_execution_steps
+    failure = Failure(ErrorClass.LIMIT, f"max_execution_steps of {limit} is used up")
+    run.exhausted = True
+    finish(run, node, state=NodeState.FAILED, error=failure)
+    for other in list(run.nodes.values()):
+        waits_for_children = other.state is NodeState.PLAN_DONE and other.open_children
+        if other.state in TERMINAL_NODE_STATES or other.open_call or waits_for_children:
+            continue
+        finish(run, other, state=NodeState.FAILED, error=failure)

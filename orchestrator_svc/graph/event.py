@@ -1,0 +1,100 @@
+"""What happens to a run, and what a run asks its runner to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from orchestrator_svc.graph.mutation import Mutation
+from orchestrator_svc.graph.node import Result
+from orchestrator_svc.graph.plan import DraftTask
+from orchestrator_svc.graph.types import CommandType, ErrorClass, NodeType, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """An atomizer answered."""
+
+    node_type: NodeType
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A planner answered; the plan is not checked yet."""
+
+    tasks: tuple[DraftTask, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Produced:
+    """An executor or an aggregator answered."""
+
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An agent call ended without an answer."""
+
+    error_class: ErrorClass
+    message: str
+
+
+Outcome = Decided | Planned | Produced | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnded:
+    """An agent call is over. Ignored unless it is the node's open call."""
+
+    node_id: str
+    number: int
+    outcome: Outcome
+    seconds: float = 0.0  #: how long it took
+
+
+@dataclass(frozen=True, slots=True)
+class CommandGiven:
+    """An operator ordered something; the order is durable."""
+
+    command_id: str
+    command_type: CommandType
+
+
+@dataclass(frozen=True, slots=True)
+class TimeReached:
+    """The time that `Run.next_due` named has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """The orchestrator stops: calls in flight were abandoned, give their nodes back."""
+
+
+Event = CallEnded | CommandGiven | TimeReached | Draining
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An agent call to begin once the mutations decided with it are durable."""
+
+    node_id: str
+    number: int  #: the node's `agent_calls` when dispatched
+    attempt: int
+    stage: Stage
+    agent_name: str
+    timeout: float  #: seconds left of the attempt's time
+
+
+@dataclass(slots=True)
+class Decision:
+    """What a run wants after some events: mutations first, effects once they are durable.
+
+    Mutations are in groups; a group is never split over two batches, groups may be.
+    """
+
+    groups: list[list[Mutation]] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    cancels: list[str] = field(default_factory=list)  #: nodes whose open call is to be ended
+
+    def __bool__(self) -> bool:
+        return bool(self.groups or self.calls or self.cancels)

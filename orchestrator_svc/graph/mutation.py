@@ -1,0 +1,78 @@
+"""What a decision changes, before `publish/convert.py` puts it into the contract's words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypedDict
+
+from orchestrator_svc.graph.node import Failure, Json, Result
+from orchestrator_svc.graph.types import (
+    CommandState,
+    NodeState,
+    NodeType,
+    ProjectState,
+    TaskType,
+)
+
+
+class NodeChanges(TypedDict, total=False):
+    """New values by field of `Node`; None empties an optional field."""
+
+    state: NodeState
+    node_type: NodeType
+    attempt: int
+    retry_count: int
+    next_attempt_time: float | None
+    agent_name: str
+    result: Result
+    error: Failure | None
+    sub_graph_id: str
+    children: tuple[str, ...]
+    agent_calls: int
+    crash_redispatches: int
+
+
+@dataclass(slots=True)
+class CreateNode:
+    """A new node, as it is stored first."""
+
+    node_id: str
+    goal: str
+    overall_objective: str
+    task_type: TaskType
+    node_type: NodeType | None
+    layer: int
+    parent_id: str
+    depends_on: tuple[str, ...]
+    state: NodeState
+    details: Mapping[str, Json]
+
+
+@dataclass(slots=True)
+class PatchNode:
+    """New values of some fields of one node."""
+
+    node_id: str
+    changes: NodeChanges
+
+
+@dataclass(slots=True)
+class PatchProject:
+    """New values of some fields of the project."""
+
+    state: ProjectState
+    root_node_id: str = ""
+    error: Failure | None = None
+
+
+@dataclass(slots=True)
+class PatchCommand:
+    """What became of an order."""
+
+    command_id: str
+    state: CommandState
+    message: str = ""
+
+
+Mutation = CreateNode | PatchNode | PatchProject | PatchCommand

@@ -1,0 +1,70 @@
+"""A node as its run holds it, with the counters that make readiness event-driven."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from orchestrator_svc.graph.types import ErrorClass, NodeState, NodeType, Stage, TaskType
+
+#: What a planner may attach to a child: JSON, as it comes back from the store.
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+NO_DETAILS: Mapping[str, Json] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a node produced."""
+
+    content_type: str = "text/plain"
+    text: str = ""
+    data: bytes = b""  #: the body when it is not text
+    summary: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a node or a project failed."""
+
+    error_class: ErrorClass
+    message: str
+    node_id: str = ""  #: where the failure began, if elsewhere
+
+
+@dataclass(slots=True, kw_only=True)
+class Node:
+    """One task of the tree.
+
+    The fields of the first part are stored; those of the second are the run's own and are
+    rebuilt from the first part when a project is loaded.
+    """
+
+    node_id: str
+    goal: str
+    task_type: TaskType
+    layer: int
+    parent_id: str = ""
+    depends_on: tuple[str, ...] = ()
+    details: Mapping[str, Json] = field(default_factory=lambda: NO_DETAILS)
+    state: NodeState = NodeState.PENDING
+    node_type: NodeType | None = None
+    attempt: int = 0  #: number of the current or announced dispatch
+    retry_count: int = 0
+    next_attempt_time: float | None = None  #: Unix seconds; set while no call may begin yet
+    agent_name: str = ""
+    result: Result | None = None  #: dropped once the parent has ended
+    error: Failure | None = None
+    sub_graph_id: str = ""
+    children: tuple[str, ...] = ()  #: of the current plan, in plan order
+    agent_calls: int = 0  #: dispatches so far; numbers them too
+    crash_redispatches: int = 0  #: in a row, without an outcome between them (SEM 21)
+    superseded: bool = False
+
+    unsettled: int = 0  #: dependencies that are not terminal
+    open_children: int = 0  #: children of the current plan that are not terminal
+    done_children: int = 0
+    open_call: int = 0  #: number of the agent call in flight; 0 if there is none
+    stage: Stage | None = None  #: of the open call
+    spent: float = 0.0  #: seconds of this attempt's ended calls (SEM 22)
+    dependants: list[str] = field(default_factory=list)

@@ -1,0 +1,149 @@
+"""Checks of a plan before anything of it is written: all problems are reported at once (S4.4)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import networkx as nx
+
+from orchestrator_svc.graph.node import Json
+from orchestrator_svc.graph.text import is_text
+from orchestrator_svc.graph.types import NodeType, TaskType
+
+MIN_GOAL_CHARS = 3
+MAX_GOAL_CHARS = 10_000
+MAX_PLAN_TASKS = 4_999  #: children and their parent's change are one batch of at most 5 000
+MAX_PLAN_BYTES = 2_500_000  #: the same batch, encoded, below 3 MiB
+MAX_TASK_DEPENDENCIES = 1_000
+MAX_DETAILS_BYTES = 15_000  #: of one child as JSON; the store takes 16 KiB of attributes
+MAX_REPORTED_PROBLEMS = 50
+MAX_ID_CHARS = 128
+
+_TASK_OVERHEAD_BYTES = 160  #: ids, enums and tags of one created node, with some room
+
+
+@dataclass(frozen=True, slots=True)
+class DraftTask:
+    """One child as a planner proposes it; dependencies are indices of siblings."""
+
+    goal: str
+    task_type: TaskType
+    node_type: NodeType | None
+    depends_on: tuple[int, ...]
+    details: dict[str, Json]
+
+
+def check_plan(
+    tasks: Sequence[DraftTask], *, layer: int, max_depth: int, objective: str
+) -> list[str]:
+    """Return every reason why `tasks` cannot become the children of a node at `layer`."""
+    problems: list[str] = []
+    if not tasks:
+        problems.append("the plan has no tasks")
+    if len(tasks) > MAX_PLAN_TASKS:
+        problems.append(f"the plan has {len(tasks)} tasks, at most {MAX_PLAN_TASKS} are allowed")
+    if layer + 1 > max_depth:
+        problems.append(f"layer {layer} may not be planned, the deepest layer is {max_depth}")
+    size = 0
+    for index, task in enumerate(tasks):
+        problems += (f"task {index}: {problem}" for problem in _task_problems(task, len(tasks)))
+        size += len(task.goal.encode(errors="replace")) + _TASK_OVERHEAD_BYTES
+        size += 24 * len(task.depends_on) + (_json_bytes(task.details) or 0)
+    size += len(tasks) * len(objective.encode(errors="replace"))
+    if size > MAX_PLAN_BYTES:
+        problems.append(f"the plan has {size} bytes, at most {MAX_PLAN_BYTES} are allowed")
+    problems += _cycles(tasks)
+    if len(problems) > MAX_REPORTED_PROBLEMS:
+        more = len(problems) - MAX_REPORTED_PROBLEMS
+        problems[MAX_REPORTED_PROBLEMS:] = [f"{more} more problems"]
+    return problems
+
+
+def _task_problems(task: DraftTask, count: int) -> list[str]:
+    problems: list[str] = []
+    if not MIN_GOAL_CHARS <= len(task.goal) <= MAX_GOAL_CHARS:
+        problems.append(
+            f"the goal has {len(task.goal)} characters, "
+            f"{MIN_GOAL_CHARS} to {MAX_GOAL_CHARS} are allowed"
+        )
+    if not is_text(task.goal):
+        problems.append("the goal is not valid Unicode")
+    out_of_range = [i for i in task.depends_on if not 0 <= i < count]
+    if out_of_range:
+        problems.append(f"depends on {out_of_range}, indices are 0 to {count - 1}")
+    if len(set(task.depends_on)) != len(task.depends_on):
+        problems.append("names a dependency twice")
+    if len(task.depends_on) > MAX_TASK_DEPENDENCIES:
+        problems.append(f"has more than {MAX_TASK_DEPENDENCIES} dependencies")
+    size = _json_bytes(task.details)
+    if size is None:
+        problems.append("the details are not JSON")
+    elif size > MAX_DETAILS_BYTES:
+        problems.append(f"the details have {size} bytes, at most {MAX_DETAILS_BYTES} are allowed")
+    return problems
+
+
+def _cycles(tasks: Sequence[DraftTask]) -> list[str]:
+    """Report tasks that depend on themselves, and one cycle of each tangled group of others."""
+    problems = [
+        f"task {index}: depends on itself"
+        for index, task in enumerate(tasks)
+        if index in task.depends_on
+    ]
+    graph: nx.DiGraph[int] = nx.DiGraph()
+    graph.add_nodes_from(range(len(tasks)))
+    for index, task in enumerate(tasks):
+        graph.add_edges_from(
+            (index, dependency)
+            for dependency in task.depends_on
+            if dependency != index and 0 <= dependency < len(tasks)
+        )
+    for group in nx.strongly_connected_components(graph):
+        if len(group) > 1:
+            cycle = nx.find_cycle(graph.subgraph(group), source=min(group))
+            path = " → ".join(str(edge[0]) for edge in cycle)
+            problems.append(f"tasks depend on each other in a circle: {path} → {cycle[0][0]}")
+    return problems
+
+
+def _json_bytes(details: dict[str, Json]) -> int | None:
+    """Return the size of `details` as UTF-8 JSON; None if they are no JSON."""
+    try:
+        return len(json.dumps(details, ensure_ascii=False, allow_nan=False).encode())
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
+def canonical(value: Json) -> Json:
+    """Return JSON as the store gives it back, so that a crash does not change what agents see.
+
+    The store has one kind of number: a whole one is read as an int, whatever it was before.
+    """
+    if isinstance(value, dict):
+        return {key: canonical(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [canonical(item) for item in value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        number = float(value)
+        return int(number) if number.is_integer() else number
+    return value
+
+
+def sub_graph_id(parent_id: str, plan_number: int) -> str:
+    """Return the id of the sub-graph of a node's n-th plan, from 1."""
+    return bounded_id(f"{parent_id}.{plan_number}")
+
+
+def child_id(parent_id: str, plan_number: int, index: int) -> str:
+    """Return the id of a child: the same for the same place, and of no other place."""
+    return bounded_id(f"{parent_id}.{plan_number}.{index}")
+
+
+def bounded_id(text: str) -> str:
+    """Return `text`, or a digest of it where it is longer than an id may be."""
+    if len(text) <= MAX_ID_CHARS:
+        return text
+    return "x" + hashlib.sha256(text.encode()).hexdigest()[:40]

@@ -1,0 +1,105 @@
+"""Continues a run from what the store holds, whoever wrote it and wherever it stopped."""
+
+from __future__ import annotations
+
+from orchestrator_svc.graph.decide import announce_attempt, cancel
+from orchestrator_svc.graph.dispatch import fill_slots
+from orchestrator_svc.graph.event import Decision
+from orchestrator_svc.graph.mutation import NodeChanges
+from orchestrator_svc.graph.node import Failure, Node
+from orchestrator_svc.graph.recovery import MAX_CRASH_REDISPATCHES
+from orchestrator_svc.graph.run import ROOT_ID, Run
+from orchestrator_svc.graph.settle import (
+    children_settled,
+    end_project,
+    finish,
+    inherited,
+    make_ready,
+)
+from orchestrator_svc.graph.types import (
+    TERMINAL_NODE_STATES,
+    ErrorClass,
+    NodeState,
+    ProjectState,
+    TaskType,
+)
+
+
+def begin(run: Run, now: float) -> Decision:
+    """Start a new run or take up an interrupted one. Called once, before any event.
+
+    Every prefix of the log is a state from which this goes on: a decision that was split over
+    two batches is completed here when only the first became durable.
+    """
+    if run.ended:
+        return run.take_decision()
+    if run.state is ProjectState.CANCELLING:
+        cancel(run)
+        return run.take_decision()
+    if not run.root_id:
+        root = run.create(
+            node_id=ROOT_ID, goal=run.goal, task_type=TaskType.WRITE, state=NodeState.READY
+        )
+        run.patch_project(ProjectState.RUNNING, root_id=root.node_id)
+        run.queue.append(root.node_id)
+    else:
+        if run.state in (ProjectState.PENDING, ProjectState.WAITING):
+            run.patch_project(ProjectState.RUNNING)
+        for node in list(run.nodes.values()):
+            run.cut()
+            _take_up(run, node, now)
+        root = run.nodes[run.root_id]
+        if root.state in TERMINAL_NODE_STATES and not run.ended:
+            end_project(run, root)
+    fill_slots(run)
+    return run.take_decision()
+
+
+def lost_its_call(node: Node) -> bool:
+    """Return whether an agent call of a freshly loaded node was decided and has no outcome."""
+    if node.state is NodeState.AGGREGATING:
+        return node.next_attempt_time is None
+    return node.state is NodeState.RUNNING
+
+
+def _take_up(run: Run, node: Node, now: float) -> None:
+    if lost_its_call(node):
+        _redispatch(run, node, now)
+    elif node.state in (NodeState.READY, NodeState.AGGREGATING):
+        if node.next_attempt_time is None:
+            run.queue.append(node.node_id)
+        else:
+            run.at(node.next_attempt_time, node)
+    elif node.state is NodeState.PENDING:
+        _settle_pending(run, node)
+    elif node.state is NodeState.PLAN_DONE and not node.open_children:
+        failure = children_settled(run, node)
+        if failure is not None:
+            finish(run, node, state=NodeState.FAILED, error=failure)
+    elif node.state is NodeState.NEEDS_REPLAN:
+        failure = Failure(ErrorClass.EXECUTION, "this orchestrator does not replan")
+        finish(run, node, state=NodeState.FAILED, error=failure)
+
+
+def _redispatch(run: Run, node: Node, now: float) -> None:
+    """Give a node whose call died with its orchestrator another attempt, without a retry."""
+    crashes = node.crash_redispatches + 1
+    if crashes >= MAX_CRASH_REDISPATCHES:
+        message = f"{crashes} attempts in a row were cut off by the end of the orchestrator"
+        failure = Failure(ErrorClass.EXECUTION, message)
+        finish(run, node, state=NodeState.FAILED, error=failure)
+        return
+    changes = NodeChanges(attempt=node.attempt + 1, crash_redispatches=crashes)
+    if node.state is NodeState.AGGREGATING:
+        changes["next_attempt_time"] = now
+    announce_attempt(run, node, changes)
+    run.queue.append(node.node_id)
+
+
+def _settle_pending(run: Run, node: Node) -> None:
+    for dependency_id in node.depends_on:
+        dependency = run.nodes.get(dependency_id)
+        if dependency and dependency.state in (NodeState.FAILED, NodeState.CANCELLED):
+            finish(run, node, state=NodeState.FAILED, error=inherited(dependency))
+            return
+    make_ready(run, node)

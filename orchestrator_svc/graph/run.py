@@ -1,0 +1,250 @@
+"""One project's run: its tree, its counters, and the mutations it has decided but not handed on.
+
+Owned by the project's runner alone. `Run` keeps the bookkeeping true; what to do about an event
+is in `decide.py`, `settle.py`, `dispatch.py` and `recover.py`, which are functions of
+(run, event, now) and change it only through the methods here.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Unpack
+
+from orchestrator_svc.graph.event import Call, Decision
+from orchestrator_svc.graph.mutation import (
+    CreateNode,
+    Mutation,
+    NodeChanges,
+    PatchCommand,
+    PatchNode,
+    PatchProject,
+)
+from orchestrator_svc.graph.node import Failure, Json, Node
+from orchestrator_svc.graph.types import (
+    TERMINAL_NODE_STATES,
+    TERMINAL_PROJECT_STATES,
+    CommandState,
+    NodeState,
+    NodeType,
+    ProjectState,
+    Stage,
+    TaskType,
+)
+
+ROOT_ID = "root"
+
+#: Name of the agent that a profile gives a stage and task type.
+AgentNames = Callable[[Stage, TaskType], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The execution keys of one run (S2), defaults of the contract."""
+
+    max_concurrent_nodes: int = 10
+    max_execution_steps: int = 500  #: 0: unlimited
+    max_recursion_depth: int = 5
+    max_retries: int = 3
+    retry_delay_seconds: float = 5.0
+    node_execution_timeout_seconds: float = 2400.0
+    force_root_node_planning: bool = True
+    skip_atomization: bool = False
+
+
+class Run:
+    """The state of one run and the decision being made about it."""
+
+    def __init__(
+        self,
+        *,
+        goal: str,
+        state: ProjectState,
+        settings: Settings,
+        agent_names: AgentNames,
+        random: Callable[[], float],
+        root_id: str = "",
+        nodes: Iterable[Node] = (),
+    ) -> None:
+        self.goal = goal
+        self.state = state
+        self.settings = settings
+        self.agent_names = agent_names
+        self.random = random  #: draws from [0, 1); decides backoffs only
+        self.root_id = root_id
+        self.nodes: dict[str, Node] = {}
+        self.queue: deque[str] = deque()  #: nodes that could run but have no slot
+        self.busy = 0  #: slots in use, which is agent calls decided and not ended
+        self.steps = 0  #: agent-stage dispatches so far (SEM 23)
+        self.draining = False  #: whether nothing new may be dispatched by this orchestrator
+        self.exhausted = False  #: whether `max_execution_steps` refused a dispatch
+        self.commands: set[str] = set()  #: orders already answered
+        self._timers: list[tuple[float, str]] = []
+        self._decision = Decision()
+        self._fresh_group = True
+        loaded = list(nodes)
+        for node in loaded:
+            self.nodes[node.node_id] = node
+            self.steps += node.agent_calls
+        for node in loaded:
+            self._index(node)
+        for node in loaded:
+            if node.state in TERMINAL_NODE_STATES:
+                self.forget_child_results(node)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the project is in a terminal state."""
+        return self.state in TERMINAL_PROJECT_STATES
+
+    def take_decision(self) -> Decision:
+        """Return what was decided since the last call."""
+        decision, self._decision = self._decision, Decision()
+        self._fresh_group = True
+        return decision
+
+    def next_due(self) -> float | None:
+        """Return when `TimeReached` is to be sent, in Unix seconds; None if nothing waits."""
+        timers = self._timers
+        while timers and self.nodes[timers[0][1]].next_attempt_time != timers[0][0]:
+            heapq.heappop(timers)
+        return timers[0][0] if timers else None
+
+    def pop_due(self, now: float) -> list[Node]:
+        """Return the nodes whose backoff is over, and forget their timers."""
+        due: list[Node] = []
+        while (at := self.next_due()) is not None and at <= now:
+            due.append(self.nodes[heapq.heappop(self._timers)[1]])
+        return due
+
+    def at(self, time: float, node: Node) -> None:
+        """Ask for `TimeReached` at `time`, the node's `next_attempt_time`."""
+        heapq.heappush(self._timers, (time, node.node_id))
+
+    # Mutations
+
+    def cut(self) -> None:
+        """Allow the batch to be split before the next mutation."""
+        self._fresh_group = True
+
+    def _emit(self, mutation: Mutation) -> None:
+        groups = self._decision.groups
+        if self._fresh_group:
+            groups.append([mutation])
+            self._fresh_group = False
+        else:
+            groups[-1].append(mutation)
+
+    def create(
+        self,
+        *,
+        node_id: str,
+        goal: str,
+        task_type: TaskType,
+        state: NodeState,
+        parent: Node | None = None,
+        depends_on: tuple[str, ...] = (),
+        details: Mapping[str, Json] | None = None,
+        node_type: NodeType | None = None,
+    ) -> Node:
+        """Add a node. Its dependencies are known, or created in the same group and indexed."""
+        node = Node(
+            node_id=node_id,
+            goal=goal,
+            task_type=task_type,
+            node_type=node_type,
+            layer=parent.layer + 1 if parent else 0,
+            parent_id=parent.node_id if parent else "",
+            depends_on=depends_on,
+            state=state,
+            details=details or {},
+        )
+        self.nodes[node_id] = node
+        self._emit(
+            CreateNode(
+                node_id,
+                goal,
+                self.goal,
+                task_type,
+                node_type,
+                node.layer,
+                node.parent_id,
+                depends_on,
+                state,
+                node.details,
+            )
+        )
+        return node
+
+    def index_children(self, children: list[Node]) -> None:
+        """Count the dependencies of a new plan's children, all of which exist now."""
+        for child in children:
+            self._index(child)
+
+    def _index(self, node: Node) -> None:
+        for dependency_id in node.depends_on:
+            dependency = self.nodes.get(dependency_id)
+            if dependency is None:
+                continue
+            dependency.dependants.append(node.node_id)
+            if dependency.state not in TERMINAL_NODE_STATES:
+                node.unsettled += 1
+        parent = self.nodes.get(node.parent_id)
+        if parent is not None and not node.superseded:
+            if node.state not in TERMINAL_NODE_STATES:
+                parent.open_children += 1
+            elif node.state is NodeState.DONE:
+                parent.done_children += 1
+
+    def patch(self, node: Node, **changes: Unpack[NodeChanges]) -> None:
+        """Change fields of a node, here and in the store."""
+        for name, value in changes.items():
+            setattr(node, name, value)
+        self._emit(PatchNode(node.node_id, changes))
+
+    def patch_project(
+        self, state: ProjectState, *, root_id: str = "", error: Failure | None = None
+    ) -> None:
+        """Move the project to another state."""
+        self.state = state
+        if root_id:
+            self.root_id = root_id
+        self._emit(PatchProject(state, root_id, error))
+
+    def answer_command(self, command_id: str, state: CommandState, message: str = "") -> None:
+        """Record what became of an order."""
+        self.commands.add(command_id)
+        self._emit(PatchCommand(command_id, state, message))
+
+    # Agent calls
+
+    def open_call(self, node: Node, stage: Stage, agent_name: str) -> None:
+        """Take a slot for a call that the mutation before has announced."""
+        node.open_call = node.agent_calls
+        node.stage = stage
+        self.busy += 1
+        self.steps += 1
+        timeout = max(0.0, self.settings.node_execution_timeout_seconds - node.spent)
+        self._decision.calls.append(
+            Call(node.node_id, node.agent_calls, node.attempt, stage, agent_name, timeout)
+        )
+
+    def close_call(self, node: Node, seconds: float) -> None:
+        """Give the slot of an ended call back."""
+        node.open_call = 0
+        node.stage = None
+        node.spent += seconds
+        self.busy -= 1
+
+    def cancel_call(self, node: Node) -> None:
+        """Ask for the end of a node's open call; `CallEnded` follows."""
+        self._decision.cancels.append(node.node_id)
+
+    def forget_child_results(self, parent: Node) -> None:
+        """Free what only the siblings and the aggregator of an ended parent could read."""
+        for child_id in parent.children:
+            child = self.nodes.get(child_id)
+            if child is not None:
+                child.result = None

@@ -1,0 +1,127 @@
+"""Unary calls to state_svc with deadlines; every failure is a `RamifyError`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+
+from orchestrator_svc.errors import StoreUnavailable
+from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES, ProjectState
+from orchestrator_svc.publish.convert import PROJECT_STATES
+from orchestrator_svc.publish.errors_in import from_rpc
+from ramify.v1 import command_pb2, mutation_pb2, project_pb2
+from ramify.v1 import state_service_pb2 as pb
+
+if TYPE_CHECKING:  # exists in the stub file only
+    from ramify.v1.state_service_pb2_grpc import StateServiceAsyncStub
+
+T = TypeVar("T")
+
+CALL_TIMEOUT = 10.0  #: seconds of one unary call
+PAGE_SIZE = 1_000
+
+_IMPOSSIBLE_REVISION = (1 << 64) - 1
+_UNFINISHED = [PROJECT_STATES[s] for s in ProjectState if s not in TERMINAL_PROJECT_STATES]
+
+
+async def translated(call: Awaitable[T]) -> T:
+    """Await a call; raise its failure as a `RamifyError`."""
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc(error) from error
+    except grpc.aio.UsageError as error:
+        raise StoreUnavailable("the connection to the state service is closed") from error
+
+
+class StateClient:
+    """The unary part of StateService."""
+
+    def __init__(self, stub: StateServiceAsyncStub) -> None:
+        self._stub = stub
+
+    async def create_project(self, request: pb.CreateProjectRequest) -> project_pb2.Project:
+        """Create a project, or return the one that the same `request_id` created."""
+        response = await translated(self._stub.CreateProject(request, timeout=CALL_TIMEOUT))
+        return response.project
+
+    async def get_project(self, project_id: str) -> project_pb2.Project:
+        """Return a project."""
+        request = pb.GetProjectRequest(project_id=project_id)
+        response = await translated(self._stub.GetProject(request, timeout=CALL_TIMEOUT))
+        return response.project
+
+    async def unfinished(self, *, holder: str | None) -> list[str]:
+        """Return the unfinished projects that nobody holds, and those that `holder` does."""
+        found: list[str] = []
+        token = ""
+        while True:
+            request = pb.ListProjectsRequest(
+                page_size=PAGE_SIZE,
+                page_token=token,
+                states=_UNFINISHED,
+                leased=False if holder is None else None,
+            )
+            response = await translated(self._stub.ListProjects(request, timeout=CALL_TIMEOUT))
+            found += (
+                project.project_id
+                for project in response.projects
+                if holder is None or project.lease.holder in ("", holder)
+            )
+            token = response.next_page_token
+            if not token:
+                return found
+
+    async def give_command(
+        self,
+        project_id: str,
+        command: command_pb2.Command,
+        *,
+        request_id: str,
+        only_repeat: bool = False,
+    ) -> int:
+        """Make an order durable; return its revision (SEM 19).
+
+        With `only_repeat` a new order is refused with `VersionConflict`, but a request that was
+        answered before still gets its first answer.
+        """
+        mutation = mutation_pb2.Mutation()
+        mutation.command.command_id = command.command_id
+        mutation.command.create.CopyFrom(command)
+        request = pb.CommitBatchRequest(
+            project_id=project_id,
+            mutations=[mutation],
+            request_id=request_id,
+            actor=command.actor,
+            expected_revision=_IMPOSSIBLE_REVISION if only_repeat else None,
+        )
+        response = await translated(self._stub.CommitBatch(request, timeout=CALL_TIMEOUT))
+        return response.revision
+
+    async def acquire_lease(self, project_id: str, holder: str, ttl: float) -> int:
+        """Claim a project; return the lease epoch. Everything accepted before is durable then."""
+        request = pb.AcquireLeaseRequest(project_id=project_id, holder=holder)
+        request.ttl.FromNanoseconds(int(ttl * 1e9))
+        response = await translated(self._stub.AcquireLease(request, timeout=CALL_TIMEOUT))
+        return response.lease_epoch
+
+    async def renew_leases(
+        self, holder: str, leases: Sequence[tuple[str, int]], timeout: float
+    ) -> Iterable[tuple[str, int]]:
+        """Renew leases given as (project, lease epoch); return those that are lost."""
+        request = pb.RenewLeasesRequest(
+            holder=holder,
+            leases=[pb.HeldLease(project_id=p, lease_epoch=e) for p, e in leases],
+        )
+        response = await translated(self._stub.RenewLeases(request, timeout=timeout))
+        return [(lost.project_id, lost.lease_epoch) for lost in response.lost]
+
+    async def release_lease(self, project_id: str, holder: str, lease_epoch: int) -> bool:
+        """Give a project back; False if it was lost already."""
+        request = pb.ReleaseLeaseRequest(
+            project_id=project_id, holder=holder, lease_epoch=lease_epoch
+        )
+        response = await translated(self._stub.ReleaseLease(request, timeout=CALL_TIMEOUT))
+        return response.released

@@ -1,0 +1,213 @@
+"""Puts decisions into the words of the contract, and reads projects and nodes back.
+
+A node's `aux_data` carries two things of the runner's: `details`, what the planner attached,
+and `crash_redispatches`, the dispatches in a row that were cut off by a crash.
+"""
+
+from __future__ import annotations
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from orchestrator_svc.graph import types
+from orchestrator_svc.graph.mutation import (
+    CreateNode,
+    Mutation,
+    NodeChanges,
+    PatchCommand,
+    PatchNode,
+    PatchProject,
+)
+from orchestrator_svc.graph.node import Failure, Json, Node, Result
+from orchestrator_svc.publish.value import read_value, set_value
+from ramify.v1 import command_pb2, mutation_pb2, node_pb2, payload_pb2, project_pb2
+
+DETAILS_KEY = "details"
+CRASHES_KEY = "crash_redispatches"
+
+_MICROS = 1_000_000
+
+NODE_STATES = {s: node_pb2.NodeState.Value(f"NODE_STATE_{s}") for s in types.NodeState}
+NODE_TYPES = {t: node_pb2.NodeType.Value(f"NODE_TYPE_{t}") for t in types.NodeType}
+TASK_TYPES = {t: node_pb2.TaskType.Value(f"TASK_TYPE_{t}") for t in types.TaskType}
+ERROR_CLASSES = {c: node_pb2.ErrorClass.Value(f"ERROR_CLASS_{c}") for c in types.ErrorClass}
+PROJECT_STATES = {
+    s: project_pb2.ProjectState.Value(f"PROJECT_STATE_{s}") for s in types.ProjectState
+}
+COMMAND_STATES = {
+    s: command_pb2.CommandState.Value(f"COMMAND_STATE_{s}") for s in types.CommandState
+}
+
+_NODE_STATE_OF = {number: state for state, number in NODE_STATES.items()}
+_NODE_TYPE_OF = {number: kind for kind, number in NODE_TYPES.items()}
+_TASK_TYPE_OF = {number: kind for kind, number in TASK_TYPES.items()}
+_ERROR_CLASS_OF = {number: kind for kind, number in ERROR_CLASSES.items()}
+_PROJECT_STATE_OF = {number: state for state, number in PROJECT_STATES.items()}
+_COMMAND_TYPE_OF = {
+    command_pb2.CommandType.COMMAND_TYPE_CANCEL_PROJECT: types.CommandType.CANCEL_PROJECT
+}
+
+
+def to_message(mutation: Mutation) -> mutation_pb2.Mutation:
+    """Return the mutation as the contract has it."""
+    message = mutation_pb2.Mutation()
+    if isinstance(mutation, PatchNode):
+        message.node.node_id = mutation.node_id
+        _set_patch(message.node.patch, mutation.changes)
+    elif isinstance(mutation, CreateNode):
+        message.node.node_id = mutation.node_id
+        _set_node(message.node.create, mutation)
+    elif isinstance(mutation, PatchProject):
+        patch = message.project.patch
+        patch.state = PROJECT_STATES[mutation.state]
+        if mutation.root_node_id:
+            patch.root_node_id = mutation.root_node_id
+        if mutation.error is not None:
+            _set_error(patch.error, mutation.error)
+    else:
+        _set_command(message.command, mutation)
+    return message
+
+
+def _set_node(node: node_pb2.Node, mutation: CreateNode) -> None:
+    node.goal = mutation.goal
+    node.overall_objective = mutation.overall_objective
+    node.task_type = TASK_TYPES[mutation.task_type]
+    if mutation.node_type is not None:
+        node.node_type = NODE_TYPES[mutation.node_type]
+    node.layer = mutation.layer
+    node.parent_node_id = mutation.parent_id
+    node.depends_on.extend(mutation.depends_on)
+    node.state = NODE_STATES[mutation.state]
+    if mutation.details:
+        set_value(node.aux_data[DETAILS_KEY], dict(mutation.details))
+
+
+def _set_patch(patch: node_pb2.NodePatch, changes: NodeChanges) -> None:
+    if "state" in changes:
+        patch.state = NODE_STATES[changes["state"]]
+    if "node_type" in changes:
+        patch.node_type = NODE_TYPES[changes["node_type"]]
+    if "attempt" in changes:
+        patch.attempt = changes["attempt"]
+    if "retry_count" in changes:
+        patch.retry_count = changes["retry_count"]
+    if "agent_name" in changes:
+        patch.agent_name = changes["agent_name"]
+    if "agent_calls" in changes:
+        patch.usage.agent_calls = changes["agent_calls"]
+    if "sub_graph_id" in changes:
+        patch.sub_graph_id = changes["sub_graph_id"]
+    if "children" in changes:
+        patch.planned_sub_task_ids.extend(changes["children"])
+    if "result" in changes:
+        result = changes["result"]
+        set_payload(patch.result, result)
+        if result.summary:
+            patch.output_summary = result.summary
+    if "next_attempt_time" in changes:
+        when = changes["next_attempt_time"]
+        if when is None:
+            patch.clear_fields.append("next_attempt_time")
+        else:
+            set_time(patch.next_attempt_time, when)
+    if "error" in changes:
+        error = changes["error"]
+        if error is None:
+            patch.clear_fields.append("error")
+        else:
+            _set_error(patch.error, error)
+    if "crash_redispatches" in changes:
+        crashes = changes["crash_redispatches"]
+        if crashes:
+            patch.aux_upserts[CRASHES_KEY].number_value = crashes
+        else:
+            patch.aux_removals.append(CRASHES_KEY)
+
+
+def _set_command(message: mutation_pb2.CommandMutation, mutation: PatchCommand) -> None:
+    message.command_id = mutation.command_id
+    message.patch.state = COMMAND_STATES[mutation.state]
+    if mutation.message:
+        message.patch.message = mutation.message
+
+
+def _set_error(target: node_pb2.NodeError, failure: Failure) -> None:
+    target.error_class = ERROR_CLASSES[failure.error_class]
+    target.message = failure.message
+    target.node_id = failure.node_id
+
+
+def set_payload(target: payload_pb2.Payload, result: Result) -> None:
+    """Write a result as a payload; an empty body is an empty text."""
+    target.content_type = result.content_type
+    if result.data:
+        target.data = result.data
+    else:
+        target.text = result.text
+
+
+def set_time(target: Timestamp, seconds: float) -> None:
+    """Set a Timestamp to Unix seconds, to the microsecond."""
+    micros = round(seconds * _MICROS)
+    target.seconds, rest = divmod(micros, _MICROS)
+    target.nanos = rest * 1_000
+
+
+def read_time(timestamp: Timestamp) -> float:
+    """Return a Timestamp as Unix seconds."""
+    return timestamp.seconds + timestamp.nanos / 1e9
+
+
+def read_node(message: node_pb2.Node) -> Node:
+    """Return a stored node as the runner holds it."""
+    details: Json = None
+    if DETAILS_KEY in message.aux_data:
+        details = read_value(message.aux_data[DETAILS_KEY])
+    crashes = 0
+    if CRASHES_KEY in message.aux_data:
+        crashes = int(message.aux_data[CRASHES_KEY].number_value)
+    return Node(
+        node_id=message.node_id,
+        goal=message.goal,
+        task_type=_TASK_TYPE_OF.get(message.task_type, types.TaskType.CUSTOM),
+        layer=message.layer,
+        parent_id=message.parent_node_id,
+        depends_on=tuple(message.depends_on),
+        details=details if isinstance(details, dict) else {},
+        state=_NODE_STATE_OF[message.state],
+        node_type=_NODE_TYPE_OF.get(message.node_type),
+        attempt=message.attempt,
+        retry_count=message.retry_count,
+        next_attempt_time=(
+            read_time(message.next_attempt_time) if message.HasField("next_attempt_time") else None
+        ),
+        agent_name=message.agent_name,
+        result=_read_result(message) if message.HasField("result") else None,
+        error=read_error(message.error) if message.HasField("error") else None,
+        sub_graph_id=message.sub_graph_id,
+        children=tuple(message.planned_sub_task_ids),
+        agent_calls=message.usage.agent_calls,
+        crash_redispatches=crashes,
+        superseded=message.superseded,
+    )
+
+
+def _read_result(message: node_pb2.Node) -> Result:
+    payload = message.result
+    return Result(payload.content_type, payload.text, payload.data, message.output_summary)
+
+
+def read_error(message: node_pb2.NodeError) -> Failure:
+    """Return a stored failure."""
+    error_class = _ERROR_CLASS_OF.get(message.error_class, types.ErrorClass.EXECUTION)
+    return Failure(error_class, message.message, message.node_id)
+
+
+def read_project_state(number: project_pb2.ProjectState.ValueType) -> types.ProjectState:
+    """Return a project state of the contract."""
+    return _PROJECT_STATE_OF[number]
+
+
+def read_command_type(number: command_pb2.CommandType.ValueType) -> types.CommandType:
+    """Return the kind of an order; UNKNOWN for one of a newer version."""
+    return _COMMAND_TYPE_OF.get(number, types.CommandType.UNKNOWN)

@@ -1,0 +1,35 @@
+"""What a project is when it is read from the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from orchestrator_svc.graph.event import CommandGiven
+from orchestrator_svc.graph.node import Json, Node
+from orchestrator_svc.graph.types import ProjectState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedProject:
+    """A project at one revision, ready to be taken up."""
+
+    project_id: str
+    project_uid: str
+    revision: int
+    goal: str
+    state: ProjectState
+    profile: str
+    root_id: str
+    settings: Mapping[str, int | float | bool]  #: keys that differ from the configured ones
+    agent_options: Mapping[str, Json] = field(default_factory=dict)
+    nodes: tuple[Node, ...] = ()
+    open_commands: tuple[CommandGiven, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What the watch of a project has shown: orders, and how far it has come."""
+
+    revision: int  #: everything through it has been seen; 0 if the message promises nothing
+    commands: tuple[CommandGiven, ...] = ()

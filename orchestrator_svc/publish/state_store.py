@@ -1,0 +1,69 @@
+"""state_svc as the engine sees it: the concrete side of `engine/store.py`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
+
+from orchestrator_svc.graph.mutation import Mutation
+from orchestrator_svc.metrics import Metrics
+from orchestrator_svc.publish.convert import to_message
+from orchestrator_svc.publish.pack import pack
+from orchestrator_svc.publish.records import LoadedProject, Sighting
+from orchestrator_svc.publish.stream import MutationStream
+from orchestrator_svc.publish.watch import follow_project, load_project
+
+if TYPE_CHECKING:  # exists in the stub file only
+    from ramify.v1.state_service_pb2_grpc import StateServiceAsyncStub
+
+BATCH_MARGIN_BYTES = 4 << 10  #: of a batch, for its fields beside the mutations
+
+
+class StateServiceStore:
+    """Loads, follows and writes projects over one stub and one mutation stream."""
+
+    def __init__(
+        self, stub: StateServiceAsyncStub, stream: MutationStream, metrics: Metrics
+    ) -> None:
+        self._stub = stub
+        self._stream = stream
+        self._metrics = metrics
+
+    async def quiesce(self, project_id: str) -> None:
+        """See `Store`."""
+        await self._stream.quiesce(project_id)
+
+    async def load(self, project_id: str) -> LoadedProject:
+        """See `Store`."""
+        return await load_project(self._stub, project_id)
+
+    def follow(
+        self, project_id: str, project_uid: str, after_revision: int
+    ) -> AsyncIterator[Sighting]:
+        """See `Store`."""
+        return follow_project(self._stub, project_id, project_uid, after_revision)
+
+    async def open_lane(self, project_id: str, project_uid: str) -> None:
+        """See `Store`."""
+        await self._stream.open_lane(project_id, project_uid)
+
+    def close_lane(self, project_id: str) -> None:
+        """See `Store`."""
+        self._stream.close_lane(project_id)
+
+    async def offer(
+        self, project_id: str, lease_epoch: int, groups: Sequence[Sequence[Mutation]]
+    ) -> list[asyncio.Future[int]]:
+        """See `Store`."""
+        limits = self._stream.limits
+        batches = pack(
+            ([to_message(mutation) for mutation in group] for group in groups),
+            max_mutations=limits.max_batch_mutations,
+            max_bytes=limits.max_batch_bytes - BATCH_MARGIN_BYTES,
+        )
+        futures: list[asyncio.Future[int]] = []
+        for batch in batches:
+            self._metrics.batch_mutations.observe(len(batch))
+            futures.append(await self._stream.offer(project_id, batch, lease_epoch=lease_epoch))
+        return futures

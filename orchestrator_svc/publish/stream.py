@@ -1,0 +1,340 @@
+"""The one mutation stream to state_svc, for all projects: reconnects, resends, never drops.
+
+Owns the outbox. Runners call `offer` and get a future that resolves to the batch's revision
+when it is durable, or raises what state_svc refused it with. Whatever ends a connection, the
+outbox goes on with the next one; only a newer epoch of the same producer ends the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import grpc
+import structlog
+
+from orchestrator_svc.errors import ProducerFenced, ProjectReplaced, RamifyError, leaves
+from orchestrator_svc.metrics import Metrics
+from orchestrator_svc.publish.backoff import Backoff
+from orchestrator_svc.publish.errors_in import TRANSIENT, from_rpc, from_stream
+from orchestrator_svc.publish.outbox import Acked, Outbox, PositionLost
+from ramify.v1 import mutation_pb2, state_service_pb2
+from ramify.v1.error_pb2 import ErrorReason
+
+if TYPE_CHECKING:  # exists in the stub file only
+    from ramify.v1.state_service_pb2_grpc import StateServiceAsyncStub
+
+MAX_HELD_BATCHES = 20_000  #: `offer` waits above it
+MAX_HELD_BYTES = 64 << 20
+FRAME_MARGIN_BYTES = 64 << 10  #: left free in a frame for what is not a batch
+
+_GAP = ErrorReason.ERROR_REASON_SEQUENCE_GAP
+
+_log = structlog.get_logger(__name__)
+
+Request = state_service_pb2.StreamMutationsRequest
+Response = state_service_pb2.StreamMutationsResponse
+Call = grpc.aio.StreamStreamCall[Request, Response]
+
+
+@dataclass(slots=True, eq=False)
+class _Ticket:
+    batch: mutation_pb2.MutationBatch
+    future: asyncio.Future[int]
+    offered_at: float
+
+
+class _ConnectionEnded(Exception):
+    """The stream is over; the next connection continues."""
+
+
+class MutationStream:
+    """Sends batches of all projects in order and exactly once. Owned by the event loop."""
+
+    def __init__(
+        self, stub: StateServiceAsyncStub, *, producer_id: str, epoch: int, metrics: Metrics
+    ) -> None:
+        self._stub = stub
+        self._producer_id = producer_id
+        self._epoch = epoch
+        self._epoch_raised = False
+        self._metrics = metrics
+        self._outbox: Outbox[_Ticket] = Outbox()
+        self._attach_waiters: dict[str, asyncio.Future[None]] = {}
+        self._wake = asyncio.Event()
+        self._progress = asyncio.Event()  #: set and replaced whenever room or idleness may come
+        self._welcomed = asyncio.Event()
+        self._draining = False  #: the server stops; only its answers are read
+        self._store_id = ""
+        self._backoff = Backoff()
+        self.limits = state_service_pb2.Limits(
+            max_batch_mutations=5_000,
+            max_batch_bytes=3 << 20,
+            max_frame_batches=1_000,
+            max_message_bytes=4 << 20,
+        )
+
+    @property
+    def epoch(self) -> int:
+        """Generation of this producer."""
+        return self._epoch
+
+    @property
+    def held_batches(self) -> int:
+        """Batches that are not acked."""
+        return self._outbox.held_batches
+
+    async def ready(self) -> None:
+        """Wait until state_svc has welcomed this producer for the first time."""
+        await self._welcomed.wait()
+
+    # For runners
+
+    async def open_lane(self, project_id: str, project_uid: str) -> None:
+        """Begin to write to a project; returns when its position is known.
+
+        Raises `ProjectReplaced`, `ProjectNotFound`, or what else state_svc answers.
+        """
+        self._outbox.open_lane(project_id, project_uid)
+        waiter = asyncio.get_running_loop().create_future()
+        self._attach_waiters[project_id] = waiter
+        self._wake.set()
+        try:
+            await waiter
+        except BaseException:
+            self.close_lane(project_id)
+            raise
+        finally:
+            self._attach_waiters.pop(project_id, None)
+
+    def close_lane(self, project_id: str) -> None:
+        """Write no more to a project; futures of unacked batches are cancelled."""
+        for ticket in self._outbox.close_lane(project_id):
+            ticket.future.cancel()
+        self._progressed()
+
+    async def quiesce(self, project_id: str) -> None:
+        """Wait until nothing of a project's closed lane can become durable any more."""
+        while self._outbox.lane(project_id) is not None:
+            await self._progress.wait()
+
+    async def offer(
+        self, project_id: str, mutations: Sequence[mutation_pb2.Mutation], *, lease_epoch: int
+    ) -> asyncio.Future[int]:
+        """Append a batch; waits for room. Raises `ProjectReplaced` if the lane was ended."""
+        outbox = self._outbox
+        while outbox.held_batches >= MAX_HELD_BATCHES or outbox.held_bytes >= MAX_HELD_BYTES:
+            await self._progress.wait()
+        if self._outbox.lane(project_id) is None:
+            raise ProjectReplaced(project_id=project_id)
+        batch = mutation_pb2.MutationBatch(
+            project_id=project_id, mutations=mutations, lease_epoch=lease_epoch
+        )
+        loop = asyncio.get_running_loop()
+        ticket = _Ticket(batch, loop.create_future(), loop.time())
+        outbox.offer(project_id, ticket, batch.ByteSize() + 16)
+        self._wake.set()
+        return ticket.future
+
+    async def flush(self) -> None:
+        """Wait until every batch is acked."""
+        while self._outbox.held_batches:
+            await self._progress.wait()
+
+    # The connection
+
+    async def run(self) -> None:
+        """Keep a connection until cancelled. Raises `ProducerFenced` when replaced."""
+        while True:
+            try:
+                await self._connection()
+            except* (_ConnectionEnded, grpc.aio.AioRpcError) as group:
+                cause = next(leaves(group))
+                if isinstance(cause, grpc.aio.AioRpcError):
+                    cause = from_rpc(cause)
+                if isinstance(cause, ProducerFenced):
+                    self._fenced(int(cause.fields.get("current_epoch", self._epoch)))
+                delay = self._backoff.next_delay()
+                level = _log.warning if self._backoff.failures == 1 else _log.debug
+                level("mutation stream ended", cause=str(cause), retry_in=round(delay, 3))
+            else:
+                delay = 0.0
+            self._metrics.stream_connected.set(0)
+            await asyncio.sleep(delay)
+
+    async def _connection(self) -> None:
+        call = self._stub.StreamMutations()
+        try:
+            opening = state_service_pb2.OpenStream(producer_id=self._producer_id, epoch=self._epoch)
+            await call.write(Request(open=opening))
+            if not self._admitted(await self._read(call)):
+                return
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._receive(call), name="mutation-stream-receive")
+                group.create_task(self._send(call), name="mutation-stream-send")
+        finally:
+            call.cancel()
+
+    async def _read(self, call: Call) -> Response:
+        response = await call.read()
+        if not isinstance(response, Response):
+            raise _ConnectionEnded("the server closed the stream")
+        return response
+
+    def _admitted(self, response: Response) -> bool:
+        """Take the answer to `open`. False: the epoch was too low, try again."""
+        if response.HasField("fenced"):
+            self._fenced(response.fenced.current_epoch)
+            return False
+        if not response.HasField("welcome"):
+            raise _ConnectionEnded("the server did not welcome the stream")
+        welcome = response.welcome
+        if self._store_id and welcome.store_id != self._store_id:
+            _log.error("the store was replaced", before=self._store_id, now=welcome.store_id)
+            self._fail_all(ProjectReplaced(store_id=welcome.store_id))
+        self._store_id = welcome.store_id
+        self.limits = welcome.limits
+        self._draining = False
+        self._backoff.reset()
+        self._outbox.connected(welcome.credits.batches, welcome.credits.bytes)
+        self._welcomed.set()
+        self._metrics.stream_connected.set(1)
+        self._progressed()
+        _log.info("mutation stream open", producer=self._producer_id, epoch=self._epoch)
+        return True
+
+    def _fenced(self, current: int) -> None:
+        """Raise the epoch if the clock of an earlier process ran ahead; that is tried once.
+
+        Once this epoch was in force, a higher one is another process: raise `ProducerFenced`.
+        """
+        if self._welcomed.is_set() or self._epoch_raised:
+            error = ProducerFenced(current_epoch=current)
+            self._fail_all(error)
+            raise error
+        _log.warning("clock is behind the last epoch", epoch=self._epoch, current=current)
+        self._epoch = current + 1
+        self._epoch_raised = True
+
+    async def _send(self, call: Call) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._wake.clear()
+            if not self._draining:
+                for project_id in self._outbox.take_attaches():
+                    attach = state_service_pb2.AttachProject(project_id=project_id)
+                    await call.write(Request(attach=attach))
+                max_bytes = self.limits.max_message_bytes - FRAME_MARGIN_BYTES
+                batches = self._outbox.take_frame(
+                    self.limits.max_frame_batches, max_bytes, loop.time()
+                )
+                if batches:
+                    for _, entry in batches:
+                        entry.body.batch.sequence = entry.sequence
+                    frame = state_service_pb2.MutationFrame(
+                        batches=[entry.body.batch for _, entry in batches]
+                    )
+                    self._metrics.frame_batches.observe(len(batches))
+                    await call.write(Request(frame=frame))
+                    continue
+            resume_at = self._outbox.next_resume()
+            timeout = None if resume_at is None else max(0.0, resume_at - loop.time())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
+
+    async def _receive(self, call: Call) -> None:
+        while True:
+            response = await self._read(call)
+            kind = response.WhichOneof("message")
+            if kind == "acks":
+                for ack in response.acks.acks:
+                    self._acked(ack)
+            elif kind == "reject":
+                self._rejected(response.reject)
+            elif kind == "attached":
+                self._attached(response.attached)
+            elif kind == "drain":
+                self._draining = True
+            elif kind == "fenced":
+                self._fenced(response.fenced.current_epoch)
+            self._wake.set()
+            self._progressed()
+
+    def _progressed(self) -> None:
+        self._progress.set()
+        self._progress = asyncio.Event()
+
+    # Answers
+
+    def _acked(self, ack: state_service_pb2.Ack) -> None:
+        first_revision = ack.first_revision if ack.revision_known else 0
+        acked = self._outbox.acks(
+            ack.project_id, ack.first_sequence, ack.acked_sequence, first_revision
+        )
+        now = asyncio.get_running_loop().time()
+        for item in acked:
+            self._resolve(item, now)
+
+    def _resolve(self, item: Acked[_Ticket], now: float) -> None:
+        ticket = item.body
+        self._metrics.ack_seconds.observe(now - ticket.offered_at)
+        if not ticket.future.done():
+            ticket.future.set_result(item.revision)
+
+    def _attached(self, attached: state_service_pb2.Attached) -> None:
+        project_id = attached.project_id
+        try:
+            self._outbox.attached(project_id, attached.project_uid, attached.last_sequence)
+        except PositionLost as error:
+            self._fail_lane(project_id, ProjectReplaced(str(error), project_id=project_id))
+            return
+        waiter = self._attach_waiters.get(project_id)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _rejected(self, reject: state_service_pb2.Reject) -> None:
+        project_id, sequence = reject.project_id, reject.sequence
+        now = asyncio.get_running_loop().time()
+        lane = self._outbox.lane(project_id)
+        if lane is None:
+            return
+        error = from_stream(reject.error)
+        self._metrics.rejects.labels(reason=type(error).__name__).inc()
+        backoff = Backoff()
+        backoff.failures = lane.stalls
+        if reject.error.reason == _GAP:
+            expected = int(reject.error.metadata.get("expected_sequence", "0"))
+            try:
+                self._outbox.gap(project_id, sequence, expected, now + backoff.next_delay())
+            except PositionLost as lost:
+                self._fail_lane(project_id, ProjectReplaced(str(lost), project_id=project_id))
+        elif isinstance(error, TRANSIENT) and sequence:
+            stalls = self._outbox.stall(project_id, sequence, now + backoff.next_delay())
+            level = _log.warning if stalls == 1 else _log.debug
+            level("batch refused for now", project_id=project_id, cause=error.message)
+        else:
+            self._fail_lane(project_id, error, sequence)
+
+    def _fail_lane(self, project_id: str, error: RamifyError, sequence: int = 0) -> None:
+        """End a lane; its owner learns why from every future it still holds."""
+        self._outbox.answered(project_id, sequence)
+        for ticket in self._outbox.close_lane(project_id):
+            if not ticket.future.done():
+                ticket.future.set_exception(error)
+        waiter = self._attach_waiters.get(project_id)
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(error)
+
+    def _fail_all(self, error: RamifyError) -> None:
+        for lane in self._outbox.lanes():
+            self._fail_lane(lane.project_id, error)
+
+
+def new_epoch() -> int:
+    """Return an epoch above those of earlier processes: Unix milliseconds."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,150 @@
+"""Reads projects through WatchProject: whole at one revision, then their orders as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import grpc
+import structlog
+
+from orchestrator_svc.errors import (
+    ProjectNotFound,
+    ProjectReplaced,
+    RamifyError,
+    RevisionAhead,
+    RevisionCompacted,
+    StoreUnavailable,
+)
+from orchestrator_svc.graph.event import CommandGiven
+from orchestrator_svc.graph.node import Node
+from orchestrator_svc.publish.backoff import Backoff
+from orchestrator_svc.publish.convert import read_command_type, read_node, read_project_state
+from orchestrator_svc.publish.errors_in import from_rpc
+from orchestrator_svc.publish.records import LoadedProject, Sighting
+from orchestrator_svc.publish.value import read_fields
+from ramify.v1 import command_pb2, mutation_pb2, project_pb2
+from ramify.v1 import state_service_pb2 as pb
+
+if TYPE_CHECKING:  # exists in the stub file only
+    from ramify.v1.state_service_pb2_grpc import StateServiceAsyncStub
+
+LOAD_TIMEOUT = 60.0  #: seconds for the whole snapshot
+
+_KINDS_LOADED = [
+    pb.EntityKind.ENTITY_KIND_NODE,
+    pb.EntityKind.ENTITY_KIND_PROJECT,
+    pb.EntityKind.ENTITY_KIND_COMMAND,
+]
+_KINDS_FOLLOWED = [pb.EntityKind.ENTITY_KIND_PROJECT, pb.EntityKind.ENTITY_KIND_COMMAND]
+
+#: The watch cannot go on where it was; the project has to be loaded again.
+_FATAL = (ProjectNotFound, ProjectReplaced, RevisionAhead, RevisionCompacted)
+
+_log = structlog.get_logger(__name__)
+
+
+async def load_project(stub: StateServiceAsyncStub, project_id: str) -> LoadedProject:
+    """Return a project with all its nodes and open orders at one revision."""
+    request = pb.WatchProjectRequest(
+        project_id=project_id, snapshot=True, filter=pb.WatchFilter(kinds=_KINDS_LOADED)
+    )
+    call = stub.WatchProject(request, timeout=LOAD_TIMEOUT)
+    project = project_pb2.Project()
+    project_uid = ""
+    nodes: list[Node] = []
+    commands: list[CommandGiven] = []
+    try:
+        async for message in call:
+            if message.HasField("created"):
+                project_uid = message.created.project_uid
+            elif message.HasField("snapshot"):
+                chunk = message.snapshot
+                if chunk.HasField("project"):
+                    project.CopyFrom(chunk.project)
+                nodes += (read_node(node) for node in chunk.nodes)
+                commands += (_command(command) for command in chunk.commands)
+                if chunk.last:
+                    return _loaded(project, project_uid, chunk.revision, nodes, commands)
+            elif message.HasField("ended"):
+                break
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc(error) from error
+    finally:
+        call.cancel()
+    raise StoreUnavailable("the watch ended before the snapshot was complete")
+
+
+def _loaded(
+    project: project_pb2.Project,
+    project_uid: str,
+    revision: int,
+    nodes: list[Node],
+    commands: list[CommandGiven],
+) -> LoadedProject:
+    return LoadedProject(
+        project_id=project.project_id,
+        project_uid=project_uid,
+        revision=revision,
+        goal=project.goal,
+        state=read_project_state(project.state),
+        profile=project.profile,
+        root_id=project.root_node_id,
+        settings={field.name: value for field, value in project.settings.ListFields()},
+        agent_options=read_fields(project.agent_options),
+        nodes=tuple(nodes),
+        open_commands=tuple(commands),
+    )
+
+
+async def follow_project(
+    stub: StateServiceAsyncStub, project_id: str, project_uid: str, after_revision: int
+) -> AsyncIterator[Sighting]:
+    """Yield what happens to a project after a revision; resumes by itself and never ends.
+
+    Raises `ProjectReplaced` and the like if it cannot be continued there.
+    """
+    backoff = Backoff()
+    position = after_revision
+    while True:
+        request = pb.WatchProjectRequest(
+            project_id=project_id,
+            project_uid=project_uid,
+            after_revision=position,
+            fail_if_compacted=True,
+            filter=pb.WatchFilter(kinds=_KINDS_FOLLOWED),
+        )
+        call = stub.WatchProject(request)
+        try:
+            async for message in call:
+                if message.HasField("resync") or (
+                    message.HasField("created") and message.created.project_uid != project_uid
+                ):
+                    raise ProjectReplaced(project_id=project_id)
+                backoff.reset()
+                position = message.resume_revision or position
+                commands = _given(message.delta) if message.HasField("delta") else ()
+                yield Sighting(message.resume_revision, commands)
+            cause: RamifyError = StoreUnavailable("the watch ended")
+        except grpc.aio.AioRpcError as error:
+            cause = from_rpc(error)
+            if isinstance(cause, _FATAL):
+                raise cause from error
+        finally:
+            call.cancel()
+        delay = backoff.next_delay()
+        _log.debug("watch ended", project_id=project_id, cause=cause.message, retry_in=delay)
+        await asyncio.sleep(delay)
+
+
+def _given(delta: mutation_pb2.Delta) -> tuple[CommandGiven, ...]:
+    return tuple(
+        _command(change.command.command)
+        for change in delta.changes
+        if change.command.HasField("command")
+    )
+
+
+def _command(command: command_pb2.Command) -> CommandGiven:
+    return CommandGiven(command.command_id, read_command_type(command.type))

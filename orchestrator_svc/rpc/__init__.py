@@ -1,0 +1,1 @@
+"""The gRPC edge: OrchestratorService, errors, health and reflection."""

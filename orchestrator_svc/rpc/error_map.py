@@ -1,0 +1,66 @@
+"""One table from domain exceptions to gRPC codes and reasons; everything else is INTERNAL."""
+
+from __future__ import annotations
+
+from google.protobuf.any_pb2 import Any
+from google.rpc.code_pb2 import Code
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from orchestrator_svc import errors
+from orchestrator_svc.publish.errors_in import DOMAIN
+
+INTERNAL_TEXT = "internal error; the log of the service has the cause"
+RETRY_SECONDS = 1
+
+#: exception → code, reason, whether the same call may succeed later
+TABLE: dict[type[errors.RamifyError], tuple[Code, str, bool]] = {
+    errors.InvalidRequest: (Code.INVALID_ARGUMENT, "INVALID_REQUEST", False),
+    errors.InvalidMutation: (Code.INVALID_ARGUMENT, "INVALID_MUTATION", False),
+    errors.IllegalTransition: (Code.FAILED_PRECONDITION, "ILLEGAL_TRANSITION", False),
+    errors.ProjectNotFound: (Code.NOT_FOUND, "PROJECT_NOT_FOUND", False),
+    errors.NodeNotFound: (Code.NOT_FOUND, "NODE_NOT_FOUND", False),
+    errors.ProjectExists: (Code.ALREADY_EXISTS, "PROJECT_EXISTS", False),
+    errors.ProfileNotFound: (Code.INVALID_ARGUMENT, "PROFILE_NOT_FOUND", False),
+    errors.ProjectEnded: (Code.FAILED_PRECONDITION, "PROJECT_ENDED", False),
+    errors.ProducerFenced: (Code.FAILED_PRECONDITION, "PRODUCER_FENCED", False),
+    errors.LeaseHeld: (Code.FAILED_PRECONDITION, "LEASE_HELD", True),
+    errors.VersionConflict: (Code.ABORTED, "VERSION_CONFLICT", False),
+    errors.ProjectReplaced: (Code.ABORTED, "VERSION_CONFLICT", False),
+    errors.SequenceGap: (Code.ABORTED, "SEQUENCE_GAP", False),
+    errors.RevisionCompacted: (Code.OUT_OF_RANGE, "REVISION_COMPACTED", False),
+    errors.RevisionAhead: (Code.OUT_OF_RANGE, "REVISION_AHEAD", False),
+    errors.Overloaded: (Code.RESOURCE_EXHAUSTED, "OVERLOADED", True),
+    errors.ServerDraining: (Code.UNAVAILABLE, "SERVER_DRAINING", True),
+    errors.StoreUnavailable: (Code.UNAVAILABLE, "STORE_UNAVAILABLE", True),
+    errors.CorruptRecord: (Code.DATA_LOSS, "CORRUPT_RECORD", False),
+    errors.Internal: (Code.INTERNAL, "INTERNAL", False),
+    errors.StartupError: (Code.INTERNAL, "INTERNAL", False),
+}
+
+
+def to_status(error: BaseException) -> Status:
+    """Return the status of a failed call, with ErrorInfo and what else a client can act on."""
+    cause = next(errors.leaves(error))
+    entry = TABLE.get(type(cause)) if isinstance(cause, errors.RamifyError) else None
+    if not isinstance(cause, errors.RamifyError) or entry is None or entry[0] == Code.INTERNAL:
+        info = ErrorInfo(reason="INTERNAL", domain=DOMAIN)
+        return Status(code=Code.INTERNAL, message=INTERNAL_TEXT, details=[_pack(info)])
+    code, reason, retryable = entry
+    info = ErrorInfo(reason=reason, domain=DOMAIN, metadata=cause.fields)
+    details = [_pack(info)]
+    if "field" in cause.fields:
+        bad = BadRequest()
+        bad.field_violations.add(field=cause.fields["field"], description=cause.message)
+        details.append(_pack(bad))
+    if retryable:
+        retry = RetryInfo()
+        retry.retry_delay.seconds = RETRY_SECONDS
+        details.append(_pack(retry))
+    return Status(code=code, message=cause.message, details=details)
+
+
+def _pack(message: ErrorInfo | BadRequest | RetryInfo) -> Any:
+    packed = Any()
+    packed.Pack(message)
+    return packed

@@ -1,0 +1,170 @@
+"""OrchestratorService: checks requests, writes through state_svc, wakes the supervisor."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from pydantic import ValidationError
+
+from orchestrator_svc import __version__
+from orchestrator_svc.agents.profile import ProfileRegistry
+from orchestrator_svc.config import ExecutionConfig
+from orchestrator_svc.engine.supervisor import Supervisor
+from orchestrator_svc.errors import (
+    InvalidRequest,
+    ProfileNotFound,
+    ProjectEnded,
+    ServerDraining,
+    VersionConflict,
+)
+from orchestrator_svc.graph.plan import MAX_GOAL_CHARS, MIN_GOAL_CHARS
+from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES
+from orchestrator_svc.publish.client import StateClient
+from orchestrator_svc.publish.convert import read_project_state
+from orchestrator_svc.publish.stream import MutationStream
+from orchestrator_svc.publish.value import read_fields
+from ramify.v1 import command_pb2, project_pb2, state_service_pb2
+from ramify.v1 import orchestrator_service_pb2 as pb
+
+MAX_REASON_CHARS = 4_096
+MAX_REQUEST_ID_CHARS = 128
+_COMMAND_ID_BYTES = 16
+
+
+class OrchestratorServicer:
+    """Handlers by RPC name; errors are `RamifyError`s, translated by `rpc/server.py`."""
+
+    def __init__(
+        self,
+        *,
+        client: StateClient,
+        stream: MutationStream,
+        supervisor: Supervisor,
+        profiles: ProfileRegistry,
+        default_profile: str,
+        holder: str,
+        started: Timestamp,
+    ) -> None:
+        self._client = client
+        self._stream = stream
+        self._supervisor = supervisor
+        self._profiles = profiles
+        self._default_profile = default_profile
+        self._holder = holder
+        self._started = started
+        self.draining = False
+
+    async def start_project(self, request: pb.StartProjectRequest) -> pb.StartProjectResponse:
+        """Create a project, or find the one of the same `request_id`, and execute it."""
+        self._check_open()
+        profile = request.profile or self._default_profile
+        self._check_start(request, profile)
+        project = await self._client.create_project(
+            state_service_pb2.CreateProjectRequest(
+                project_id=request.project_id,
+                goal=request.goal,
+                profile=profile,
+                settings=request.settings if request.HasField("settings") else None,
+                agent_options=request.agent_options,
+                labels=request.labels,
+                request_id=request.request_id,
+                actor=request.actor,
+            )
+        )
+        if read_project_state(project.state) not in TERMINAL_PROJECT_STATES:
+            self._supervisor.take_up(project.project_id)
+        return pb.StartProjectResponse(project=project)
+
+    async def cancel_project(self, request: pb.CancelProjectRequest) -> pb.CancelProjectResponse:
+        """Make the order durable; the holder of the lease carries it out (SEM 19, 20)."""
+        self._check_open()
+        if not request.project_id:
+            raise InvalidRequest("is needed", field="project_id")
+        if len(request.reason) > MAX_REASON_CHARS:
+            raise InvalidRequest(f"at most {MAX_REASON_CHARS} characters", field="reason")
+        _check_request_id(request.request_id)
+        command = command_pb2.Command(
+            command_id=_command_id(request.project_id, request.request_id),
+            type=command_pb2.CommandType.COMMAND_TYPE_CANCEL_PROJECT,
+            actor=request.actor,
+            message=request.reason,
+        )
+        project = await self._client.get_project(request.project_id)
+        state = read_project_state(project.state)
+        ended = state in TERMINAL_PROJECT_STATES
+        try:
+            revision = await self._client.give_command(
+                request.project_id, command, request_id=request.request_id, only_repeat=ended
+            )
+        except VersionConflict as error:
+            raise ProjectEnded(project_id=request.project_id, state=state) from error
+        self._supervisor.take_up(request.project_id)
+        return pb.CancelProjectResponse(command_id=command.command_id, revision=revision)
+
+    async def get_runner(self, _: pb.GetRunnerRequest) -> pb.GetRunnerResponse:
+        """Return what this orchestrator does now."""
+        return pb.GetRunnerResponse(
+            version=__version__,
+            holder=self._holder,
+            start_time=self._started,
+            projects=[
+                pb.ActiveProject(
+                    project_id=active.project_id,
+                    lease_epoch=active.lease_epoch,
+                    running_nodes=active.running_nodes,
+                    ready_nodes=active.ready_nodes,
+                    steps=active.steps,
+                )
+                for active in self._supervisor.active()
+            ],
+            profiles=self._profiles.names(),
+            unacked_batches=self._stream.held_batches,
+        )
+
+    def _check_open(self) -> None:
+        if self.draining:
+            raise ServerDraining()
+
+    def _check_start(self, request: pb.StartProjectRequest, profile: str) -> None:
+        """Refuse what could not run, before a project is made of it."""
+        _check_request_id(request.request_id)
+        length = len(request.goal)
+        if not MIN_GOAL_CHARS <= length <= MAX_GOAL_CHARS:
+            raise InvalidRequest(
+                f"a goal has {MIN_GOAL_CHARS} to {MAX_GOAL_CHARS} characters, not {length}",
+                field="goal",
+            )
+        entry = self._profiles.get(profile)
+        if entry is None:
+            raise ProfileNotFound(profile=profile, known=", ".join(self._profiles.names()))
+        _check_settings(request.settings)
+        try:
+            entry.check_options(read_fields(request.agent_options))
+        except ValueError as error:
+            raise InvalidRequest(str(error), field="agent_options") from error
+
+
+def _check_settings(settings: project_pb2.ExecutionSettings) -> None:
+    given = {field.name: value for field, value in settings.ListFields()}
+    try:
+        ExecutionConfig.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidRequest(
+            f"{first['msg']}, not {first['input']!r}", field=f"settings.{first['loc'][0]}"
+        ) from error
+
+
+def _check_request_id(request_id: str) -> None:
+    if len(request_id) > MAX_REQUEST_ID_CHARS:
+        raise InvalidRequest(f"at most {MAX_REQUEST_ID_CHARS} characters", field="request_id")
+
+
+def _command_id(project_id: str, request_id: str) -> str:
+    """Return the id of an order: the same for the same request, so that a repeat is one order."""
+    if not request_id:
+        return "cancel-" + secrets.token_hex(_COMMAND_ID_BYTES)
+    digest = hashlib.sha256(f"{project_id}\0{request_id}".encode()).hexdigest()
+    return "cancel-" + digest[: 2 * _COMMAND_ID_BYTES]
