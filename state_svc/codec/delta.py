@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ramify.v1.mutation_pb2 import Delta
 from ramify.v1.state_service_pb2 import WatchProjectResponse
-from state_svc.codec.varint import bytes_field, varint_field
+from state_svc.model.wire import bytes_field, varint_field
 
 _FIRST = Delta.FIRST_REVISION_FIELD_NUMBER
 _LAST = Delta.LAST_REVISION_FIELD_NUMBER

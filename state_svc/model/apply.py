@@ -10,14 +10,16 @@ from collections.abc import Sequence
 from ramify.v1.command_pb2 import Command, CommandState
 from ramify.v1.error_pb2 import ErrorReason
 from ramify.v1.mutation_pb2 import (
+    Change,
     CommandMutation,
     Delta,
     Mutation,
     NodeMutation,
     ProjectMutation,
     Removal,
+    RevisionInfo,
 )
-from ramify.v1.node_pb2 import Node, NodeState
+from ramify.v1.node_pb2 import Node, NodePatch, NodeState
 from ramify.v1.project_pb2 import Project
 from state_svc.errors import BatchRejected, Violation
 from state_svc.model import limits, patch, transitions, validate
@@ -26,11 +28,25 @@ from state_svc.model.ids import is_id
 from state_svc.model.node import LiveNode, live_from_message, set_micros
 from state_svc.model.problem import Problem
 from state_svc.model.project import NO_ORIGIN, Applied, LiveProject, Origin
+from state_svc.model.scalar_patch import scan
+from state_svc.model.wire import (
+    bytes_field,
+    message_change,
+    patch_change,
+    revision_prefix,
+    timestamp_field,
+)
 
 _INVALID = ErrorReason.ERROR_REASON_INVALID_MUTATION
 _ILLEGAL = ErrorReason.ERROR_REASON_ILLEGAL_TRANSITION
 _CONFLICT = ErrorReason.ERROR_REASON_VERSION_CONFLICT
 _PENDING = NodeState.NODE_STATE_PENDING
+#: An encoded node is written anew after so many appended patches, which bounds its size.
+_REWRITE_EVERY = 8
+#: Time fields that a move to a state sets.
+_STAMPED = {NodeState.NODE_STATE_RUNNING: NodePatch.START_TIME_FIELD_NUMBER} | dict.fromkeys(
+    transitions.NODE.terminal, NodePatch.END_TIME_FIELD_NUMBER
+)
 _OPEN = CommandState.COMMAND_STATE_OPEN
 
 
@@ -64,17 +80,13 @@ class _Application:
         self._nodes: dict[str, LiveNode | None] = {}
         self._entity: Project | None = None
         self._commands: dict[str, Command] = {}
-        self._delta = Delta()
+        self._prefix = revision_prefix(self._revision)
         self._images: list[tuple[LiveNode | None, LiveNode | None]] = []
         self._violations: list[Violation] = []
         self._created: list[Created] = []
-        info = self._delta.revisions.add()
-        info.revision = self._revision
-        set_micros(info.commit_time, micros)
-        if actor:
-            info.actor = actor
-        if traceparent:
-            info.traceparent = traceparent
+        self._info = RevisionInfo(revision=self._revision, actor=actor, traceparent=traceparent)
+        set_micros(self._info.commit_time, micros)
+        self._parts = [bytes_field(Delta.REVISIONS_FIELD_NUMBER, self._info.SerializeToString())]
 
     def run(self, mutations: Sequence[Mutation], origin: Origin, max_nodes: int) -> Applied:
         """Apply every mutation in order and return the effects."""
@@ -102,9 +114,8 @@ class _Application:
             revision=self._revision,
             micros=self._micros,
             mutation_count=len(mutations),
-            info=self._delta.revisions[0],
-            body=self._delta.SerializeToString(),
-            changes=list(self._delta.changes),
+            info=self._info,
+            body=b"".join(self._parts),
             images=self._images,
             nodes=self._nodes,
             entity=self._entity,
@@ -128,7 +139,8 @@ class _Application:
 
     def _apply_node(self, index: int, mutation: NodeMutation) -> None:
         node_id = mutation.node_id
-        kind = mutation.WhichOneof("change")
+        effect = mutation.patch.SerializeToString()
+        kind = "patch" if effect else mutation.WhichOneof("change")
         if kind == "create":
             self._create_node(index, node_id, mutation.create)
             return
@@ -149,7 +161,7 @@ class _Application:
                 f"{node_id} is {transitions.NODE.names[live.state]}",
             )
         if kind == "patch":
-            self._patch_node(index, live, mutation)
+            self._patch_node(index, live, mutation.patch, effect)
         elif kind == "delete":
             self._delete_node(index, live)
         else:
@@ -182,42 +194,42 @@ class _Application:
             name = transitions.NODE.names[node.state]
             raise Problem(_ILLEGAL, "node.create.state", f"a node cannot be created {name}")
         set_micros(node.create_time, self._micros)
-        change = self._delta.changes.add(revision=self._revision, index=index)
+        change = Change(revision=self._revision, index=index)
         change.node.node_id = node_id
         change.node.version = 1
         change.node.node.CopyFrom(node)
+        self._parts.append(message_change(change))
         live = live_from_message(node, version=1, revision=self._revision, micros=self._micros)
         self._nodes[node_id] = live
         self._images.append((None, live))
         self._created.append(Created(index, live, tuple(node.depends_on)))
 
-    def _patch_node(self, index: int, live: LiveNode, mutation: NodeMutation) -> None:
-        effect = patch.node_effect(live, mutation.patch, self._micros)
-        if effect is None:
-            return
-        node, changed = effect
+    def _patch_node(self, index: int, live: LiveNode, request: NodePatch, effect: bytes) -> None:
+        version = live.version + 1
+        usual = scan(live, effect)
+        if usual is not None:
+            state, attempt, agent_name = usual
+            if state != live.state and state in _STAMPED:
+                effect += timestamp_field(_STAMPED[state], self._micros)
+            data = live.data + effect
+            if not version % _REWRITE_EVERY:
+                data = Node.FromString(data).SerializeToString()
+        else:
+            found = patch.node_effect(live, request, self._micros)
+            if found is None:
+                return
+            node, changed = found
+            effect, data = changed.SerializeToString(), node.SerializeToString()
+            state, attempt, agent_name = node.state, node.attempt, node.agent_name
+        spec = live.spec
+        node_id = spec.node_id
         after = LiveNode(
-            live.spec,
-            node.SerializeToString(),
-            node.state,
-            live.version + 1,
-            node.attempt,
-            node.agent_name,
-            self._revision,
-            self._micros,
+            spec, data, state, version, attempt, agent_name, self._revision, self._micros
         )
-        change = self._delta.changes.add()
-        change.revision = self._revision
-        if index:
-            change.index = index
-        body = change.node
-        body.node_id = live.spec.node_id
-        body.version = after.version
-        body.patch.CopyFrom(changed)
-        body.previous_state = live.state  # type: ignore[assignment]
-        if live.agent_name:
-            body.previous_agent_name = live.agent_name
-        self._nodes[live.spec.node_id] = after
+        self._parts.append(
+            patch_change(self._prefix, index, node_id, version, effect, live.state, live.agent_name)
+        )
+        self._nodes[node_id] = after
         self._images.append((live, after))
 
     def _delete_node(self, index: int, live: LiveNode) -> None:
@@ -229,12 +241,13 @@ class _Application:
                 raise Problem(_INVALID, "node.delete", f"{node_id} has children")
             if node_id in Node.FromString(other.data).depends_on:
                 raise Problem(_INVALID, "node.delete", f"{other.spec.node_id} depends on {node_id}")
-        change = self._delta.changes.add(revision=self._revision, index=index)
+        change = Change(revision=self._revision, index=index)
         change.node.node_id = node_id
         change.node.version = live.version + 1
         change.node.removal = Removal.REMOVAL_DELETED
         change.node.previous_state = live.state  # type: ignore[assignment]
         change.node.previous_agent_name = live.agent_name
+        self._parts.append(message_change(change))
         touched[node_id] = None
         self._images.append((live, None))
 
@@ -264,10 +277,11 @@ class _Application:
             return
         after.version += 1
         set_micros(after.update_time, self._micros)
-        change = self._delta.changes.add(revision=self._revision, index=index)
+        change = Change(revision=self._revision, index=index)
         change.project.version = after.version
         change.project.patch.CopyFrom(changed)
         change.project.previous_state = before.state
+        self._parts.append(message_change(change))
         self._entity = after
         self._images.append((None, None))
 
@@ -300,12 +314,13 @@ class _Application:
             after.version += 1
         else:
             raise Problem(_INVALID, "command.change", "one of create and patch is needed")
-        change = self._delta.changes.add(revision=self._revision, index=index)
+        change = Change(revision=self._revision, index=index)
         change.command.command_id = command_id
         change.command.version = after.version
         if kind == "create":
             change.command.command.CopyFrom(after)
         else:
             change.command.patch.CopyFrom(mutation.patch)
+        self._parts.append(message_change(change))
         self._commands[command_id] = after
         self._images.append((None, None))

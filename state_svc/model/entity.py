@@ -53,7 +53,6 @@ def _applied(delta: Delta, revision: int, micros: int, actor: str, entity: Proje
         mutation_count=1,
         info=info,
         body=delta.SerializeToString(),
-        changes=list(delta.changes),
         images=[(None, None)],
         nodes={},
         entity=entity,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from ramify.v1.command_pb2 import Command
-from ramify.v1.mutation_pb2 import Change, RevisionInfo
+from ramify.v1.mutation_pb2 import Change, Delta, RevisionInfo
 from ramify.v1.project_pb2 import Project
 from state_svc.model import transitions
 from state_svc.model.node import LiveNode
@@ -40,12 +40,15 @@ class Applied:
     mutation_count: int
     info: RevisionInfo
     body: bytes  #: encoded `Delta` without its interval: `info` and the changes
-    changes: list[Change]
     images: list[tuple[LiveNode | None, LiveNode | None]]  #: before and after, per change
     nodes: dict[str, LiveNode | None]  #: touched nodes as they are afterwards; None: deleted
     entity: Project | None  #: the project itself, if it changed
     commands: dict[str, Command]  #: touched commands as they are afterwards
     origin: Origin = NO_ORIGIN
+
+    def changes(self) -> list[Change]:
+        """Decode the changes, for those who need more than their bytes."""
+        return list(Delta.FromString(self.body).changes)
 
 
 @dataclass(slots=True)
@@ -79,8 +82,13 @@ class View:
 
     def apply(self, applied: Applied) -> None:
         """Move the view to the revision of `applied`, which must be the next one."""
+        nodes = self.nodes
         for node_id, node in applied.nodes.items():
-            self.put_node(node_id, node)
+            before = nodes.get(node_id)
+            if before is None or node is None or before.state != node.state:
+                self.put_node(node_id, node)
+            else:
+                nodes[node_id] = node
         if applied.entity is not None:
             self.entity = applied.entity
         self.commands.update(applied.commands)
@@ -178,6 +186,20 @@ class LiveProject:
     def promote(self, applied: Applied) -> None:
         """Move a durable batch from the overlay into the view; in the order of revisions."""
         self.view.apply(applied)
+        if applied.revision == self.revision:
+            self._nodes.clear()
+            self._commands.clear()
+            self._entity = None
+        else:
+            self._uncover(applied)
+        origin = applied.origin
+        if origin.producer_id:
+            position = self.producers[origin.producer_id]
+            if position.epoch == origin.epoch:
+                position.commit(origin.sequence, applied.revision)
+
+    def _uncover(self, applied: Applied) -> None:
+        """Take from the overlay what no later pending batch has touched."""
         pending = self._nodes
         for node_id, node in applied.nodes.items():
             if pending.get(node_id, applied) is node:
@@ -187,11 +209,6 @@ class LiveProject:
                 del self._commands[command_id]
         if applied.entity is self._entity:
             self._entity = None
-        origin = applied.origin
-        if origin.producer_id:
-            position = self.producers[origin.producer_id]
-            if position.epoch == origin.epoch:
-                position.commit(origin.sequence, applied.revision)
 
     def drop_pending(self) -> None:
         """Forget everything that is not durable; no sequence is consumed."""

@@ -29,6 +29,8 @@ from state_svc.service import Service
 _log = logging.getLogger(__name__)
 
 SERVICE = state_service_pb2.DESCRIPTOR.services_by_name["StateService"]
+#: Names of what writing to a client that went away raises; grpc exports only one of them.
+_GONE = ("UsageError", "ExecuteBatchError")
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
 Unary = Callable[[Any], Awaitable[Message]]
@@ -164,6 +166,9 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) 
     cause = unwrap(error)
     if isinstance(cause, grpc.aio.AbortError):
         raise cause
+    if context.cancelled() or type(cause).__name__ in _GONE:
+        _log.debug("the client went away")
+        return
     if not isinstance(cause, RamifyError):
         _log.error("unexpected error in a call", exc_info=cause)
     await context.abort_with_status(rpc_status.to_status(to_status(cause)))

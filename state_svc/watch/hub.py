@@ -185,7 +185,7 @@ def encode_body(view_filter: ViewFilter, run: Sequence[Applied], channel: Channe
     if view_filter.is_default and not any(applied.commands for applied in run):
         return b"".join(applied.body for applied in run)
     return b"".join(
-        view_filter.project_changes([applied.info], applied.changes, applied.images, channel.find)
+        view_filter.project_changes([applied.info], applied.changes(), applied.images, channel.find)
         for applied in run
     )
 

@@ -1,0 +1,1 @@
+"""`make bench`: load on real processes over loopback, reported as one table."""

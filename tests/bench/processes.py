@@ -1,0 +1,49 @@
+"""Starts the services under load as real processes with fsync on, and ends them by their pid."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A running service."""
+
+    address: str
+    pid: int
+    data: Path
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that the process has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / 100
+
+    def resident_bytes(self) -> int:
+        """Return the memory that the process has in use."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * 4096
+
+
+@asynccontextmanager
+async def service(module: str, *flags: str) -> AsyncIterator[Process]:
+    """Run `python -m module` until the block ends; data go to a temporary directory."""
+    with tempfile.TemporaryDirectory(prefix="ramify-bench-") as directory:
+        data = Path(directory) / "data"
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", module, "--data", str(data), "--listen", "127.0.0.1:0",
+            "--log-level", "WARNING", *flags,
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdout is not None
+        try:
+            ready = json.loads(await process.stdout.readline())
+            yield Process(ready["address"], process.pid, data)
+        finally:
+            process.terminate()
+            await process.wait()

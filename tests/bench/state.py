@@ -1,0 +1,156 @@
+"""Load on state_svc: throughput by frame size, ack latency, fan-out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import grpc
+
+from ramify.v1 import state_service_pb2 as pb
+from ramify.v1 import state_service_pb2_grpc as rpc
+from tests.bench.processes import Process, service
+from tests.bench.producer import Producer, create_batch, frame, patch_batch, percentile
+from tests.bench.report import Report
+
+_NODES = 1_000
+_WINDOW = 4  #: batches in flight when latency counts
+_SATURATED = 32  #: … when throughput does
+
+
+async def _project(channel: grpc.aio.Channel, producer: Producer, name: str) -> None:
+    stub: Any = rpc.StateServiceStub(channel)
+    await stub.CreateProject(pb.CreateProjectRequest(project_id=name, goal="a load test"))
+    await producer.run([frame([create_batch(name, 1, 0, _NODES)])], name, 1, window=1)
+
+
+async def throughput(report: Report, seconds: float) -> None:
+    """Durable mutations per second at 1, 10, 50 and 200 mutations per frame."""
+    for size, guess in ((1, 9_000), (10, 50_000), (50, 100_000), (200, 140_000)):
+        async with (
+            service("state_svc") as process,
+            grpc.aio.insecure_channel(process.address) as channel,
+        ):
+            producer = Producer(channel, "bench")
+            await producer.open()
+            await _project(channel, producer, "p")
+            count = max(20, int(guess * seconds / size))
+            frames = [
+                frame([patch_batch("p", number + 2, number * size, size, _NODES)])
+                for number in range(count)
+            ]
+            producer.ack_seconds.clear()
+            disk, cpu = _disk(process), process.cpu_seconds()
+            started = time.perf_counter()
+            await producer.run(frames, "p", 2, window=_SATURATED)
+            elapsed = time.perf_counter() - started
+            report.add(
+                f"durable mutations/s, {size} per frame",
+                count * size / elapsed,
+                ack_p50_ms=percentile(producer.ack_seconds, 0.5),
+                ack_p99_ms=percentile(producer.ack_seconds, 0.99),
+                server_us_per_mutation=(process.cpu_seconds() - cpu) / count / size * 1e6,
+                bytes_per_mutation=(_disk(process) - disk) / count / size,
+            )
+
+
+async def ack_latency(report: Report, seconds: float) -> None:
+    """Ack latency at steady rates, one mutation per batch as a lone agent sends them."""
+    for rate, size in ((1_000, 1), (10_000, 10), (50_000, 50)):
+        async with (
+            service("state_svc") as process,
+            grpc.aio.insecure_channel(process.address) as channel,
+        ):
+            producer = Producer(channel, "bench")
+            await producer.open()
+            await _project(channel, producer, "p")
+            count = int(rate / size * seconds)
+            frames = [
+                frame([patch_batch("p", n + 2, n * size, size, _NODES)]) for n in range(count)
+            ]
+            producer.ack_seconds.clear()
+            await producer.run(frames, "p", 2, window=_WINDOW, rate=rate / size)
+            report.add(
+                f"ack latency at {rate} mutations/s, {size} per frame, p50 ms",
+                percentile(producer.ack_seconds, 0.5),
+                p99_ms=percentile(producer.ack_seconds, 0.99),
+            )
+
+
+async def fan_out(report: Report, seconds: float, counts: tuple[int, ...]) -> None:
+    """Time from sending a mutation until watchers have it, at 1 000 mutations/s."""
+    rate = 1_000
+    for watchers in counts:
+        async with (
+            service("state_svc") as process,
+            grpc.aio.insecure_channel(process.address) as channel,
+            grpc.aio.insecure_channel(process.address) as watch_channel,
+        ):
+            producer = Producer(channel, "bench")
+            await producer.open()
+            await _project(channel, producer, "p")
+            resident = process.resident_bytes()
+            sent: dict[int, float] = {}
+            delays: list[float] = []
+            delivered = 0
+            count = int(rate * seconds)
+            last = count + 2
+
+            async def watch(
+                opened: asyncio.Event,
+                stub: Any,
+                sent: dict[int, float] = sent,
+                delays: list[float] = delays,
+                last: int = last,
+            ) -> int:
+                call = stub.WatchProject(pb.WatchProjectRequest(project_id="p", head=True))
+                changes = 0
+                async for message in call:
+                    now = time.perf_counter()
+                    opened.set()
+                    delta = message.delta
+                    changes += len(delta.changes)
+                    covered = range(delta.first_revision, delta.last_revision + 1)
+                    delays.extend(now - sent[r] for r in covered if r in sent)
+                    if message.resume_revision >= last:
+                        break
+                call.cancel()
+                return changes
+
+            stub: Any = rpc.StateServiceStub(watch_channel)
+            producer.ack_seconds.clear()
+            frames = [frame([patch_batch("p", n + 2, n, 1, _NODES)]) for n in range(count)]
+            async with asyncio.TaskGroup() as tasks:
+                opened = [asyncio.Event() for _ in range(watchers)]
+                running = [tasks.create_task(watch(event, stub)) for event in opened]
+                for event in opened:
+                    await event.wait()
+                grown = process.resident_bytes() - resident
+                original = producer.send
+
+                async def send(
+                    data: bytes,
+                    project_id: str,
+                    sequence: int,
+                    sent: dict[int, float] = sent,
+                    original: Any = original,
+                ) -> None:
+                    sent[sequence + 1] = time.perf_counter()
+                    await original(data, project_id, sequence)
+
+                producer.send = send  # type: ignore[method-assign]
+                await producer.run(frames, "p", 2, window=_WINDOW, rate=rate)
+            delivered = sum(task.result() for task in running)
+            report.add(
+                f"mutation to {watchers} watchers at {rate}/s, p50 ms",
+                percentile(delays, 0.5),
+                p99_ms=percentile(delays, 0.99),
+                ack_p50_ms=percentile(producer.ack_seconds, 0.5),
+                deliveries_per_second=delivered / seconds,
+                kilobytes_per_watcher=grown / watchers / 1_024,
+            )
+
+
+def _disk(process: Process) -> int:
+    return sum(path.stat().st_size for path in process.data.iterdir())
