@@ -116,7 +116,8 @@ _ASKS: tuple[tuple[re.Pattern[str], tuple[Facet, ...]], ...] = (
 )
 #: "Return the …", "Read and …": the opening of a docstring that says what a call does.
 _COMMAND = re.compile(
-    r"[A-Z][a-z]+ (?:an?|the|this|that|all|any|its|and|if|whether|up|until|from|\*\w+\*) "
+    r"(?!If|When|In|On|At|For|With|After|Before|Once|While|Unlike|By|To|As|All|Since|Because|Only)"
+    r"[A-Z][a-z]+ (?:an?|the|this|that|all|any|its|and|if|whether|up|until|from|\*\w+\*|`+\w+`+) "
 )
 _DEFAULT = (Facet.WHAT, Facet.HOW, Facet.USE, Facet.BEWARE)
 
@@ -138,10 +139,8 @@ def facet_of(text: str, *, opens: bool, kind: Kind) -> tuple[Facet, float]:
         facet: sum(strength for pattern, strength in cues if pattern.search(text))
         for facet, cues in _CUES.items()
     }
-    if opens and kind in (Kind.MODULE, Kind.CLASS, Kind.HEADING, Kind.TEXT):
-        strengths[Facet.WHAT] += 0.8
-    elif opens and kind is Kind.FUNCTION:
-        strengths[Facet.USE if _COMMAND.match(text) else Facet.WHAT] += 0.6
+    if opens and kind is not Kind.COMMENT:
+        strengths[Facet.USE if _COMMAND.match(text) else Facet.WHAT] += 0.7
     if kind is Kind.COMMENT:
         strengths[Facet.HOW] += 0.4
     if not any(strengths.values()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,7 +11,8 @@ from orchestrator_svc.agents.corpus.terms import own_terms
 from orchestrator_svc.agents.corpus.words import stems
 
 SAME = 0.75  #: share of common stems from which two quotes say the same
-OVERLAPPING = 0.3  #: the same share for quotes whose lines overlap
+
+_END = re.compile(r"(?<=[.!?]) ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ def alike(one: Quote, other: Quote) -> bool:
         and one.start_line <= other.end_line
         and other.start_line <= one.end_line
     )
-    if overlap and common / min(len(left), len(right)) >= OVERLAPPING:
+    if overlap and set(_END.split(one.text)) & set(_END.split(other.text)):
         return True
     return common / len(left | right) >= SAME
 

@@ -30,7 +30,7 @@ from orchestrator_svc.agents.corpus.words import stems
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  #: version of the file's layout and of everything that decides its content
+FORMAT = 2  #: version of the file's layout and of everything that decides its content
 MAX_CACHED = 8  #: index files kept in a cache folder; the least recently used go first
 STALE_SECONDS = 3_600.0  #: a temporary file older than this belongs to a dead builder
 

@@ -25,7 +25,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL | re.MULTILINE,
 )
 #: What stands between the name of a `def` or `class` and its docstring, strings and comments apart.
-_HEADER = re.compile(r"\s*(?:\[[^\]]*\]\s*)?(?:\(.*\)\s*)?(?:->[^\n]*)?:\s*[rRuU]?", re.DOTALL)
+_HEADER = re.compile(r"\s*(?:\[[^\]]*\]\s*)?(?:\(.*\)\s*)?(?:->[^:]*)?:\s*[rRuU]?", re.DOTALL)
 _BEFORE_MODULE_DOC = re.compile(r"\A(?:\ufeff|[ \t]*(?:\#[^\n]*)?\n)*[rRuU]?$")
 _LICENCE = re.compile(r"copyright|licen[cs]ed? |all rights reserved|warranty", re.IGNORECASE)
 _MARKER = re.compile(r"^(\s*)#+:?[!]?(.*)$")

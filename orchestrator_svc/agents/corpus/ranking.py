@@ -13,8 +13,8 @@ from orchestrator_svc.agents.corpus.terms import WEAK, Term
 from orchestrator_svc.agents.corpus.words import stems
 
 MIN_SHARE = 0.5  #: a section is evidence when it holds more than this share of the terms' worth
-LOOSE_TOPIC = 0.2  #: the same for inherited terms, where a clause names a subject of its own
-MIN_TOPIC = 0.6  #: the same for inherited terms, where a clause means nothing without them
+MIN_TOPIC = 0.6  #: share of the inherited terms, where a clause means nothing without them
+LOOSE_TOPIC = 0.15  #: the same, where a pronoun stands for one of the inherited terms
 KEPT_SECTIONS = 40  #: best sections whose sentences are looked at
 RELATIVE_CUT = 0.6  #: an excerpt below this share of the best one is not evidence
 WIDER_CUT = 0.35  #: the same while there are fewer than `ENOUGH`, for public documentation only
@@ -35,6 +35,7 @@ class Weighed:
 
     term: Term
     worth: float
+    subject: bool = False  #: a topic word that names a thing: a module, a class, a term of art
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class RankedSection:
 
     section: Section
     score: float
+    topic_share: float = 1.0  #: the part of the inherited terms that it holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class _Tally:
     topic_total: float = 0.0
     score: float = 0.0
     speaks: bool = False  #: holds a topic word of the clause itself
+    on_subject: bool = False  #: holds a word that names a subject
 
     @property
     def share(self) -> float:
@@ -75,27 +78,31 @@ class _Tally:
         total = self.own_total + self.topic_total
         return (self.own + self.topic) / total if total else 0.0
 
-    def is_evidence(self, *, on_topic: bool) -> bool:
-        """Return whether the section is about the clause rather than about one of its words."""
-        if not self.speaks or self.own <= MIN_SHARE * self.own_total:
-            return False
-        least = MIN_TOPIC if on_topic else LOOSE_TOPIC
-        return not self.topic_total or self.topic > least * self.topic_total
+    @property
+    def topic_share(self) -> float:
+        """The part of the inherited terms' worth that the section holds; 1 without such terms."""
+        return self.topic / self.topic_total if self.topic_total else 1.0
 
 
 def rank_sections(
-    found: Iterable[Section], weighed: Sequence[Weighed], *, on_topic: bool
+    found: Iterable[Section], weighed: Sequence[Weighed], *, least_topic: float = 0.0
 ) -> list[RankedSection]:
     """Return the sections that are evidence, best first; equal ones in order of place.
 
-    With `on_topic` a section must hold its share of the inherited terms too: a clause of common
-    words ("what errors can occur") means nothing without the topic of the clauses before it.
+    A section must hold more than `MIN_SHARE` of the clause's own terms, `least_topic` of what the
+    clause inherits, and a subject if the clause names any.
     """
+    has_subject = any(item.subject for item in weighed)
     ranked: list[RankedSection] = []
     for section in found:
         tally = _tally(section, weighed)
-        if tally.is_evidence(on_topic=on_topic):
-            ranked.append(RankedSection(section, tally.score * tally.share * _prior(section)))
+        if not tally.speaks or tally.own <= MIN_SHARE * tally.own_total:
+            continue
+        if has_subject and not tally.on_subject:
+            continue
+        if tally.topic_share >= least_topic:
+            score = tally.score * tally.share * _prior(section)
+            ranked.append(RankedSection(section, score, tally.topic_share))
     ranked.sort(key=lambda one: (-one.score, one.section.path, one.section.start))
     return ranked
 
@@ -113,6 +120,7 @@ def _tally(section: Section, weighed: Sequence[Weighed]) -> _Tally:
             tally.own += match * item.worth
             tally.own_total += item.worth if term.weight > WEAK or match else 0.0
             tally.speaks = tally.speaks or (term.strong and match > 0.0)
+            tally.on_subject = tally.on_subject or (item.subject and match == 1.0)
         else:
             tally.topic += match * item.worth
             tally.topic_total += item.worth
@@ -128,12 +136,13 @@ def rank_excerpts(ranked: Sequence[RankedSection], weighed: Sequence[Weighed]) -
     """Return the excerpts of the best sections, best first, none overlapping another."""
     used: set[tuple[int, int]] = set()  # section, sentence
     excerpts: list[Excerpt] = []
+    wider: list[Excerpt] = []  # those that may be weak
     best = 0.0
     for spot in _spots(ranked[:KEPT_SECTIONS], weighed):
         if spot.score < (RELATIVE_CUT if len(excerpts) >= ENOUGH else WIDER_CUT) * best:
             break  # an excerpt never scores more than its sentence
         section = ranked[spot.order].section
-        if spot.score < RELATIVE_CUT * best and not _documented(section):
+        if spot.score < RELATIVE_CUT * best and not _wider(ranked[spot.order]):
             continue
         span = span_around(spot.prose, spot.at, section.kind)
         if span is None:
@@ -144,13 +153,14 @@ def rank_excerpts(ranked: Sequence[RankedSection], weighed: Sequence[Weighed]) -
         used |= keys
         excerpt = _excerpt(section, spot, span, weighed)
         excerpts.append(excerpt)
+        if _wider(ranked[spot.order]):
+            wider.append(excerpt)
         best = max(best, excerpt.score)
     excerpts.sort(key=lambda one: (-one.score, one.section.path, one.start, one.end))
     close = [excerpt for excerpt in excerpts if excerpt.score >= RELATIVE_CUT * best]
     if len(close) >= ENOUGH:
         return close
-    more = [one for one in excerpts if one in close or _documented(one.section)]
-    return more[:ENOUGH]
+    return [one for one in excerpts if one in close or one in wider][:ENOUGH]
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,9 +249,9 @@ def _tail_stems(section: Section) -> list[str]:
     return stems(section.name.rsplit(separator, 1)[-1])
 
 
-def _documented(section: Section) -> bool:
-    """Return whether `section` was written for the users of what it describes."""
-    return _prior(section) == 1.0
+def _wider(ranked: RankedSection) -> bool:
+    """Return whether a weak excerpt may come from here: public documentation of the same topic."""
+    return _prior(ranked.section) == 1.0 and ranked.topic_share >= MIN_TOPIC
 
 
 def _prior(section: Section) -> float:

@@ -7,8 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from orchestrator_svc.agents.corpus.clause import points_back
 from orchestrator_svc.agents.corpus.facet import Facet, facet_order
 from orchestrator_svc.agents.corpus.ranking import (
+    LOOSE_TOPIC,
+    MIN_TOPIC,
     Excerpt,
     Weighed,
     rank_excerpts,
@@ -74,27 +77,37 @@ def investigate(index: Searchable, clause: str, earlier: Sequence[str]) -> Evide
         return Evidence((), 0, ())
     counts = [index.count(match_query([term])) for term in terms]
     weighed = [
-        Weighed(term, importance(term, count, index.section_count))
+        Weighed(
+            term,
+            importance(term, count, index.section_count),
+            subject=term.strong and _is_subject(index, term, count),
+        )
         for term, count in zip(terms, counts, strict=True)
     ]
     common = max(RARE_SECTIONS, RARE_SHARE * index.section_count)
     named = any(
-        term.strong and count > 0 and (count <= common or _names_things(index, term, count))
-        for term, count in zip(terms, counts, strict=True)
+        item.subject or (item.term.strong and 0 < count <= common)
+        for item, count in zip(weighed, counts, strict=True)
     )
     found = dict.fromkeys(
         number for query in _queries(terms) for number in index.search(query, HITS)
     )
+    least_topic = LOOSE_TOPIC if points_back(clause) else 0.0 if named else MIN_TOPIC
     ranked = rank_sections(
-        (section for _, section in index.sections(list(found))), weighed, on_topic=not named
+        (section for _, section in index.sections(list(found))), weighed, least_topic=least_topic
     )
     excerpts = rank_excerpts(ranked, weighed)
     return Evidence(tuple(labels(terms)), len(ranked), tuple(excerpts))
 
 
-def _names_things(index: Searchable, term: Term, count: int) -> bool:
-    """Return whether `term` stands in names more often than not, so that it is a subject itself."""
-    return index.count(f"name : ({match_query([term])})") * 2 >= count
+def _is_subject(index: Searchable, term: Term, count: int) -> bool:
+    """Return whether `term`, found in `count` sections, names a thing rather than a property.
+
+    It does when it is written as a name, or stands in names of sections more often than not.
+    """
+    if not count:
+        return False
+    return term.proper or index.count(f"name : ({match_query([term])})") * 2 >= count
 
 
 def _queries(terms: Sequence[Term]) -> list[str]:

@@ -22,7 +22,7 @@ MAX_TERMS = 12  #: own terms of a clause; the first ones count
 MAX_INHERITED = 6  #: topic terms taken over from earlier clauses
 WEAK = 0.25  #: weight of a word that says little
 ELLIPTIC = 0.6  #: weight of an inherited term where the clause cannot stand alone
-COMPANION = 0.15  #: weight of an inherited term where it can
+COMPANION = 0.35  #: weight of an inherited term where it can
 RELATED = 0.6  #: worth of a related word, as a share of the word itself
 IDF_CAP = 6.0  #: rarer words count no more than this, unknown ones included
 
@@ -45,6 +45,11 @@ class Term:
     def strong(self) -> bool:
         """Whether a match says something about the topic of the clause itself."""
         return self.own and self.weight > WEAK
+
+    @property
+    def proper(self) -> bool:
+        """Whether the question writes the term as a name: `GIL`, `ZipFile`, `lru_cache`."""
+        return any(not letter.islower() for letter in self.label[1:])
 
     def match(self, tokens: list[str]) -> float:
         """Return how well `tokens` say the term: 1, `RELATED` or 0."""

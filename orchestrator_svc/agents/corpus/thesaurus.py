@@ -10,7 +10,7 @@ from orchestrator_svc.agents.corpus.words import stem
 
 _GROUPS = """
     clean cleanup close release dispose shutdown finally teardown finalize
-    error exception raise fail failure wrong problem
+    error exception raise fail failure
     delete remove erase discard
     folder directory
     begin start launch
@@ -35,7 +35,7 @@ _GROUPS = """
     join combine merge concatenate
     check verify validate
     run execute
-    keep store preserve
+    keep store storage preserve
     harm damage injure hurt
     grow cultivate
 """

@@ -9,6 +9,8 @@ _WORD = re.compile(r"[^\W_]+")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _VOWEL = re.compile(r"[aeiouy]")
 _IRREGULAR = {"used": "us", "using": "us", "use": "us", "uses": "us"}
+#: Endings and the fewest letters that must be left; `tion` and `sion` leave their first letter.
+_SUFFIXES = (("ation", 5), ("tion", 3), ("sion", 3), ("ing", 3), ("ed", 3), ("ly", 4))
 _NO_PLURAL = ("ss", "us", "is", "as")
 
 #: Words that carry no topic; they are never searched for.
@@ -38,7 +40,7 @@ WEAK_WORDS = frozenset(
     means meaning need needed needs occur occurs part people person possible problem problems
     program programs proper properly provide purpose python question right role safe safely say
     show sort step steps take tell thing things try type types typical typically understand use used
-    useful user users uses using usually want way ways work working works
+    useful user users uses using usually want way ways work working works wrong
     """.split()
 )
 
@@ -61,10 +63,10 @@ def stem(word: str) -> str:
         word = word[:-1]
     if word.endswith("ied") and len(word) > 4:
         word = word[:-3] + "y"
-    for suffix, shortest in (("ation", 5), ("ing", 3), ("ed", 3), ("ly", 4)):
+    for suffix, shortest in _SUFFIXES:
         rest = word[: -len(suffix)]
         if word.endswith(suffix) and len(rest) >= shortest and _VOWEL.search(rest):
-            word = rest
+            word = rest + ("t" if suffix == "tion" else "s" if suffix == "sion" else "")
             break
     if word.endswith("e") and len(word) > 3:
         word = word[:-1]

@@ -147,6 +147,22 @@ async def test_answers_speak_of_what_was_asked(apiary: Path, drive: Drive) -> No
     assert "A swarm is the way in which a colony reproduces." in root.output.text
 
 
+async def test_a_pronoun_stands_for_the_topic_of_the_question(apiary: Path, drive: Drive) -> None:
+    root = await drive(apiary).run(APIARY_QUESTIONS[1])
+    assert root.output is not None
+    assert "An extractor is a drum that spins the frames" in root.output.text
+    assert "No evidence" not in root.output.text
+    root = await drive(apiary).run(APIARY_QUESTIONS[2])
+    assert root.output is not None
+    assert "Give the queen more room" in root.output.text
+
+
+async def test_a_second_clause_may_change_the_subject(apiary: Path, drive: Drive) -> None:
+    root = await drive(apiary).run("What is a swarm, and how do I light the smoker?")
+    assert root.output is not None
+    assert "Light the smoker with paper" in root.output.text
+
+
 async def test_clauses_facets_and_steps_make_the_tree(library: Path, drive: Drive) -> None:
     root = await drive(library).run(DEMO)
     assert [child.input.goal for child in root.children] == [

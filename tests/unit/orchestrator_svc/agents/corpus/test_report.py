@@ -77,6 +77,8 @@ def test_quotes_that_say_the_same_are_alike() -> None:
     one = quote("Clear the cache and the statistics.")
     assert alike(one, quote("Clear the cache and statistics", path="b.py", line=9))
     assert not alike(one, quote("Open the cache file for reading.", path="b.py"))
+    assert alike(quote("One is here. Two is there."), quote("Two is there. Three left the house."))
+    assert not alike(quote("The queen is in the box."), quote("The worker is on the comb."))
 
 
 def test_a_quote_stays_with_the_clause_whose_words_it_says() -> None:

@@ -1,5 +1,7 @@
 """Cutting documents into sections with exact lines."""
 
+import ast
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator_svc.agents.corpus.documents import document_sections, wanted_file, wanted_folder
+from orchestrator_svc.agents.corpus.python_sections import python_sections
 from orchestrator_svc.agents.corpus.section import MAX_SECTION_LINES, Kind, Section, pieces
 
 PYTHON = dedent(
@@ -57,6 +60,23 @@ def test_docstrings_and_comments_of_python_are_sections_named_by_their_scope() -
         ("pkg.mod.Queue.put", Kind.FUNCTION, 24, 24),
         ("pkg.mod.outer.inner", Kind.FUNCTION, 31, 31),
     ]
+
+
+def test_the_scan_finds_the_docstrings_that_the_compiler_finds(library: Path) -> None:
+    for path in sorted(library.rglob("*.py")):
+        text = path.read_text("utf-8")
+        expected = {
+            (node.body[0].value.lineno, node.body[0].value.end_lineno)
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and (ast.get_docstring(node) or "").strip()
+            and isinstance(node.body[0], ast.Expr)
+        }
+        docstrings = (Kind.MODULE, Kind.CLASS, Kind.FUNCTION)
+        found = [s for s in python_sections(path.name, text) if s.kind in docstrings]
+        assert len(found) == len(expected), path
+        for section in found:
+            assert any(a <= section.start and section.end <= (b or a) for a, b in expected), path
 
 
 def test_a_package_is_named_by_its_folder() -> None:

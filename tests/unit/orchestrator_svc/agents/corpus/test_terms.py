@@ -27,6 +27,12 @@ def test_an_identifier_is_a_phrase() -> None:
     assert terms[1].forms[0] == tuple(stems("lru cache"))
 
 
+def test_names_are_known_by_their_letters() -> None:
+    proper = [term.label for term in own_terms("How does the GIL affect ZipFile and read_file?")]
+    assert proper == ["GIL", "affect", "ZipFile", "read_file"]
+    assert [term.proper for term in own_terms("GIL Threads ZipFile file")] == [1, 0, 1, 0]
+
+
 def test_words_apart_and_written_together_match_each_other() -> None:
     apart = own_terms("read a zip file")
     assert all(term.match(stems("zipfile")) == 1.0 for term in apart if term.label != "read")
