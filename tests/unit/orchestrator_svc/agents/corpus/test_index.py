@@ -4,7 +4,9 @@ import logging
 import multiprocessing
 import os
 import shutil
+import threading
 import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import apsw
@@ -14,7 +16,7 @@ from orchestrator_svc.agents.base import ErrorClass
 from orchestrator_svc.agents.corpus import CorpusUnavailableError, validate_corpus
 from orchestrator_svc.agents.corpus import index as index_module
 from orchestrator_svc.agents.corpus.index import MAX_CACHED, Index, IndexCache, build_index
-from orchestrator_svc.agents.corpus.source import read_documents
+from orchestrator_svc.agents.corpus.source import Document, read_documents
 
 
 def key_of(corpus: Path, folder: Path) -> str:
@@ -63,16 +65,32 @@ def test_a_damaged_index_is_built_again(apiary: Path, tmp_path: Path, damage: by
         assert index.search("swarm", 9)
 
 
-def test_a_killed_build_leaves_no_index(
-    apiary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
+def _build_and_hang(corpus: str, folder: str, half_way: Event) -> None:
+    fill = index_module._fill
 
-    monkeypatch.setattr(index_module, "_fill", killed)
-    with pytest.raises(KeyboardInterrupt):
-        key_of(apiary, tmp_path)
-    assert list(tmp_path.glob("*.sqlite")) == []
+    def hang(db: apsw.Connection, documents: list[Document]) -> int:
+        fill(db, documents)
+        half_way.set()
+        threading.Event().wait()
+        return 0
+
+    index_module._fill = hang
+    key_of(Path(corpus), Path(folder))
+
+
+def test_a_killed_build_leaves_no_index_and_the_next_one_works(
+    apiary: Path, tmp_path: Path
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    half_way = context.Event()
+    builder = context.Process(target=_build_and_hang, args=(str(apiary), str(tmp_path), half_way))
+    builder.start()
+    assert half_way.wait(30)
+    builder.kill()
+    builder.join()
+    assert [path.suffix for path in tmp_path.iterdir()] == [".tmp"]
+    key = key_of(apiary, tmp_path)
+    assert (tmp_path / f"{key}.sqlite").exists()
 
 
 def _build(corpus: str, folder: str) -> None:
