@@ -219,21 +219,13 @@ class StreamSession:
         return request if isinstance(request, StreamMutationsRequest) else None
 
     async def _read(self) -> None:
-        limits = self._service.limits
         while not self._closing:
             request = await self._next()
             if request is None:
                 return
             kind = request.WhichOneof("message")
             if kind == "frame":
-                batches = request.frame.batches
-                if len(batches) > limits.max_frame_batches:
-                    raise InvalidRequest(
-                        field="frame.batches",
-                        problem=f"at most {limits.max_frame_batches} are allowed",
-                    )
-                for batch in batches:
-                    await self._take(batch)
+                await self._take_frame(request)
                 await self._wait_for_room()
             elif kind == "attach":
                 await self._attach(request.attach)
@@ -241,6 +233,23 @@ class StreamSession:
                 raise InvalidRequest(
                     field="message", problem="after open, attach or frame is expected"
                 )
+
+    async def _take_frame(self, request: StreamMutationsRequest) -> None:
+        limits = self._service.limits
+        batches = request.frame.batches
+        size = request.ByteSize()
+        if len(batches) <= limits.max_frame_batches and size <= limits.max_message_bytes:
+            for batch in batches:
+                await self._take(batch)
+            return
+        error = InvalidRequest(
+            field="frame",
+            problem=f"has {len(batches)} batches and {size} bytes, allowed are "
+            f"{limits.max_frame_batches} and {limits.max_message_bytes}",
+        )
+        for batch in batches:
+            self._service.metrics.rejected(batch.project_id)
+            self._reject(batch.project_id, batch.sequence, to_error(error), None)
 
     async def _wait_for_room(self) -> None:
         limits = self._service.limits
