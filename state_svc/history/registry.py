@@ -8,13 +8,10 @@ from dataclasses import dataclass
 
 from ramify.v1.project_pb2 import Project
 from state_svc.codec.project import ProjectRecord, decode_project
-from state_svc.codec.segment import SegmentRecord, decode_segment
 from state_svc.errors import CorruptRecord, ProjectNotFound
-from state_svc.history.replay import Replay
+from state_svc.history.rebuild import rebuild
 from state_svc.model.project import LiveProject
 from state_svc.store.base import StateStore
-
-_CHUNK_BYTES = 4 << 20  #: stored bytes replayed at a time
 
 
 @dataclass(slots=True)
@@ -60,12 +57,14 @@ class ProjectRegistry:
             if not entry.live.view.revision:
                 raise ProjectNotFound(project_id=project_id)
             return entry.live
-        if entry.loading is None:
-            entry.loading = asyncio.ensure_future(self._load(entry))
+        loading = entry.loading
+        if loading is None:
+            loading = entry.loading = asyncio.ensure_future(self._load(entry))
         try:
-            return await asyncio.shield(entry.loading)
+            return await asyncio.shield(loading)
         finally:
-            if entry.loading.done():
+            # Of several who wait, each finds it done; only the first finds it still there.
+            if loading.done() and entry.loading is loading:
                 entry.loading = None
 
     def add(self, project: LiveProject) -> None:
@@ -87,13 +86,8 @@ class ProjectRegistry:
                 yield decode_project(entry.record), entry.revision
 
     async def _load(self, entry: _Entry) -> LiveProject:
-        replay = Replay()
         uid = entry.record.project_uid
-        while True:
-            records = await self._store.read_segments(uid, replay.view.revision, _CHUNK_BYTES)
-            if not records:
-                break
-            await asyncio.to_thread(_replay_records, replay, records)
+        replay = await rebuild(self._store, uid, entry.revision)
         if replay.view.revision != entry.revision or replay.view.entity.project_uid != uid:
             raise CorruptRecord(
                 project_uid=uid,
@@ -104,8 +98,3 @@ class ProjectRegistry:
         live.producers = replay.producers
         entry.live = live
         return live
-
-
-def _replay_records(replay: Replay, records: list[SegmentRecord]) -> None:
-    for record in records:
-        replay.add_segment(decode_segment(record))

@@ -32,14 +32,18 @@ class Channel:
         self.published = project.view.revision  #: rounds have delivered everything through this
         self.watchers: set[Watcher] = set()
         self.fresh: list[Applied] = []
+        self.gone: dict[str, NodeSpec] = {}  #: nodes that `fresh` deletes
         self.checksum = RunningChecksum()
         self.next_round = 0.0  #: monotonic time
         self.timer: asyncio.TimerHandle | None = None
 
     def find(self, node_id: str) -> NodeSpec | None:
-        """Return what never changes about a node."""
+        """Return what never changes about a node, also of one deleted since the last round.
+
+        Without the latter a subtree's watchers would miss removals below a deleted parent.
+        """
         node = self.project.view.nodes.get(node_id)
-        return None if node is None else node.spec
+        return self.gone.get(node_id) if node is None else node.spec
 
 
 class WatchHub:
@@ -109,6 +113,12 @@ class WatchHub:
         channel.fresh.extend(run)
         for applied in run:
             channel.checksum.touch(applied.nodes)
+            if None in applied.nodes.values():
+                channel.gone.update(
+                    (before.spec.node_id, before.spec)
+                    for before, after in applied.images
+                    if before is not None and after is None
+                )
         if channel.timer is not None:
             return
         now = time.monotonic()
@@ -153,6 +163,7 @@ class WatchHub:
         fresh, channel.fresh = channel.fresh, []
         for run in split(fresh):
             self._deliver(channel, run)
+        channel.gone.clear()
         channel.published = channel.project.view.revision
         channel.next_round = time.monotonic() + self._frame_budget * len(channel.watchers)
 
