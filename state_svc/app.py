@@ -21,6 +21,7 @@ from state_svc import __version__
 from state_svc.config import Settings
 from state_svc.errors import AddressInUse, InvalidConfig
 from state_svc.history.registry import ProjectRegistry
+from state_svc.history.snapshots import Snapshotter
 from state_svc.ingest.batching import BatchLimits
 from state_svc.ingest.committer import Committer
 from state_svc.lease.clock import lease_now
@@ -47,6 +48,9 @@ async def build(store: StateStore, settings: Settings) -> Service:
         frame_budget=settings.watch_frame_budget_us / 1e6,
         max_watchers=limits.max_watchers,
     )
+    snapshots = Snapshotter(
+        store, revisions=settings.snapshot_revisions, size=settings.snapshot_bytes
+    )
     committer = Committer(
         store,
         limits=BatchLimits(
@@ -58,6 +62,7 @@ async def build(store: StateStore, settings: Settings) -> Service:
             settings.compression_threshold_bytes if settings.enable_state_compression else _NEVER
         ),
         publish=hub.notify,
+        grew=snapshots.grew,
         metrics=metrics,
         max_pending_bytes=settings.max_pending_bytes,
     )
@@ -68,6 +73,7 @@ async def build(store: StateStore, settings: Settings) -> Service:
         projects=projects,
         committer=committer,
         hub=hub,
+        snapshots=snapshots,
         leases=LeaseTable(now=lease_now()),
         metrics=metrics,
         limits=limits,
@@ -90,6 +96,7 @@ async def run(settings: Settings) -> None:
         async with asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(service.committer.run(), name="commit-loop"),
+                tasks.create_task(service.snapshots.run(), name="snapshots"),
                 tasks.create_task(_housekeeping(service), name="housekeeping"),
             ]
             port = await server.listen(settings.listen)

@@ -46,6 +46,12 @@ class Settings(BaseModel):
     max_pending_bytes: int = Field(
         64 << 20, ge=1 << 20, description="accepted but not durable; then streams are not read"
     )
+    snapshot_revisions: int = Field(
+        2_000, ge=1, description="revisions of a project after which a snapshot is taken"
+    )
+    snapshot_bytes: int = Field(
+        8 << 20, ge=1, description="stored bytes of a project after which a snapshot is taken"
+    )
     max_watchers: int = Field(10_000, ge=1, description="open watches of the service")
     watch_frame_budget_us: int = Field(
         80, ge=0, le=100_000, description="pause of a project's fan-out per watcher, microseconds"

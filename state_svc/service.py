@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from state_svc.errors import ProjectNotFound, RamifyError, ServerDraining
 from state_svc.history.registry import ProjectRegistry
+from state_svc.history.snapshots import Snapshotter
 from state_svc.ingest.committer import Committer, PendingBatch
 from state_svc.lease.table import LeaseTable
 from state_svc.metrics import ServiceMetrics
@@ -32,6 +33,7 @@ class Service:
     projects: ProjectRegistry
     committer: Committer
     hub: WatchHub
+    snapshots: Snapshotter
     leases: LeaseTable
     metrics: ServiceMetrics
     limits: Limits

@@ -31,6 +31,7 @@ from state_svc.store.base import (
 _log = logging.getLogger(__name__)
 
 Publish = Callable[[LiveProject, Sequence[Applied]], None]
+Grew = Callable[[LiveProject, int, int], None]
 _RECOVER_SECONDS = 1.0  #: between attempts to learn the outcome of a failed commit
 
 
@@ -83,6 +84,7 @@ class Committer:
         eager: bool,
         compression_threshold: int,
         publish: Publish,
+        grew: Grew,
         metrics: ServiceMetrics,
         max_pending_bytes: int = 64 << 20,
     ) -> None:
@@ -90,6 +92,7 @@ class Committer:
         self._buffer: BatchBuffer[PendingBatch] = BatchBuffer(limits, eager=eager)
         self._threshold = compression_threshold
         self._publish = publish
+        self._grew = grew
         self._metrics = metrics
         self._max_pending_bytes = max_pending_bytes
         self._producers: list[tuple[ProducerRecord, asyncio.Future[None]]] = []
@@ -203,6 +206,8 @@ class Committer:
             for (project, run), (original, stored) in zip(group.runs.items(), sizes, strict=True):
                 self._metrics.segment(project.project_id, run, original, stored)
             self._finish(group)
+            for (project, run), (_, stored) in zip(group.runs.items(), sizes, strict=True):
+                self._grew(project, len(run), stored)
         self._wake_waiters()
 
     def _encode(self, group: _Group) -> tuple[Commit, list[tuple[int, int]]]:

@@ -62,6 +62,14 @@ class ProducerPosition:
         """Forget sequences that are not durable."""
         self.accepted = self.committed
 
+    def runs(self) -> list[Run]:
+        """Return a copy of the runs that are remembered, oldest first."""
+        return [Run(r.first_sequence, r.last_sequence, r.first_revision) for r in self._runs]
+
+    def restore(self, runs: list[Run]) -> None:
+        """Remember runs from a snapshot."""
+        self._runs = runs
+
     def revision_of(self, sequence: int) -> int | None:
         """Return the revision of a durable sequence; None if it is forgotten."""
         if sequence <= self.committed - REMEMBERED:

@@ -13,16 +13,20 @@ A backend must hold:
 - A read shows whole commits only, and every commit that returned before the read began.
 - `read_segments` returns segments in the order of revisions, without holes.
 - Records come back byte for byte; whether they make sense is the codec's business.
-- Nothing is deleted or overwritten except by the upserts named in `Commit`.
+- A snapshot is found once its last chunk is stored; chunks are stored one by one, in order.
+- Nothing is deleted or overwritten except by the upserts named in `Commit`, and by
+  `drop_snapshots`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from state_svc.codec.project import ProjectRecord
 from state_svc.codec.segment import SegmentRecord
+from state_svc.codec.snapshot import SnapshotRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,18 @@ class StateStore(Protocol):
         The first may begin before it. At least one is returned if there is any, more as long
         as their stored size stays within `max_bytes`.
         """
+
+    async def put_snapshot_chunk(self, record: SnapshotRecord) -> None:
+        """Store one chunk of a snapshot, durably; a repeat replaces it."""
+
+    async def read_snapshot(self, project_uid: str, revision: int) -> list[SnapshotRecord]:
+        """Return the newest complete snapshot at or before a revision, in order; or nothing."""
+
+    async def list_snapshots(self, project_uid: str) -> list[int]:
+        """Return the revisions of the complete snapshots of a project, oldest first."""
+
+    async def drop_snapshots(self, project_uid: str, revisions: Sequence[int]) -> None:
+        """Forget snapshots, and chunks of incomplete ones, at these revisions."""
 
     async def list_producers(self) -> list[ProducerRecord]:
         """Return the epoch of every producer."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import uuid
 from bisect import bisect_right
+from collections.abc import Sequence
 
 from state_svc.codec.project import ProjectRecord
 from state_svc.codec.segment import SegmentRecord
+from state_svc.codec.snapshot import SnapshotRecord
 from state_svc.errors import StoreUnavailable
 from state_svc.store.base import (
     Commit,
@@ -29,6 +31,7 @@ class MemoryStore:
         self.commits = 0
         self._projects: dict[str, ProjectRecord] = {}
         self._segments: dict[str, list[SegmentRecord]] = {}
+        self._snapshots: dict[str, dict[tuple[int, int], SnapshotRecord]] = {}
         self._producers: dict[str, ProducerRecord] = {}
         self._requests: list[RequestRecord] = []
 
@@ -76,6 +79,28 @@ class MemoryStore:
                 break
             found.append(segment)
         return found
+
+    async def put_snapshot_chunk(self, record: SnapshotRecord) -> None:
+        """See `StateStore`."""
+        chunks = self._snapshots.setdefault(record.project_uid, {})
+        chunks[record.revision, record.chunk] = record
+
+    async def read_snapshot(self, project_uid: str, revision: int) -> list[SnapshotRecord]:
+        """See `StateStore`."""
+        complete = [r for r in await self.list_snapshots(project_uid) if r <= revision]
+        chunks = self._snapshots.get(project_uid, {})
+        return [chunks[key] for key in sorted(chunks) if complete and key[0] == complete[-1]]
+
+    async def list_snapshots(self, project_uid: str) -> list[int]:
+        """See `StateStore`."""
+        chunks = self._snapshots.get(project_uid, {})
+        return sorted(revision for (revision, _), record in chunks.items() if record.last)
+
+    async def drop_snapshots(self, project_uid: str, revisions: Sequence[int]) -> None:
+        """See `StateStore`."""
+        chunks = self._snapshots.get(project_uid, {})
+        for key in [key for key in chunks if key[0] in revisions]:
+            del chunks[key]
 
     async def list_producers(self) -> list[ProducerRecord]:
         """See `StateStore`."""

@@ -15,7 +15,7 @@ import fcntl
 import os
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
@@ -26,6 +26,7 @@ import apsw
 from state_svc import __version__
 from state_svc.codec.project import ProjectRecord
 from state_svc.codec.segment import SegmentRecord
+from state_svc.codec.snapshot import SnapshotRecord
 from state_svc.errors import (
     CorruptRecord,
     DataDirectoryLocked,
@@ -105,6 +106,28 @@ class SqliteStore:
             lambda db: _read_segments(db, project_uid, after_revision, max_bytes)
         )
 
+    async def put_snapshot_chunk(self, record: SnapshotRecord) -> None:
+        """See `StateStore`."""
+        await self._in_thread(self._writer_thread, lambda: self._put_snapshot_chunk(record))
+
+    async def read_snapshot(self, project_uid: str, revision: int) -> list[SnapshotRecord]:
+        """See `StateStore`."""
+        return await self._read(lambda db: _read_snapshot(db, project_uid, revision))
+
+    async def list_snapshots(self, project_uid: str) -> list[int]:
+        """See `StateStore`."""
+        return await self._read(lambda db: _list_snapshots(db, project_uid))
+
+    async def drop_snapshots(self, project_uid: str, revisions: Sequence[int]) -> None:
+        """See `StateStore`."""
+        await self._in_thread(
+            self._writer_thread,
+            lambda: self._writer.executemany(
+                "DELETE FROM snapshots WHERE project_key = ? AND revision = ?",
+                [(self._key(project_uid), revision) for revision in revisions],
+            ),
+        )
+
     async def list_producers(self) -> list[ProducerRecord]:
         """See `StateStore`."""
         return await self._read(
@@ -176,6 +199,22 @@ class SqliteStore:
                 db.execute("ROLLBACK")
             raise
         self._commit_id = commit_id
+
+    def _put_snapshot_chunk(self, record: SnapshotRecord) -> None:
+        self._writer.execute(
+            "INSERT OR REPLACE INTO snapshots (project_key, revision, chunk, last,"
+            " format_version, codec, checksum, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                self._key(record.project_uid),
+                record.revision,
+                record.chunk,
+                record.last,
+                record.format_version,
+                record.codec,
+                record.checksum,
+                record.data,
+            ),
+        )
 
     def _put_project(self, record: ProjectRecord) -> None:
         self._writer.execute(
@@ -326,6 +365,35 @@ def _read_segments(
             )
         )
     return found
+
+
+def _list_snapshots(db: apsw.Connection, project_uid: str) -> list[int]:
+    query = "SELECT revision FROM snapshots WHERE project_key = ? AND last ORDER BY revision"
+    return [int(revision) for (revision,) in db.execute(query, (_project_key(db, project_uid),))]
+
+
+def _read_snapshot(db: apsw.Connection, project_uid: str, revision: int) -> list[SnapshotRecord]:
+    key = _project_key(db, project_uid)
+    complete = [found for found in _list_snapshots(db, project_uid) if found <= revision]
+    if not complete:
+        return []
+    query = (
+        "SELECT chunk, last, format_version, codec, checksum, data FROM snapshots"
+        " WHERE project_key = ? AND revision = ? ORDER BY chunk"
+    )
+    return [
+        SnapshotRecord(
+            project_uid=project_uid,
+            revision=complete[-1],
+            chunk=chunk,
+            last=bool(last),
+            format_version=version,
+            codec=codec,
+            checksum=checksum,
+            data=data,
+        )
+        for chunk, last, version, codec, checksum, data in db.execute(query, (key, complete[-1]))
+    ]
 
 
 def _lock_directory(directory: Path) -> int:

@@ -9,6 +9,7 @@ from ramify.v1.mutation_pb2 import Delta
 from state_svc.codec.delta import encode_watch_delta
 from state_svc.codec.segment import SegmentRecord, decode_delta, decode_segment
 from state_svc.errors import CorruptRecord
+from state_svc.history.rebuild import rebuild
 from state_svc.history.replay import Replay
 from state_svc.model.node import NodeSpec, read_micros
 from state_svc.model.project import LiveProject
@@ -47,7 +48,7 @@ class CatchUp:
                     problem="the revision is missing",
                 )
             if self._filter.selects_nodes and self._replay is None:
-                self._replay = await self._replay_to(self._at)
+                self._replay = await rebuild(self._store, self._project.uid, self._at)
             for body, last in await asyncio.to_thread(self._bodies, records):
                 if body:
                     yield encode_watch_delta(announced + 1, last, body), last
@@ -108,25 +109,6 @@ class CatchUp:
     def _find(self, node_id: str) -> NodeSpec | None:
         node = self._replay.view.nodes.get(node_id) if self._replay is not None else None
         return None if node is None else node.spec
-
-    async def _replay_to(self, revision: int) -> Replay:
-        """Return the project as it was at a revision, to know what each change was before it."""
-        replay = Replay()
-        while replay.view.revision < revision:
-            at = replay.view.revision
-            records = await self._store.read_segments(self._project.uid, at, _CHUNK_BYTES)
-            if not records:
-                raise CorruptRecord(
-                    project_uid=self._project.uid, revision=at + 1, problem="it is missing"
-                )
-            await asyncio.to_thread(_replay_through, replay, records, revision)
-        return replay
-
-
-def _replay_through(replay: Replay, records: list[SegmentRecord], revision: int) -> None:
-    for record in records:
-        if replay.view.revision < revision:
-            replay.add_segment(decode_segment(record), revision)
 
 
 def _find_nothing(node_id: str) -> NodeSpec | None:

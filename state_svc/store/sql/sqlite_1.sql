@@ -30,6 +30,20 @@ CREATE TABLE segments (
 
 CREATE UNIQUE INDEX segments_by_revision ON segments (project_key, last_revision);
 
+-- Rows of one snapshot share (project_key, revision); the one with last = 1 completes it.
+CREATE TABLE snapshots (
+    snapshot_key   INTEGER PRIMARY KEY,
+    project_key    INTEGER NOT NULL,
+    revision       INTEGER NOT NULL,
+    chunk          INTEGER NOT NULL,
+    last           INTEGER NOT NULL,
+    format_version INTEGER NOT NULL,
+    codec          INTEGER NOT NULL,
+    checksum       INTEGER NOT NULL,
+    data           BLOB NOT NULL,
+    UNIQUE (project_key, revision, chunk)
+) STRICT;
+
 CREATE TABLE producers (
     producer_id TEXT PRIMARY KEY,
     epoch       INTEGER NOT NULL

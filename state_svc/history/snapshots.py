@@ -1,0 +1,86 @@
+"""Takes snapshots in the background, so that recovery and time travel stay short.
+
+One task for all projects. A snapshot is due after so many revisions or stored bytes of a
+project, but not before the segments since the last one have half its size: so a large project
+that changes little does not write itself again and again. Its chunks are written one by one
+between commits, so a large one delays no commit for long. If the process dies half-way, the
+incomplete snapshot is not found and nothing is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from state_svc.codec.snapshot import SnapshotRecord, encode_snapshot, freeze
+from state_svc.errors import CorruptRecord, StoreUnavailable
+from state_svc.model.project import LiveProject
+from state_svc.store.base import StateStore
+
+_log = logging.getLogger(__name__)
+
+
+KEPT = 4  #: newest snapshots of a project; older ones are dropped
+
+
+@dataclass(slots=True)
+class _Growth:
+    """What a project has gained since its last snapshot, and how large that one was."""
+
+    revisions: int = 0
+    size: int = 0
+    snapshot_size: int = 0
+
+
+class Snapshotter:
+    """Notes how projects grow and takes their snapshots. Owned by the event loop."""
+
+    def __init__(self, store: StateStore, *, revisions: int, size: int) -> None:
+        self._store = store
+        self._revisions = revisions
+        self._size = size
+        self._growth: dict[str, _Growth] = {}
+        self._due: asyncio.Queue[LiveProject] = asyncio.Queue()
+
+    def grew(self, project: LiveProject, revisions: int, size: int) -> None:
+        """Note a durable commit: its revisions and the stored bytes of its segment."""
+        growth = self._growth.get(project.uid)
+        if growth is None:
+            growth = self._growth[project.uid] = _Growth()
+        growth.revisions += revisions
+        growth.size += size
+        enough = growth.revisions >= self._revisions or growth.size >= self._size
+        if enough and growth.size >= growth.snapshot_size / 2:
+            growth.revisions = growth.size = 0
+            self._due.put_nowait(project)
+
+    async def run(self) -> None:
+        """Take snapshots as they become due, for ever."""
+        while True:
+            project = await self._due.get()
+            try:
+                await self.take(project)
+            except (StoreUnavailable, CorruptRecord) as error:
+                # Nothing depends on it: the segments are all there, and the next one is due soon.
+                fields = {"project_id": project.project_id, "error": error.message}
+                _log.warning("snapshot failed", extra={"fields": fields})
+
+    async def take(self, project: LiveProject) -> int:
+        """Write a snapshot of the project as it is now; return its revision."""
+        frozen = freeze(project)
+        records = encode_snapshot(frozen)
+        size = 0
+        while (record := await asyncio.to_thread(_next, records)) is not None:
+            await self._store.put_snapshot_chunk(record)
+            size += len(record.data)
+        self._growth.setdefault(project.uid, _Growth()).snapshot_size = size
+        old = (await self._store.list_snapshots(project.uid))[:-KEPT]
+        if old:
+            await self._store.drop_snapshots(project.uid, old)
+        return frozen.revision
+
+
+def _next(records: Iterator[SnapshotRecord]) -> SnapshotRecord | None:
+    return next(records, None)
