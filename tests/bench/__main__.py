@@ -12,7 +12,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import uvloop
 
-from tests.bench import state
+from tests.bench import orchestrator, state
 from tests.bench.report import Report
 
 Scenario = Callable[[Report, float], Coroutine[None, None, None]]
@@ -28,6 +28,8 @@ def scenarios() -> dict[str, Scenario]:
         "throughput": state.throughput,
         "latency": state.ack_latency,
         "fanout": fan_out,
+        "nodes": orchestrator.no_op_nodes,
+        "hops": orchestrator.hops,
     }
 
 
