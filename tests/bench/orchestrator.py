@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from typing import Any
 
 import grpc
@@ -39,7 +40,7 @@ async def hops(report: Report, seconds: float) -> None:
     """A chain of no-op nodes: from the commit of a result to the commit of the next claim."""
     nodes = max(50, int(100 * seconds))
     _, _, starts = await _run(nodes, chain=True, slots=10)
-    gaps = [after - before for before, after in zip(starts, starts[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(starts)]
     report.add(
         f"hop between dependants, chain of {nodes}, p50 ms",
         percentile(gaps, 0.5),
