@@ -1,13 +1,6 @@
-"""Where the services are, and how a channel to them is set up."""
-
-import os
+"""How a channel to a service is set up."""
 
 import grpc.aio
-
-DEFAULT_STATE = "127.0.0.1:7420"  #: state_svc as `ramify up` starts it
-DEFAULT_ORCHESTRATOR = "127.0.0.1:7421"  #: orchestrator_svc as `ramify up` starts it
-STATE_ENV = "RAMIFY_STATE"
-ORCHESTRATOR_ENV = "RAMIFY_ORCHESTRATOR"
 
 #: A server's messages may be 4 MiB of batch and envelope; snapshots chunk below that.
 MAX_MESSAGE_BYTES = 16 << 20
@@ -28,16 +21,6 @@ OPTIONS: list[tuple[str, int]] = [
     # Clients of different tests and addresses must not share a half-broken connection.
     ("grpc.use_local_subchannel_pool", 1),
 ]
-
-
-def state_address(given: str | None = None) -> str:
-    """Return the address of state_svc: as given, else from the environment, else the default."""
-    return given or os.environ.get(STATE_ENV) or DEFAULT_STATE
-
-
-def orchestrator_address(given: str | None = None) -> str:
-    """Return the address of orchestrator_svc, looked up like `state_address`."""
-    return given or os.environ.get(ORCHESTRATOR_ENV) or DEFAULT_ORCHESTRATOR
 
 
 def open_channel(address: str) -> grpc.aio.Channel:

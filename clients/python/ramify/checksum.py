@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Iterable
 
+from ramify.v1.node_pb2 import Node
+
 _MASK = (1 << 64) - 1
 
 
@@ -10,6 +12,11 @@ def node_hash(node_id: str, version: int) -> int:
     """Return one node's share: the first 8 bytes of sha256(node_id, 0, version in decimal)."""
     text = node_id.encode() + b"\0" + str(version).encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
+
+
+def checksum_of(nodes: Iterable[Node]) -> int:
+    """Return the checksum of a view that holds these nodes."""
+    return sum(node_hash(node.node_id, node.version) for node in nodes) & _MASK
 
 
 class ViewChecksum:

@@ -7,8 +7,9 @@ from typing import Self
 
 from google.protobuf.struct_pb2 import Value
 
+from ramify.addresses import orchestrator_address, state_address
 from ramify.calls import CallPolicy, call
-from ramify.channel import open_channel, orchestrator_address, state_address
+from ramify.channel import open_channel
 from ramify.cursor import WatchCursor, WatchStart
 from ramify.events import WatchEvent
 from ramify.states import TERMINAL_PROJECT_STATES

@@ -21,7 +21,8 @@ def error_from_rpc(error: grpc.aio.AioRpcError, address: str) -> RamifyError:
     if info is not None:
         return error_for(code, info.reason, error.details() or info.reason, info.metadata)
     if code == "UNAVAILABLE":
-        message = f"cannot reach {address}: {_one_line(error.details())}"
+        # The core puts all that it tried before the cause: "…: …: Connection refused".
+        message = f"cannot reach {address}: {_one_line(error.details()).rpartition(': ')[2]}"
     elif code == "DEADLINE_EXCEEDED":
         message = f"no answer from {address} in time"
     else:

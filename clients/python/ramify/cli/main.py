@@ -1,0 +1,106 @@
+"""Entry point of the `ramify` command: its sub-commands, and the one place that exits.
+
+Nothing heavy is imported here or at the top of a sub-command's module, so that `--help` is quick.
+"""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from ramify.cli import cancel, ls, run, show, stats, up, watch
+from ramify.cli.exits import CliError, ExitCode
+
+EPILOG = """\b
+Exit codes:
+  0 done        1 error          2 usage          3 not found
+  4 run FAILED  5 run PARTIAL    6 run CANCELLED  7 service unreachable
+  8 refused     9 service died   130 interrupted, the run goes on
+\b
+Addresses: --state-svc or RAMIFY_STATE (127.0.0.1:7420),
+           --orchestrator-svc or RAMIFY_ORCHESTRATOR (127.0.0.1:7421).
+"""
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EPILOG,
+)
+
+
+@app.callback(invoke_without_command=True, epilog=EPILOG)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> int:
+    """Start runs of agent task trees, follow them live, read what they produced.
+
+    \b
+    Begin:
+      ramify up                                   both services, data in ./data
+      ramify run "How does asyncio cancel tasks?" --corpus stdlib
+      ramify ls                                   every run
+      ramify show ID --result                     its report
+    """
+    if version:
+        from importlib.metadata import version as installed_version
+
+        typer.echo(f"ramify {installed_version('ramify')}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+    return ExitCode.OK
+
+
+app.command("up")(up.up)
+app.command("run")(run.run)
+app.command("watch")(watch.watch)
+app.command("ls")(ls.ls)
+app.command("show")(show.show)
+app.command("cancel")(cancel.cancel)
+app.command("stats")(stats.stats)
+
+
+def main() -> None:
+    """Run the command and exit with its code."""
+    # The gRPC core would report every lost connection on stderr, over the live tree.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    sys.exit(invoke(sys.argv[1:]))
+
+
+def invoke(args: list[str]) -> int:
+    """Run the command with these arguments; return its exit code. Errors become one line."""
+    try:
+        code = app(args, prog_name="ramify", standalone_mode=False)
+        sys.stdout.flush()
+    except CliError as error:
+        return _fail(error)
+    except typer.TyperException as error:
+        command = getattr(getattr(error, "ctx", None), "command_path", "ramify")
+        return _fail(CliError(error.format_message(), f"see `{command} --help`", ExitCode.USAGE))
+    except (typer.Abort, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone, as in `ramify ls | head`. Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except Exception as error:
+        if os.environ.get("RAMIFY_TRACEBACK"):
+            raise
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        return _fail(CliError(text, "a bug; RAMIFY_TRACEBACK=1 shows where"))
+    return int(code or 0)
+
+
+def _fail(error: CliError) -> int:
+    text = f"error: {error.message.rstrip('.')}"
+    if error.remedy:
+        text += f"; {error.remedy}"
+    typer.echo(text, err=True)
+    return error.code
+
+
+if __name__ == "__main__":
+    main()

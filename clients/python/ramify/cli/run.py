@@ -1,0 +1,230 @@
+"""`ramify run`: start a run, follow it, print its report."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ramify.cli.exits import CliError, ExitCode
+from ramify.cli.options import (
+    DEFAULT_ORCHESTRATOR,
+    DEFAULT_STATE,
+    Json,
+    OrchestratorAddress,
+    StateAddress,
+)
+
+if TYPE_CHECKING:
+    from google.protobuf.struct_pb2 import Value
+
+    from ramify.cli.attend import OnInterrupt
+    from ramify.cli.display import Display
+    from ramify.client import AsyncClient
+    from ramify.v1.project_pb2 import Project
+
+
+def run(
+    goal: Annotated[str, typer.Argument(metavar="GOAL", help="What the run is for.")],
+    profile: Annotated[
+        str, typer.Option(metavar="NAME", help="Name of the set of agents.")
+    ] = "corpus",
+    corpus: Annotated[
+        str,
+        typer.Option(
+            metavar="stdlib|DIR",
+            help="What the corpus agents read: Python's standard library or a folder.",
+        ),
+    ] = "stdlib",
+    project: Annotated[
+        str, typer.Option(metavar="ID", help="Id of the run; default: assigned.")
+    ] = "",
+    request_id: Annotated[
+        str,
+        typer.Option(metavar="TEXT", help="Repeating it within 24 h returns the same run."),
+    ] = "",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="K=V", help="An execution setting; repeatable."),
+    ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="K=V", help="A mark to select by; repeatable."),
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Print the id and do not follow.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write the report to a file."),
+    ] = None,
+    on_interrupt: Annotated[
+        str,
+        typer.Option(
+            metavar="ask|detach|cancel",
+            help="What Ctrl-C does; without a terminal `ask` means `detach`.",
+        ),
+    ] = "ask",
+    json: Json = False,
+    state_svc: StateAddress = DEFAULT_STATE,
+    orchestrator_svc: OrchestratorAddress = DEFAULT_ORCHESTRATOR,
+) -> int:
+    """Start a run, show its tree live, print its report.
+
+    The tree and all messages go to stderr, the report to stdout. The run belongs to the services:
+    Ctrl-C, a closed terminal or a restarted service lose nothing.
+
+    \b
+    Examples:
+      ramify run "How does asyncio cancel tasks?" --corpus stdlib
+      ramify run "What does retry do?" --corpus ./docs > report.md
+      ramify run "..." --set max_concurrent_nodes=4 --label team=docs
+      ramify run "..." --detach            # then: ramify watch ID
+      ramify run "..." --json | jq .       # every change, then the project
+
+    \b
+    Settings for --set: max_concurrent_nodes, max_execution_steps,
+      max_recursion_depth, max_retries, retry_delay_seconds,
+      node_execution_timeout_seconds, force_root_node_planning,
+      skip_atomization
+    """
+    from ramify.cli.attend import OnInterrupt
+    from ramify.cli.session import run_session
+    from ramify.cli.values import read_labels, read_settings
+
+    try:
+        wish = OnInterrupt(on_interrupt)
+    except ValueError:
+        raise CliError(
+            f"--on-interrupt is ask, detach or cancel, not {on_interrupt!r}", "", ExitCode.USAGE
+        ) from None
+    if output is not None and not output.absolute().parent.is_dir():
+        raise CliError(f"--output {output}: no such folder", "create it first", ExitCode.USAGE)
+    read = read_settings(settings or ())
+    marks = read_labels(labels or ())
+    options = _agent_options(profile, corpus, orchestrator_svc)
+
+    async def work(client: "AsyncClient") -> int:
+        started = await client.start_project(
+            goal,
+            project_id=project,
+            profile=profile,
+            settings=read,
+            agent_options=options,
+            labels=marks,
+            request_id=request_id,
+        )
+        if detach:
+            return _detached(client, started, json)
+        return await _follow(client, started, wish, output, json)
+
+    return run_session(work, state_svc, orchestrator_svc)
+
+
+def _agent_options(profile: str, corpus: str, orchestrator: str) -> "dict[str, Value]":
+    """Return the options for the profile's agents; a folder is named absolutely."""
+    from google.protobuf.struct_pb2 import Value
+
+    if profile != "corpus":
+        return {}
+    if corpus != "stdlib":
+        folder = Path(corpus).expanduser()
+        # The orchestrator reads the folder; on this machine we can tell at once.
+        if orchestrator.rpartition(":")[0] in ("127.0.0.1", "localhost", "[::1]"):
+            if not folder.is_dir():
+                raise CliError(
+                    f"--corpus {corpus}: no such folder",
+                    "name a folder of .md, .txt, .rst or .py files, or stdlib",
+                    ExitCode.USAGE,
+                )
+            corpus = str(folder.resolve())
+    return {"corpus": Value(string_value=corpus)}
+
+
+def _detached(client: "AsyncClient", started: "Project", json: bool) -> int:
+    from ramify.cli.terminal import note, print_json, print_raw
+
+    if json:
+        print_json(started)
+    else:
+        print_raw(started.project_id + "\n")
+        note(_how_to_go_on(client, started.project_id))
+    return ExitCode.OK
+
+
+async def _follow(
+    client: "AsyncClient",
+    started: "Project",
+    wish: "OnInterrupt",
+    output: Path | None,
+    json: bool,
+) -> int:
+    import sys
+
+    from ramify.cli.attend import Attendant
+    from ramify.cli.follow import EndDetector, follow
+    from ramify.cli.outcome import ending, exit_code
+    from ramify.cli.terminal import note, print_json
+    from ramify.cursor import WatchStart
+
+    project_id = started.project_id
+    display = _display(started, json)
+    if not json:
+        note(f"run {project_id} started")
+    detector = EndDetector(started, WatchStart.snapshot())
+    interactive = sys.stdin.isatty() and sys.stderr.isatty()
+    attendant = Attendant(client, project_id, display, wish, interactive)
+    try:
+        ended = await attendant.attend(
+            follow(client, display, detector, project_id, WatchStart.snapshot())
+        )
+    finally:
+        display.close()
+    if not ended:
+        note("detached; nothing is lost and the run goes on\n" + _how_to_go_on(client, project_id))
+        return ExitCode.INTERRUPTED
+    project = await client.get_project(project_id)
+    if json:
+        print_json(project)
+    await _print_report(client, project, output, json)
+    code = exit_code(project)
+    if code is not ExitCode.OK:
+        note(f"{ending(project)}; `ramify show {project_id}` has the tree")
+    return code
+
+
+async def _print_report(
+    client: "AsyncClient", project: "Project", output: Path | None, json: bool
+) -> None:
+    from ramify.cli.outcome import body_of, read_result, write_file
+    from ramify.cli.terminal import note, print_markdown
+
+    root = await read_result(client, project)
+    if root is None:
+        return
+    if output is not None:
+        write_file(output, body_of(root))
+        note(f"report written to {output}")
+    elif not json:
+        note("")
+        print_markdown(root.result.text)
+
+
+def _display(started: "Project", json: bool) -> "Display":
+    from ramify.cli.display import JsonDisplay, LineDisplay, TreeDisplay
+    from ramify.cli.terminal import err, note
+
+    if json:
+        return JsonDisplay()
+    return TreeDisplay(started, err()) if err().is_terminal else LineDisplay(note)
+
+
+def _how_to_go_on(client: "AsyncClient", project_id: str) -> str:
+    from ramify.cli.outcome import flags_for
+
+    state = flags_for(client.state_address, "")
+    both = flags_for(client.state_address, client.orchestrator_address)
+    return (
+        f"  follow it:  ramify watch {project_id}{state}\n"
+        f"  its report: ramify show {project_id} --result{state}\n"
+        f"  cancel it:  ramify cancel {project_id}{both}"
+    )

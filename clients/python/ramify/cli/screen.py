@@ -1,0 +1,178 @@
+"""What the live tree looks like: a frame from a view and the time. Draws, decides nothing."""
+
+from dataclasses import dataclass
+
+from rich.console import Console, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ramify.cli.format import duration, one_line, plural, seconds_of
+from ramify.cli.outline import OutlineRow, active_nodes, counts, done_and_total, outline
+from ramify.cli.style import node_glyph, node_style, project_style
+from ramify.states import (
+    TERMINAL_NODE_STATES,
+    TERMINAL_PROJECT_STATES,
+    node_state_name,
+    project_state_name,
+)
+from ramify.v1.node_pb2 import Node, NodeState, TaskType
+from ramify.v1.project_pb2 import Project
+from ramify.view import View
+
+_MIN_ROWS = 3
+_ACTIVITY_ROWS = 2
+_COUNTED = ("RUNNING", "AGGREGATING", "READY", "PENDING", "FAILED", "CANCELLED")
+
+
+@dataclass(slots=True)
+class Frame:
+    """Everything that one frame shows."""
+
+    view: View
+    project: Project
+    now: float  #: server time in seconds since 1970
+    trouble: str = ""  #: why nothing arrives at the moment; empty while connected
+    notice: str = ""  #: something else the user has to know
+
+
+def render(frame: Frame, console: Console, rows: int) -> RenderableType:
+    """Return a frame of at most `rows` lines for this console."""
+    parts: list[RenderableType] = [_title(frame, console.width)]
+    ended = frame.project.state in TERMINAL_PROJECT_STATES
+    footer = _footer(frame, console, ended)
+    budget = max(_MIN_ROWS, rows - len(parts) - len(footer) - 1)
+    if frame.view.nodes:
+        parts.append(_tree(outline(frame.view, budget), frame.now, console))
+    return Group(*parts, *footer)
+
+
+def _title(frame: Frame, width: int) -> Text:
+    project = frame.project
+    state = project_state_name(project.state)
+    tail = f"  {project.project_id}"
+    room = max(10, width - len(tail) - len(state) - 3)
+    title = Text(one_line(project.goal, room), style="bold")
+    title.append(tail, style="dim")
+    title.append("  ")
+    title.append(state, style=project_style(project.state))
+    return title
+
+
+def _tree(rows: list[OutlineRow], now: float, console: Console) -> Table:
+    unicode = _unicode(console)
+    table = Table(
+        box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black", expand=True
+    )
+    table.add_column("node", ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column("state", no_wrap=True, min_width=11)
+    wide = console.width >= 72
+    if wide:
+        table.add_column("task", no_wrap=True, min_width=6)
+        table.add_column("layer", no_wrap=True, justify="right")
+    table.add_column("time", no_wrap=True, justify="right", min_width=6)
+    for row in rows:
+        table.add_row(*_cells(row, now, unicode, wide))
+    return table
+
+
+def _cells(row: OutlineRow, now: float, unicode: bool, wide: bool) -> list[Text]:
+    label = Text(_guides(row, unicode), style="bright_black")
+    node = row.node
+    if node is None:
+        label.append(("… " if unicode else "... ") + row.hidden)
+        return [label, *[Text()] * (4 if wide else 2)]
+    style = node_style(node.state)
+    label.append(node_glyph(node.state, unicode) + " ", style=style)
+    quiet = node.superseded or node.state in (
+        NodeState.NODE_STATE_PENDING,
+        NodeState.NODE_STATE_CANCELLED,
+    )
+    label.append(one_line(node.goal), style="bright_black" if quiet else "default")
+    state = node_state_name(node.state)
+    if node.attempt > 1:
+        state += f" #{node.attempt}"
+    cells = [label, Text(state, style=style)]
+    if wide:
+        cells += [
+            Text(task_name(node), style="bright_black"),
+            Text(str(node.layer), style="bright_black"),
+        ]
+    return [*cells, Text(elapsed(node, now), style="bright_black")]
+
+
+def _footer(frame: Frame, console: Console, ended: bool) -> list[RenderableType]:
+    by_state = counts(frame.view.nodes.values())
+    done, total = done_and_total(by_state)
+    parts = [f"{done}/{total} nodes"]
+    parts += [f"{by_state[name]} {name.lower()}" for name in _COUNTED if by_state.get(name)]
+    if frame.project.HasField("create_time"):
+        created = seconds_of(frame.project.create_time)
+        end = seconds_of(frame.project.end_time) if ended else frame.now
+        parts.append(duration(end - created))
+    parts.append(f"revision {frame.view.revision}")
+    separator = " · " if _unicode(console) else " | "
+    line = Table.grid(padding=(0, 2, 0, 0))
+    line.add_column(no_wrap=True)
+    line.add_column(no_wrap=True, overflow="ellipsis")
+    bar = ProgressBar(
+        total=max(1, total),
+        completed=done,
+        width=min(30, max(10, console.width // 4)),
+        complete_style="cyan",
+        finished_style="green",
+    )
+    line.add_row(bar, Text(separator.join(parts), style="bright_black"))
+    footer: list[RenderableType] = [line]
+    if not ended:
+        footer += [
+            Text(
+                one_line(f"{task_name(node) or 'WORK'}  {node.goal}", console.width - 4),
+                style="cyan",
+            )
+            for node in active_nodes(frame.view)[:_ACTIVITY_ROWS]
+        ]
+    if frame.trouble:
+        footer.append(Text(one_line(frame.trouble, console.width), style="yellow"))
+    if frame.notice:
+        footer.append(Text(one_line(frame.notice, console.width), style="yellow"))
+    return footer
+
+
+def task_name(node: Node) -> str:
+    """Return the name of a node's task type without its prefix; empty if it has none."""
+    if not node.task_type:
+        return ""
+    return TaskType.Name(node.task_type).removeprefix("TASK_TYPE_")
+
+
+def elapsed(node: Node, now: float) -> str:
+    """Return how long a node has been at work or was; empty if it never was."""
+    if not node.HasField("start_time"):
+        return ""
+    ended = node.state in TERMINAL_NODE_STATES and node.HasField("end_time")
+    end = seconds_of(node.end_time) if ended else now
+    return duration(end - seconds_of(node.start_time))
+
+
+def summary(frame: Frame) -> str:
+    """Return one sentence on how a run ended."""
+    by_state = counts(frame.view.nodes.values())
+    _, total = done_and_total(by_state)
+    text = f"{project_state_name(frame.project.state)}: {plural(total, 'node')}"
+    if by_state.get("FAILED"):
+        text += f", {by_state['FAILED']} failed"
+    return text
+
+
+def _guides(row: OutlineRow, unicode: bool) -> str:
+    if row.depth == 0:
+        return ""
+    bar, tee, corner = ("│  ", "├─ ", "└─ ") if unicode else ("|  ", "|- ", "`- ")
+    return "".join(bar if goes_on else "   " for goes_on in row.guides) + (
+        corner if row.last else tee
+    )
+
+
+def _unicode(console: Console) -> bool:
+    return console.encoding.lower().startswith("utf")

@@ -1,0 +1,139 @@
+"""`ramify show`: a run with its tree, a node, or a result."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ramify.cli.exits import CliError, ExitCode
+from ramify.cli.options import DEFAULT_STATE, Json, ProjectArgument, StateAddress
+
+if TYPE_CHECKING:
+    from ramify.client import AsyncClient
+    from ramify.v1.node_pb2 import Node
+    from ramify.v1.project_pb2 import Project
+
+_ALL_ROWS = 1_000_000  #: a printed tree scrolls, so it shows every node
+
+
+def show(
+    project_id: ProjectArgument,
+    node_id: Annotated[
+        str, typer.Argument(metavar="NODE", help="Which node; default: the run itself.")
+    ] = "",
+    result: Annotated[
+        bool, typer.Option("--result", help="Print what the run or the node has produced.")
+    ] = False,
+    tree: Annotated[
+        bool, typer.Option("--tree", help="Print every node; the default without NODE.")
+    ] = False,
+    json: Json = False,
+    state_svc: StateAddress = DEFAULT_STATE,
+) -> int:
+    """Show a run with its tree, one node, or a result.
+
+    A result goes to stdout exactly as it was produced, unless stdout is a terminal; there a
+    report is rendered.
+
+    \b
+    Examples:
+      ramify show ID
+      ramify show ID NODE
+      ramify show ID --result > report.md
+      ramify show ID NODE --result
+      ramify show ID --json | jq -c .node     # the project, then every node
+    """
+    from ramify.cli.session import run_session
+
+    if node_id and tree:
+        raise CliError("--tree shows a run, not a node", "leave out NODE", ExitCode.USAGE)
+    if result and tree:
+        raise CliError("--result and --tree are two requests", "choose one", ExitCode.USAGE)
+
+    async def work(client: "AsyncClient") -> int:
+        if result:
+            await _show_result(client, project_id, node_id, json)
+        elif node_id:
+            await _show_node(client, project_id, node_id, json)
+        else:
+            await _show_run(client, project_id, json)
+        return ExitCode.OK
+
+    return run_session(work, state_svc)
+
+
+async def _show_result(client: "AsyncClient", project_id: str, node_id: str, json: bool) -> None:
+    import sys
+
+    from ramify.cli.outcome import body_of
+    from ramify.cli.terminal import print_json, print_markdown
+    from ramify.states import node_state_name
+
+    if not node_id:
+        project = await client.get_project(project_id)
+        node_id = project.root_node_id
+        if not node_id:
+            raise CliError(
+                f"{project_id} has no nodes yet", f"ramify watch {project_id}", ExitCode.NOT_FOUND
+            )
+    node = await client.get_node(project_id, node_id)
+    if not node.HasField("result"):
+        why = f": {node.error.message}" if node.HasField("error") else ""
+        raise CliError(
+            f"{node_id} has no result, it is {node_state_name(node.state)}{why}",
+            code=ExitCode.NOT_FOUND,
+        )
+    if json:
+        print_json(node.result)
+    elif node.result.HasField("data"):
+        sys.stdout.buffer.write(body_of(node))
+    else:
+        print_markdown(node.result.text)
+
+
+async def _show_node(client: "AsyncClient", project_id: str, node_id: str, json: bool) -> None:
+    from ramify.cli.node_card import node_card
+    from ramify.cli.terminal import out, print_json
+
+    node = await client.get_node(project_id, node_id)
+    if json:
+        print_json(node)
+    else:
+        out().print(node_card(node))
+
+
+async def _show_run(client: "AsyncClient", project_id: str, json: bool) -> None:
+    from ramify.cli.terminal import print_json
+    from ramify.v1.state_service_pb2 import GetNodeResponse, GetProjectResponse
+
+    project = await client.get_project(project_id)
+    nodes = [node async for node in client.list_nodes(project_id)]
+    if json:
+        print_json(GetProjectResponse(project=project))
+        for node in nodes:
+            print_json(GetNodeResponse(node=node))
+    else:
+        _print_tree(project, nodes)
+
+
+def _print_tree(project: "Project", nodes: "list[Node]") -> None:
+    from ramify.checksum import checksum_of
+    from ramify.cli.format import seconds_of
+    from ramify.cli.outcome import ending
+    from ramify.cli.screen import Frame, render
+    from ramify.cli.terminal import out
+    from ramify.v1.state_service_pb2 import SnapshotChunk
+    from ramify.view import View
+
+    view = View()
+    view.apply_snapshot(
+        SnapshotChunk(
+            revision=project.revision, project=project, nodes=nodes, checksum=checksum_of(nodes)
+        )
+    )
+    # Without a watch the last commit is all that is known of the server's clock.
+    latest = max(
+        seconds_of(stamp) for stamp in (project.update_time, *(n.update_time for n in nodes))
+    )
+    out().print(render(Frame(view, project, latest), out(), _ALL_ROWS))
+    if project.HasField("error"):
+        out().print(ending(project), style="red", markup=False)

@@ -1,0 +1,84 @@
+"""Reads `key=value` arguments. Pure; raises `CliError` with what would be right."""
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from google.protobuf.descriptor import FieldDescriptor
+
+from ramify.cli.exits import CliError, ExitCode
+from ramify.v1.node_pb2 import NodeState
+from ramify.v1.project_pb2 import ExecutionSettings, ProjectState
+
+_T = TypeVar("_T")
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def split_pair(text: str, option: str) -> tuple[str, str]:
+    """Return key and value of `key=value`."""
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise CliError(
+            f"{option} {text!r} is not key=value", f"for example {option} a=b", ExitCode.USAGE
+        )
+    return key, value
+
+
+def read_labels(pairs: Iterable[str]) -> dict[str, str]:
+    """Return labels from `key=value` arguments; a later one wins."""
+    return dict(split_pair(pair, "--label") for pair in pairs)
+
+
+def read_settings(pairs: Iterable[str]) -> ExecutionSettings:
+    """Return execution settings; keys and types are those of `ExecutionSettings`."""
+    settings = ExecutionSettings()
+    fields = ExecutionSettings.DESCRIPTOR.fields_by_name
+    for pair in pairs:
+        key, text = split_pair(pair, "--set")
+        if key not in fields:
+            raise CliError(
+                f"--set does not know {key!r}", f"it knows {', '.join(fields)}", ExitCode.USAGE
+            )
+        try:
+            setattr(settings, key, _scalar(fields[key], text))
+        except (ValueError, KeyError):
+            kind = _KINDS[fields[key].cpp_type]
+            raise CliError(f"--set {key} takes {kind}, not {text!r}", "", ExitCode.USAGE) from None
+    return settings
+
+
+def read_node_states(names: Iterable[str]) -> list[NodeState.ValueType]:
+    """Return node states by their names, with or without prefix, in any case."""
+    known = {key.removeprefix("NODE_STATE_"): value for key, value in NodeState.items() if value}
+    return [_choose(known, name, "NODE_STATE_") for name in names]
+
+
+def read_project_states(names: Iterable[str]) -> list[ProjectState.ValueType]:
+    """Return project states by their names, with or without prefix, in any case."""
+    known = {
+        key.removeprefix("PROJECT_STATE_"): value for key, value in ProjectState.items() if value
+    }
+    return [_choose(known, name, "PROJECT_STATE_") for name in names]
+
+
+def _choose(known: dict[str, _T], name: str, prefix: str) -> _T:
+    try:
+        return known[name.upper().removeprefix(prefix)]
+    except KeyError:
+        raise CliError(
+            f"{name!r} is not a state", f"states are {', '.join(known)}", ExitCode.USAGE
+        ) from None
+
+
+def _scalar(field: FieldDescriptor, text: str) -> bool | float | int:
+    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        return _TRUTH[text.lower()]
+    if field.cpp_type == FieldDescriptor.CPPTYPE_DOUBLE:
+        return float(text)
+    return int(text)
+
+
+_KINDS = {
+    FieldDescriptor.CPPTYPE_BOOL: "true or false",
+    FieldDescriptor.CPPTYPE_DOUBLE: "a number",
+    FieldDescriptor.CPPTYPE_UINT32: "a whole number from 0",
+}
