@@ -40,6 +40,8 @@ from state_svc.rpc.convert import limits_message
 from state_svc.rpc.error_map import to_error
 from state_svc.service import Service, new_id, now_micros
 
+_MAX_EPOCH = (1 << 63) - 1  #: what every store can hold
+
 ServicerContext = grpc.aio.ServicerContext[StreamMutationsRequest, StreamMutationsResponse]
 
 
@@ -75,6 +77,8 @@ class StreamSessions:
                 )
         if not is_producer_id(producer_id):
             raise InvalidRequest(field="open.producer_id", problem="is not a valid producer id")
+        if epoch > _MAX_EPOCH:
+            raise InvalidRequest(field="open.epoch", problem=f"at most {_MAX_EPOCH} is allowed")
         current = service.producers.get(producer_id, 0)
         if epoch < current:
             raise ProducerFenced(producer_id=producer_id, current_epoch=current)
@@ -89,6 +93,9 @@ class StreamSessions:
                 if service.producers.get(producer_id) == epoch:
                     service.producers[producer_id] = current
                 raise
+            current = service.producers.get(producer_id, 0)
+            if epoch < current:  # a newer one opened while this one waited, and found no stream
+                raise ProducerFenced(producer_id=producer_id, current_epoch=current)
         self._sessions.setdefault(producer_id, set()).add(session)
         service.metrics.streams.inc()
         return Welcome(
@@ -229,6 +236,7 @@ class StreamSession:
                 await self._wait_for_room()
             elif kind == "attach":
                 await self._attach(request.attach)
+                await self._wait_for_room()
             else:
                 raise InvalidRequest(
                     field="message", problem="after open, attach or frame is expected"
@@ -256,6 +264,8 @@ class StreamSession:
         while (
             self._in_flight_batches >= limits.credit_batches
             or self._in_flight_bytes >= limits.credit_bytes
+            # Answers that take no credit: a client that reads none must not pile them up.
+            or len(self._outgoing) >= limits.credit_batches
         ):
             self._room.clear()
             await self._room.wait()
@@ -366,10 +376,9 @@ class StreamSession:
             while self._outgoing:
                 outgoing = self._outgoing.popleft()
                 await self._context.write(outgoing.message)
-                if outgoing.batches:
-                    self._in_flight_batches -= outgoing.batches
-                    self._in_flight_bytes -= outgoing.size
-                    self._room.set()
+                self._in_flight_batches -= outgoing.batches
+                self._in_flight_bytes -= outgoing.size
+                self._room.set()
             if self._closing and (self._fenced_by or not self._in_flight_batches):
                 return
             self._wake.clear()
