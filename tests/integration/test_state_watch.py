@@ -36,7 +36,7 @@ from tests.support.mutations import (
 from tests.support.state_process import StateProcess
 from tests.support.view import NodeView
 from tests.support.watch import RawWatch, WatchLog
-from tests.support.wire import Wire, connect, eventually, refusal
+from tests.support.wire import SMALL_WINDOW, Wire, connect, eventually, refusal
 
 Start = Callable[..., StateProcess]
 
@@ -482,7 +482,7 @@ async def test_a_snapshot_comes_in_chunks_with_one_resume_point(shared_wire: Wir
 async def test_a_slow_watcher_costs_latency_and_nothing_else(state: StateProcess) -> None:
     """It reads nothing while 30 000 changes are made; then it sees every revision once."""
     frames, batches, mutations = 60, 50, 10
-    async with connect(state.address) as wire, connect(state.address) as slow_wire:
+    async with connect(state.address) as wire, connect(state.address, SMALL_WINDOW) as slow_wire:
         project_id = (await wire.create_project()).project_id
         names = [f"n{i}" for i in range(mutations)]
         await wire.commit(project_id, *[create(name) for name in names])
@@ -528,7 +528,7 @@ async def test_a_commit_does_not_wait_for_a_watcher_that_does_not_read(
     wire = shared_wire
     project_id = (await wire.create_project()).project_id
     await wire.commit(project_id, create("a"))
-    async with connect(shared_state.address) as slow_wire:
+    async with connect(shared_state.address, SMALL_WINDOW) as slow_wire:
         calls = [
             slow_wire.stub.WatchProject(WatchProjectRequest(project_id=project_id, snapshot=True))
             for _ in range(5)

@@ -84,10 +84,13 @@ class RawProducer:
         await self.until(lambda: project_id in self.attached)
         return self.attached[project_id]
 
-    async def acked(self, project_id: str, sequence: int, seconds: float = WAIT_SECONDS) -> int:
-        """Wait for the ack of a batch; return its revision."""
+    async def acked(self, project_id: str, sequence: int, *, corrected: bool = False) -> int:
+        """Wait for the ack of a batch; return its revision.
+
+        Fails at once if it was rejected, unless the reject is of an earlier attempt.
+        """
         key = (project_id, sequence)
-        await self.until(lambda: key in self.acks or self._refused(*key), seconds)
+        await self.until(lambda: key in self.acks or (not corrected and bool(self._refused(*key))))
         assert key in self.acks, self.rejects[0]
         return self.acks[key]
 

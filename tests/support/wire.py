@@ -20,6 +20,7 @@ from ramify.v1.project_pb2 import Project
 from ramify.v1.state_service_pb2 import (
     CommitBatchRequest,
     CreateProjectRequest,
+    FlushProjectRequest,
     GetNodeRequest,
     GetProjectRequest,
     GetStatsRequest,
@@ -43,6 +44,11 @@ OPTIONS: list[tuple[str, int]] = [
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 200),
+]
+#: A client whose unread messages stop its peer after 64 KiB, not after some MiB.
+SMALL_WINDOW: list[tuple[str, int]] = [
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 65_535),
 ]
 #: SEM 33: a client that must notice a dead peer within 16 seconds.
 KEEPALIVE: list[tuple[str, int]] = [
@@ -99,6 +105,11 @@ class Wire:
             project_id=project_id, node_id=node_id, include_pending=include_pending
         )
         return (await self.stub.GetNode(request, timeout=CALL_SECONDS)).node
+
+    async def flush(self, project_id: str) -> int:
+        """Wait until everything accepted is durable; return the head."""
+        request = FlushProjectRequest(project_id=project_id)
+        return (await self.stub.FlushProject(request, timeout=CALL_SECONDS)).revision
 
     async def nodes(self, project_id: str, **fields: Any) -> list[Node]:
         """Return all nodes that a listing shows, and check that its pages have one revision."""
