@@ -9,8 +9,10 @@ def seconds_of(stamp: Timestamp) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in at most six characters: `0.4 s`, `12 s`, `3m 05s`, `2h 10m`, `4d 3h`."""
+    """Return a duration as `45 ms`, `1.4 s`, `12 s`, `3m 05s`, `2h 10m` or `4d 3h`."""
     seconds = max(0.0, seconds)
+    if seconds < 0.9995:
+        return f"{seconds * 1e3:.0f} ms"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -92,14 +92,14 @@ def _print_table(projects: "list[Project]") -> None:
     if not projects:
         note('no runs; start one with: ramify run "…" --corpus stdlib')
         return
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0), expand=True)
     table.add_column("id", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("nodes", justify="right", no_wrap=True)
     table.add_column("age", justify="right", no_wrap=True)
     table.add_column("took", justify="right", no_wrap=True)
     table.add_column("lease", no_wrap=True, max_width=24)
-    table.add_column("goal", no_wrap=True, ratio=1)
+    table.add_column("goal", no_wrap=True, overflow="ellipsis", ratio=1)
     now = time.time()
     for project in projects:
         done, total = done_and_total(project.node_counts)

@@ -1,6 +1,6 @@
 """One node with all that is worth knowing about it, for a terminal."""
 
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToJson
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -65,4 +65,4 @@ def _result(node: Node) -> str:
 
 
 def _value(node: Node, key: str) -> str:
-    return str(MessageToDict(node.aux_data[key]))
+    return MessageToJson(node.aux_data[key], indent=None, ensure_ascii=False)

@@ -118,6 +118,7 @@ def _rank(node: Node) -> tuple[int, int, int]:
 
 
 def _summary(hidden: list[Node]) -> str:
-    by_state = Counter(node_state_name(node.state).lower() for node in hidden)
+    names = (node_state_name(node.state).lower().replace("_", " ") for node in hidden)
+    by_state = Counter(names)
     parts = ", ".join(f"{count} {name}" for name, count in by_state.most_common())
     return f"{len(hidden):,} more: {parts}"

@@ -42,6 +42,12 @@ def run(
         str,
         typer.Option(metavar="TEXT", help="Repeating it within 24 h returns the same run."),
     ] = "",
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option", metavar="K=V", help="An option for the profile's agents; repeatable."
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="K=V", help="An execution setting; repeatable."),
@@ -78,6 +84,7 @@ def run(
       ramify run "How does asyncio cancel tasks?" --corpus stdlib
       ramify run "What does retry do?" --corpus ./docs > report.md
       ramify run "..." --set max_concurrent_nodes=4 --label team=docs
+      ramify run "..." --profile scripted --option depth=3 --option delay_ms=200
       ramify run "..." --detach            # then: ramify watch ID
       ramify run "..." --json | jq .       # every change, then the project
 
@@ -89,7 +96,7 @@ def run(
     """
     from ramify.cli.attend import OnInterrupt
     from ramify.cli.session import run_session
-    from ramify.cli.values import read_labels, read_settings
+    from ramify.cli.values import read_labels, read_options, read_settings
 
     try:
         wish = OnInterrupt(on_interrupt)
@@ -101,7 +108,9 @@ def run(
         raise CliError(f"--output {output}: no such folder", "create it first", ExitCode.USAGE)
     read = read_settings(settings or ())
     marks = read_labels(labels or ())
-    options = _agent_options(profile, corpus, orchestrator_svc)
+    agent_options = read_options(options or ())
+    if profile == "corpus":
+        agent_options.setdefault("corpus", _corpus_option(corpus, orchestrator_svc))
 
     async def work(client: "AsyncClient") -> int:
         started = await client.start_project(
@@ -109,7 +118,7 @@ def run(
             project_id=project,
             profile=profile,
             settings=read,
-            agent_options=options,
+            agent_options=agent_options,
             labels=marks,
             request_id=request_id,
         )
@@ -120,12 +129,10 @@ def run(
     return run_session(work, state_svc, orchestrator_svc)
 
 
-def _agent_options(profile: str, corpus: str, orchestrator: str) -> "dict[str, Value]":
-    """Return the options for the profile's agents; a folder is named absolutely."""
+def _corpus_option(corpus: str, orchestrator: str) -> "Value":
+    """Return the corpus as the agents want it: `stdlib`, or a folder with its absolute name."""
     from google.protobuf.struct_pb2 import Value
 
-    if profile != "corpus":
-        return {}
     if corpus != "stdlib":
         folder = Path(corpus).expanduser()
         # The orchestrator reads the folder; on this machine we can tell at once.
@@ -137,7 +144,7 @@ def _agent_options(profile: str, corpus: str, orchestrator: str) -> "dict[str, V
                     ExitCode.USAGE,
                 )
             corpus = str(folder.resolve())
-    return {"corpus": Value(string_value=corpus)}
+    return Value(string_value=corpus)
 
 
 def _detached(client: "AsyncClient", started: "Project", json: bool) -> int:

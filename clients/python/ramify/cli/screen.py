@@ -7,7 +7,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ramify.cli.format import duration, one_line, plural, seconds_of
+from ramify.cli.format import duration, one_line, seconds_of
 from ramify.cli.outline import OutlineRow, active_nodes, counts, done_and_total, outline
 from ramify.cli.style import node_glyph, node_style, project_style
 from ramify.states import (
@@ -120,7 +120,7 @@ def _footer(frame: Frame, console: Console, ended: bool) -> list[RenderableType]
         completed=done,
         width=min(30, max(10, console.width // 4)),
         complete_style="cyan",
-        finished_style="green",
+        finished_style=project_style(frame.project.state),
     )
     line.add_row(bar, Text(separator.join(parts), style="bright_black"))
     footer: list[RenderableType] = [line]
@@ -153,16 +153,6 @@ def elapsed(node: Node, now: float) -> str:
     ended = node.state in TERMINAL_NODE_STATES and node.HasField("end_time")
     end = seconds_of(node.end_time) if ended else now
     return duration(end - seconds_of(node.start_time))
-
-
-def summary(frame: Frame) -> str:
-    """Return one sentence on how a run ended."""
-    by_state = counts(frame.view.nodes.values())
-    _, total = done_and_total(by_state)
-    text = f"{project_state_name(frame.project.state)}: {plural(total, 'node')}"
-    if by_state.get("FAILED"):
-        text += f", {by_state['FAILED']} failed"
-    return text
 
 
 def _guides(row: OutlineRow, unicode: bool) -> str:

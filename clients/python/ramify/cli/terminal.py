@@ -7,6 +7,8 @@ from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 from rich.console import Console
 
+_FILE_WIDTH = 160  #: columns where no terminal sets a limit
+
 #: Calmer than rich's own: a report is for reading, colour marks places in code only.
 _MARKDOWN_STYLES = {
     "markdown.h1": "bold",
@@ -21,13 +23,13 @@ _MARKDOWN_STYLES = {
 @cache
 def out() -> Console:
     """Return the console for results."""
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_WIDTH)
 
 
 @cache
 def err() -> Console:
     """Return the console for progress, hints and errors."""
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _FILE_WIDTH)
 
 
 def print_json(message: Message) -> None:
@@ -54,5 +56,5 @@ def print_markdown(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Print a line for the user beside the result."""
-    err().print(text, markup=False)
+    """Print a line for the user beside the result; a long one is not broken."""
+    err().print(text, markup=False, soft_wrap=True)

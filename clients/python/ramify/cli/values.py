@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.json_format import Parse, ParseError
+from google.protobuf.struct_pb2 import Value
 
 from ramify.cli.exits import CliError, ExitCode
 from ramify.v1.node_pb2 import NodeState
@@ -44,6 +46,18 @@ def read_settings(pairs: Iterable[str]) -> ExecutionSettings:
             kind = _KINDS[fields[key].cpp_type]
             raise CliError(f"--set {key} takes {kind}, not {text!r}", "", ExitCode.USAGE) from None
     return settings
+
+
+def read_options(pairs: Iterable[str]) -> dict[str, Value]:
+    """Return agent options from `key=value` arguments: JSON where it is JSON, else text."""
+    options: dict[str, Value] = {}
+    for pair in pairs:
+        key, text = split_pair(pair, "--option")
+        try:
+            options[key] = Parse(text, Value())
+        except ParseError:
+            options[key] = Value(string_value=text)
+    return options
 
 
 def read_node_states(names: Iterable[str]) -> list[NodeState.ValueType]:

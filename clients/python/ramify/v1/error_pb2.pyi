@@ -67,6 +67,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The orchestrator does not know the profile (INVALID_ARGUMENT)."""
     ERROR_REASON_PROJECT_ENDED: _ErrorReason.ValueType  # 18
     """The project has ended, so the command cannot have an effect (FAILED_PRECONDITION)."""
+    ERROR_REASON_PROJECT_ACTIVE: _ErrorReason.ValueType  # 20
+    """The project has not ended or is leased (FAILED_PRECONDITION). Cancel it first, or use force."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 19
     """Anything else (INTERNAL). The server's log has the cause."""
 
@@ -118,6 +120,8 @@ ERROR_REASON_PROFILE_NOT_FOUND: ErrorReason.ValueType  # 17
 """The orchestrator does not know the profile (INVALID_ARGUMENT)."""
 ERROR_REASON_PROJECT_ENDED: ErrorReason.ValueType  # 18
 """The project has ended, so the command cannot have an effect (FAILED_PRECONDITION)."""
+ERROR_REASON_PROJECT_ACTIVE: ErrorReason.ValueType  # 20
+"""The project has not ended or is leased (FAILED_PRECONDITION). Cancel it first, or use force."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 19
 """Anything else (INTERNAL). The server's log has the cause."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -89,6 +89,8 @@ class _WatchEndReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WatchE
     """Never sent."""
     WATCH_END_REASON_SERVER_DRAINING: _WatchEndReason.ValueType  # 1
     """The server is stopping; resume elsewhere or later."""
+    WATCH_END_REASON_PROJECT_DELETED: _WatchEndReason.ValueType  # 2
+    """The project was deleted."""
 
 class WatchEndReason(_WatchEndReason, metaclass=_WatchEndReasonEnumTypeWrapper):
     """WatchEndReason says why the server ends a watch."""
@@ -97,6 +99,8 @@ WATCH_END_REASON_UNSPECIFIED: WatchEndReason.ValueType  # 0
 """Never sent."""
 WATCH_END_REASON_SERVER_DRAINING: WatchEndReason.ValueType  # 1
 """The server is stopping; resume elsewhere or later."""
+WATCH_END_REASON_PROJECT_DELETED: WatchEndReason.ValueType  # 2
+"""The project was deleted."""
 Global___WatchEndReason: _TypeAlias = WatchEndReason  # noqa: Y015
 
 @_typing.final
@@ -1076,16 +1080,22 @@ class GetProjectRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PROJECT_ID_FIELD_NUMBER: _builtins.int
+    AT_REVISION_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """Which project."""
+    at_revision: _builtins.int
+    """Shows the project as it was at this revision; 0: the present. Below the retained history
+    the call fails with REVISION_COMPACTED, above the head with REVISION_AHEAD.
+    """
     def __init__(
         self,
         *,
         project_id: _builtins.str = ...,
+        at_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_id", b"project_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_revision", b"at_revision", "project_id", b"project_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1208,6 +1218,269 @@ class ListProjectsResponse(_message.Message):
 Global___ListProjectsResponse: _TypeAlias = ListProjectsResponse  # noqa: Y015
 
 @_typing.final
+class DiffProjectRequest(_message.Message):
+    """DiffProjectRequest names two revisions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    FROM_REVISION_FIELD_NUMBER: _builtins.int
+    TO_REVISION_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """Which project."""
+    from_revision: _builtins.int
+    """The earlier revision; at least the compacted revision, and not 0."""
+    to_revision: _builtins.int
+    """The later revision; 0: the head."""
+    page_size: _builtins.int
+    """Most nodes in the answer; 1 to 1 000. 0: 100. A page also ends at 2 MiB."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before; the other fields must be the same."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        from_revision: _builtins.int = ...,
+        to_revision: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_revision", b"from_revision", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "to_revision", b"to_revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiffProjectRequest: _TypeAlias = DiffProjectRequest  # noqa: Y015
+
+@_typing.final
+class NodeDiff(_message.Message):
+    """NodeDiff is a node that differs between two revisions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELDS_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """Which node."""
+    @_builtins.property
+    def before(self) -> _node_pb2.Node:
+        """The node at the earlier revision; not set if it did not exist."""
+
+    @_builtins.property
+    def after(self) -> _node_pb2.Node:
+        """The node at the later revision; not set if it was deleted."""
+
+    @_builtins.property
+    def changed_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the fields that differ, without `version`, `update_time` and `update_revision`."""
+
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        before: _node_pb2.Node | None = ...,
+        after: _node_pb2.Node | None = ...,
+        changed_fields: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "changed_fields", b"changed_fields", "node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeDiff: _TypeAlias = NodeDiff  # noqa: Y015
+
+@_typing.final
+class DiffProjectResponse(_message.Message):
+    """DiffProjectResponse is one page of differences."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TO_REVISION_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty on the last."""
+    to_revision: _builtins.int
+    """The later revision that was compared."""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeDiff]:
+        """The nodes that differ, in the order of their creation; deleted ones last."""
+
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[Global___NodeDiff] | None = ...,
+        next_page_token: _builtins.str = ...,
+        to_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "nodes", b"nodes", "to_revision", b"to_revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiffProjectResponse: _TypeAlias = DiffProjectResponse  # noqa: Y015
+
+@_typing.final
+class ForkProjectRequest(_message.Message):
+    """ForkProjectRequest names a project and a revision."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    AT_REVISION_FIELD_NUMBER: _builtins.int
+    NEW_PROJECT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """Which project."""
+    at_revision: _builtins.int
+    """Revision to begin from; 0: the head."""
+    new_project_id: _builtins.str
+    """Id of the new project; empty: assigned."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat for 24 hours; at most 128 characters. Empty: not repeatable."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        at_revision: _builtins.int = ...,
+        new_project_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_revision", b"at_revision", "new_project_id", b"new_project_id", "project_id", b"project_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForkProjectRequest: _TypeAlias = ForkProjectRequest  # noqa: Y015
+
+@_typing.final
+class ForkProjectResponse(_message.Message):
+    """ForkProjectResponse returns the new project."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def project(self) -> _project_pb2.Project:
+        """The new project: PAUSED, at revision 1, with `compacted_revision` 1, because its revision 1
+        is a snapshot. Positions of producers, leases and answers to request ids are not copied.
+        """
+
+    def __init__(
+        self,
+        *,
+        project: _project_pb2.Project | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["project", b"project"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project", b"project"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForkProjectResponse: _TypeAlias = ForkProjectResponse  # noqa: Y015
+
+@_typing.final
+class CompactProjectRequest(_message.Message):
+    """CompactProjectRequest names a project and how much of its history may go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """Which project."""
+    revision: _builtins.int
+    """Highest revision that may be dropped; 0: everything but the present state."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_id", b"project_id", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompactProjectRequest: _TypeAlias = CompactProjectRequest  # noqa: Y015
+
+@_typing.final
+class CompactProjectResponse(_message.Message):
+    """CompactProjectResponse says what was dropped."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPACTED_REVISION_FIELD_NUMBER: _builtins.int
+    compacted_revision: _builtins.int
+    """Everything up to this revision is gone; at most what was asked for. Watches resume from it
+    or later, and time travel goes back to it.
+    """
+    def __init__(
+        self,
+        *,
+        compacted_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compacted_revision", b"compacted_revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompactProjectResponse: _TypeAlias = CompactProjectResponse  # noqa: Y015
+
+@_typing.final
+class DeleteProjectRequest(_message.Message):
+    """DeleteProjectRequest names a project."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """Which project."""
+    force: _builtins.bool
+    """Deletes the project even while it is leased or has not ended."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteProjectRequest: _TypeAlias = DeleteProjectRequest  # noqa: Y015
+
+@_typing.final
+class DeleteProjectResponse(_message.Message):
+    """DeleteProjectResponse has no fields."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteProjectResponse: _TypeAlias = DeleteProjectResponse  # noqa: Y015
+
+@_typing.final
 class FlushProjectRequest(_message.Message):
     """FlushProjectRequest names a project."""
 
@@ -1327,6 +1600,7 @@ class ListNodesRequest(_message.Message):
     PARENT_NODE_ID_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     INCLUDE_PENDING_FIELD_NUMBER: _builtins.int
+    AT_REVISION_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """Which project."""
     page_size: _builtins.int
@@ -1345,6 +1619,8 @@ class ListNodesRequest(_message.Message):
     """Whether to show what is accepted but not yet durable. First page only: later pages show
     the same.
     """
+    at_revision: _builtins.int
+    """Shows the nodes as they were at this revision; 0: the present. Fails as in GetProject."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_node_pb2.NodeState.ValueType]:
         """Only nodes in one of these states."""
@@ -1366,10 +1642,11 @@ class ListNodesRequest(_message.Message):
         parent_node_id: _builtins.str = ...,
         text: _builtins.str = ...,
         include_pending: _builtins.bool = ...,
+        at_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_layer", b"_layer", "layer", b"layer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_layer", b"_layer", "agent_name", b"agent_name", "include_pending", b"include_pending", "layer", b"layer", "page_size", b"page_size", "page_token", b"page_token", "parent_node_id", b"parent_node_id", "project_id", b"project_id", "states", b"states", "task_types", b"task_types", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_layer", b"_layer", "agent_name", b"agent_name", "at_revision", b"at_revision", "include_pending", b"include_pending", "layer", b"layer", "page_size", b"page_size", "page_token", b"page_token", "parent_node_id", b"parent_node_id", "project_id", b"project_id", "states", b"states", "task_types", b"task_types", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__layer: _TypeAlias = _typing.Literal["layer"]  # noqa: Y015
     _WhichOneofArgType__layer: _TypeAlias = _typing.Literal["_layer", b"_layer"]  # noqa: Y015

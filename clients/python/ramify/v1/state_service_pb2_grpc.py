@@ -68,6 +68,26 @@ class StateServiceStub(object):
                 request_serializer=ramify_dot_v1_dot_state__service__pb2.ListProjectsRequest.SerializeToString,
                 response_deserializer=ramify_dot_v1_dot_state__service__pb2.ListProjectsResponse.FromString,
                 _registered_method=True)
+        self.DiffProject = channel.unary_unary(
+                '/ramify.v1.StateService/DiffProject',
+                request_serializer=ramify_dot_v1_dot_state__service__pb2.DiffProjectRequest.SerializeToString,
+                response_deserializer=ramify_dot_v1_dot_state__service__pb2.DiffProjectResponse.FromString,
+                _registered_method=True)
+        self.ForkProject = channel.unary_unary(
+                '/ramify.v1.StateService/ForkProject',
+                request_serializer=ramify_dot_v1_dot_state__service__pb2.ForkProjectRequest.SerializeToString,
+                response_deserializer=ramify_dot_v1_dot_state__service__pb2.ForkProjectResponse.FromString,
+                _registered_method=True)
+        self.CompactProject = channel.unary_unary(
+                '/ramify.v1.StateService/CompactProject',
+                request_serializer=ramify_dot_v1_dot_state__service__pb2.CompactProjectRequest.SerializeToString,
+                response_deserializer=ramify_dot_v1_dot_state__service__pb2.CompactProjectResponse.FromString,
+                _registered_method=True)
+        self.DeleteProject = channel.unary_unary(
+                '/ramify.v1.StateService/DeleteProject',
+                request_serializer=ramify_dot_v1_dot_state__service__pb2.DeleteProjectRequest.SerializeToString,
+                response_deserializer=ramify_dot_v1_dot_state__service__pb2.DeleteProjectResponse.FromString,
+                _registered_method=True)
         self.FlushProject = channel.unary_unary(
                 '/ramify.v1.StateService/FlushProject',
                 request_serializer=ramify_dot_v1_dot_state__service__pb2.FlushProjectRequest.SerializeToString,
@@ -160,6 +180,35 @@ class StateServiceServicer(object):
 
     def ListProjects(self, request, context):
         """Lists projects in the order of their creation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiffProject(self, request, context):
+        """Lists how the nodes of a project differ between two retained revisions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForkProject(self, request, context):
+        """Makes a new, paused project from a project at a retained revision. Repeating a `request_id`
+        returns the first answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompactProject(self, request, context):
+        """Drops history that is not needed any more. The present state stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteProject(self, request, context):
+        """Deletes a project with its history. Its id is never reused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -261,6 +310,26 @@ def add_StateServiceServicer_to_server(servicer, server):
                     servicer.ListProjects,
                     request_deserializer=ramify_dot_v1_dot_state__service__pb2.ListProjectsRequest.FromString,
                     response_serializer=ramify_dot_v1_dot_state__service__pb2.ListProjectsResponse.SerializeToString,
+            ),
+            'DiffProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiffProject,
+                    request_deserializer=ramify_dot_v1_dot_state__service__pb2.DiffProjectRequest.FromString,
+                    response_serializer=ramify_dot_v1_dot_state__service__pb2.DiffProjectResponse.SerializeToString,
+            ),
+            'ForkProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkProject,
+                    request_deserializer=ramify_dot_v1_dot_state__service__pb2.ForkProjectRequest.FromString,
+                    response_serializer=ramify_dot_v1_dot_state__service__pb2.ForkProjectResponse.SerializeToString,
+            ),
+            'CompactProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompactProject,
+                    request_deserializer=ramify_dot_v1_dot_state__service__pb2.CompactProjectRequest.FromString,
+                    response_serializer=ramify_dot_v1_dot_state__service__pb2.CompactProjectResponse.SerializeToString,
+            ),
+            'DeleteProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteProject,
+                    request_deserializer=ramify_dot_v1_dot_state__service__pb2.DeleteProjectRequest.FromString,
+                    response_serializer=ramify_dot_v1_dot_state__service__pb2.DeleteProjectResponse.SerializeToString,
             ),
             'FlushProject': grpc.unary_unary_rpc_method_handler(
                     servicer.FlushProject,
@@ -474,6 +543,114 @@ class StateService(object):
             '/ramify.v1.StateService/ListProjects',
             ramify_dot_v1_dot_state__service__pb2.ListProjectsRequest.SerializeToString,
             ramify_dot_v1_dot_state__service__pb2.ListProjectsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiffProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramify.v1.StateService/DiffProject',
+            ramify_dot_v1_dot_state__service__pb2.DiffProjectRequest.SerializeToString,
+            ramify_dot_v1_dot_state__service__pb2.DiffProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramify.v1.StateService/ForkProject',
+            ramify_dot_v1_dot_state__service__pb2.ForkProjectRequest.SerializeToString,
+            ramify_dot_v1_dot_state__service__pb2.ForkProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompactProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramify.v1.StateService/CompactProject',
+            ramify_dot_v1_dot_state__service__pb2.CompactProjectRequest.SerializeToString,
+            ramify_dot_v1_dot_state__service__pb2.CompactProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramify.v1.StateService/DeleteProject',
+            ramify_dot_v1_dot_state__service__pb2.DeleteProjectRequest.SerializeToString,
+            ramify_dot_v1_dot_state__service__pb2.DeleteProjectResponse.FromString,
             options,
             channel_credentials,
             insecure,

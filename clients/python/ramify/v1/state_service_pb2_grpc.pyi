@@ -51,6 +51,16 @@ class StateServiceStub:
     """Returns a project with its counts, state and head revision."""
     ListProjects: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.ListProjectsRequest, _state_service_pb2.ListProjectsResponse]
     """Lists projects in the order of their creation."""
+    DiffProject: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.DiffProjectRequest, _state_service_pb2.DiffProjectResponse]
+    """Lists how the nodes of a project differ between two retained revisions."""
+    ForkProject: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.ForkProjectRequest, _state_service_pb2.ForkProjectResponse]
+    """Makes a new, paused project from a project at a retained revision. Repeating a `request_id`
+    returns the first answer.
+    """
+    CompactProject: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.CompactProjectRequest, _state_service_pb2.CompactProjectResponse]
+    """Drops history that is not needed any more. The present state stays."""
+    DeleteProject: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.DeleteProjectRequest, _state_service_pb2.DeleteProjectResponse]
+    """Deletes a project with its history. Its id is never reused."""
     FlushProject: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.FlushProjectRequest, _state_service_pb2.FlushProjectResponse]
     """Waits until everything accepted for a project is durable."""
     GetNode: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.GetNodeRequest, _state_service_pb2.GetNodeResponse]
@@ -95,6 +105,16 @@ class StateServiceAsyncStub(StateServiceStub):
     """Returns a project with its counts, state and head revision."""
     ListProjects: _aio.UnaryUnaryMultiCallable[_state_service_pb2.ListProjectsRequest, _state_service_pb2.ListProjectsResponse]  # type: ignore[assignment]
     """Lists projects in the order of their creation."""
+    DiffProject: _aio.UnaryUnaryMultiCallable[_state_service_pb2.DiffProjectRequest, _state_service_pb2.DiffProjectResponse]  # type: ignore[assignment]
+    """Lists how the nodes of a project differ between two retained revisions."""
+    ForkProject: _aio.UnaryUnaryMultiCallable[_state_service_pb2.ForkProjectRequest, _state_service_pb2.ForkProjectResponse]  # type: ignore[assignment]
+    """Makes a new, paused project from a project at a retained revision. Repeating a `request_id`
+    returns the first answer.
+    """
+    CompactProject: _aio.UnaryUnaryMultiCallable[_state_service_pb2.CompactProjectRequest, _state_service_pb2.CompactProjectResponse]  # type: ignore[assignment]
+    """Drops history that is not needed any more. The present state stays."""
+    DeleteProject: _aio.UnaryUnaryMultiCallable[_state_service_pb2.DeleteProjectRequest, _state_service_pb2.DeleteProjectResponse]  # type: ignore[assignment]
+    """Deletes a project with its history. Its id is never reused."""
     FlushProject: _aio.UnaryUnaryMultiCallable[_state_service_pb2.FlushProjectRequest, _state_service_pb2.FlushProjectResponse]  # type: ignore[assignment]
     """Waits until everything accepted for a project is durable."""
     GetNode: _aio.UnaryUnaryMultiCallable[_state_service_pb2.GetNodeRequest, _state_service_pb2.GetNodeResponse]  # type: ignore[assignment]
@@ -172,6 +192,40 @@ class StateServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_state_service_pb2.ListProjectsResponse, _abc.Awaitable[_state_service_pb2.ListProjectsResponse]]:
         """Lists projects in the order of their creation."""
+
+    @_abc_1.abstractmethod
+    def DiffProject(
+        self,
+        request: _state_service_pb2.DiffProjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_state_service_pb2.DiffProjectResponse, _abc.Awaitable[_state_service_pb2.DiffProjectResponse]]:
+        """Lists how the nodes of a project differ between two retained revisions."""
+
+    @_abc_1.abstractmethod
+    def ForkProject(
+        self,
+        request: _state_service_pb2.ForkProjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_state_service_pb2.ForkProjectResponse, _abc.Awaitable[_state_service_pb2.ForkProjectResponse]]:
+        """Makes a new, paused project from a project at a retained revision. Repeating a `request_id`
+        returns the first answer.
+        """
+
+    @_abc_1.abstractmethod
+    def CompactProject(
+        self,
+        request: _state_service_pb2.CompactProjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_state_service_pb2.CompactProjectResponse, _abc.Awaitable[_state_service_pb2.CompactProjectResponse]]:
+        """Drops history that is not needed any more. The present state stays."""
+
+    @_abc_1.abstractmethod
+    def DeleteProject(
+        self,
+        request: _state_service_pb2.DeleteProjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_state_service_pb2.DeleteProjectResponse, _abc.Awaitable[_state_service_pb2.DeleteProjectResponse]]:
+        """Deletes a project with its history. Its id is never reused."""
 
     @_abc_1.abstractmethod
     def FlushProject(
