@@ -20,6 +20,7 @@ from prometheus_client import start_http_server
 from state_svc import __version__
 from state_svc.config import Settings
 from state_svc.errors import AddressInUse, InvalidConfig
+from state_svc.history.past import Past
 from state_svc.history.registry import ProjectRegistry
 from state_svc.history.snapshots import Snapshotter
 from state_svc.ingest.batching import BatchLimits
@@ -74,6 +75,7 @@ async def build(store: StateStore, settings: Settings) -> Service:
         committer=committer,
         hub=hub,
         snapshots=snapshots,
+        past=Past(store),
         leases=LeaseTable(now=lease_now()),
         metrics=metrics,
         limits=limits,

@@ -3,7 +3,7 @@
 RamifyError
 ├── BatchRejected          one batch breaks rules; carries every violation
 ├── InvalidRequest
-├── ProjectNotFound, NodeNotFound, ProjectExists
+├── ProjectNotFound, NodeNotFound, ProjectExists, ProjectActive
 ├── ProducerFenced, SequenceGap, LeaseHeld
 ├── RevisionCompacted, RevisionAhead
 ├── Overloaded, ServerDraining, StoreUnavailable
@@ -87,6 +87,10 @@ class NodeNotFound(RamifyError):
 
 class ProjectExists(RamifyError):
     """A project with this id exists or existed; ids are never reused."""
+
+
+class ProjectActive(RamifyError):
+    """The project has not ended or is leased; cancel it first, or use force."""
 
 
 class ProducerFenced(RamifyError):

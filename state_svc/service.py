@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from state_svc.errors import ProjectNotFound, RamifyError, ServerDraining
+from state_svc.history.past import Past
 from state_svc.history.registry import ProjectRegistry
 from state_svc.history.snapshots import Snapshotter
 from state_svc.ingest.committer import Committer, PendingBatch
@@ -34,6 +35,7 @@ class Service:
     committer: Committer
     hub: WatchHub
     snapshots: Snapshotter
+    past: Past
     leases: LeaseTable
     metrics: ServiceMetrics
     limits: Limits

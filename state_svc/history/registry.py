@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ramify.v1.project_pb2 import Project
 from state_svc.codec.project import ProjectRecord, decode_project
-from state_svc.errors import CorruptRecord, ProjectNotFound
+from state_svc.errors import CorruptRecord, ProjectNotFound, StoreUnavailable
 from state_svc.history.rebuild import rebuild
 from state_svc.model.project import LiveProject
 from state_svc.store.base import StateStore
@@ -20,6 +21,8 @@ class _Entry:
 
     record: ProjectRecord
     revision: int
+    compacted: int = 0
+    deleted: bool = False
     live: LiveProject | None = None
     loading: asyncio.Future[LiveProject] | None = None
 
@@ -34,8 +37,13 @@ class ProjectRegistry:
     async def open(self) -> None:
         """Read what the store has; projects themselves are loaded later."""
         for head in await self._store.list_projects():
-            decode_project(head.record)
-            self._entries[head.record.project_id] = _Entry(head.record, head.revision)
+            entry = _Entry(head.record, head.revision, head.compacted, head.deleted)
+            if not head.deleted:
+                decode_project(head.record)
+                if not head.revision:  # a fork that was cut off half-way
+                    await self._store.delete_project(head.record.project_uid)
+                    entry.deleted = True
+            self._entries[head.record.project_id] = entry
 
     def loaded(self, project_id: str) -> LiveProject | None:
         """Return a project if it is in memory."""
@@ -51,7 +59,7 @@ class ProjectRegistry:
         Raises `ProjectNotFound`, `CorruptRecord` or `StoreUnavailable`.
         """
         entry = self._entries.get(project_id)
-        if entry is None:
+        if entry is None or entry.deleted:
             raise ProjectNotFound(project_id=project_id)
         if entry.live is not None:
             if not entry.live.view.revision:
@@ -67,23 +75,47 @@ class ProjectRegistry:
             if loading.done() and entry.loading is loading:
                 entry.loading = None
 
+    @contextmanager
+    def reserved(self, project_id: str) -> Iterator[None]:
+        """Keep an id from being taken while a project is stored under it."""
+        record = ProjectRecord("", project_id, b"", 0)
+        self._entries[project_id] = _Entry(record, 0, deleted=True)
+        yield
+        # Not after an error: the store may hold a part of it, which the next start clears away.
+        del self._entries[project_id]
+
     def add(self, project: LiveProject) -> None:
         """Add a project that is being created; it is found once its creation is durable."""
         record = ProjectRecord(project.uid, project.project_id, b"", 0)
-        self._entries[project.project_id] = _Entry(record, 0, project)
+        self._entries[project.project_id] = _Entry(record, 0, live=project)
 
     def discard(self, project: LiveProject) -> None:
         """Forget a project whose creation has failed."""
         self._entries.pop(project.project_id, None)
 
-    def entities(self) -> Iterator[tuple[Project, int]]:
-        """Yield every committed project entity with its head, in the order of creation."""
+    async def delete(self, project: LiveProject) -> None:
+        """Delete a project that has nothing pending; from here on it is not found.
+
+        Raises `StoreUnavailable`; then it is still there.
+        """
+        entry = self._entries[project.project_id]
+        deleted = _Entry(entry.record, entry.revision, deleted=True)
+        self._entries[project.project_id] = deleted
+        try:
+            await self._store.delete_project(project.uid)
+        except StoreUnavailable:
+            self._entries[project.project_id] = entry
+            raise
+
+    def entities(self) -> Iterator[tuple[Project, int, int]]:
+        """Yield (project, head, compacted revision) of all, in the order of creation."""
         for entry in list(self._entries.values()):
             if entry.live is not None:
                 if entry.live.view.revision:
-                    yield entry.live.view.entity, entry.live.view.revision
-            else:
-                yield decode_project(entry.record), entry.revision
+                    view = entry.live.view
+                    yield view.entity, view.revision, view.compacted
+            elif not entry.deleted:
+                yield decode_project(entry.record), entry.revision, entry.compacted
 
     async def _load(self, entry: _Entry) -> LiveProject:
         uid = entry.record.project_uid
@@ -94,6 +126,7 @@ class ProjectRegistry:
                 revision=entry.revision,
                 problem=f"the log ends at revision {replay.view.revision}",
             )
+        replay.view.compacted = entry.compacted
         live = LiveProject(replay.view)
         live.producers = replay.producers
         entry.live = live

@@ -58,6 +58,7 @@ class View:
     entity: Project
     revision: int = 0
     micros: int = 0
+    compacted: int = 0  #: history up to this revision was dropped
     nodes: dict[str, LiveNode] = field(default_factory=dict)  #: in the order of their creation
     commands: dict[str, Command] = field(default_factory=dict)
     deleted: set[str] = field(default_factory=set)  #: ids that existed; never reused (SEM 9)
@@ -100,6 +101,7 @@ class View:
         project = Project()
         project.CopyFrom(self.entity)
         project.revision = self.revision
+        project.compacted_revision = self.compacted
         for state, count in self.counts.items():
             if count:
                 project.node_counts[transitions.NODE.names[state]] = count

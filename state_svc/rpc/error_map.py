@@ -25,6 +25,11 @@ TABLE: dict[type[errors.RamifyError], tuple[int, ErrorReason.ValueType, bool]] =
     errors.ProjectNotFound: (Code.NOT_FOUND, ErrorReason.ERROR_REASON_PROJECT_NOT_FOUND, False),
     errors.NodeNotFound: (Code.NOT_FOUND, ErrorReason.ERROR_REASON_NODE_NOT_FOUND, False),
     errors.ProjectExists: (Code.ALREADY_EXISTS, ErrorReason.ERROR_REASON_PROJECT_EXISTS, False),
+    errors.ProjectActive: (
+        Code.FAILED_PRECONDITION,
+        ErrorReason.ERROR_REASON_PROJECT_ACTIVE,
+        False,
+    ),
     errors.ProducerFenced: (
         Code.FAILED_PRECONDITION,
         ErrorReason.ERROR_REASON_PRODUCER_FENCED,

@@ -108,9 +108,14 @@ class NodeRpcs:
     async def _begin(self, request: ListNodesRequest) -> _Listing:
         project = await self._service.live(request.project_id)
         if request.include_pending:
+            if request.at_revision:
+                raise InvalidRequest(
+                    field="at_revision", problem="cannot be combined with include_pending"
+                )
             nodes, revision = project.all_nodes(), project.revision
         else:
-            nodes, revision = iter(project.view.nodes.values()), project.view.revision
+            view = await self._service.past.view_at(project, request.at_revision)
+            nodes, revision = iter(view.nodes.values()), view.revision
         selected = [node for node in nodes if _selects(request, node)]
         return _Listing(selected, revision, _key(request))
 

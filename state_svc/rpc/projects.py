@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable
 
 from ramify.v1.project_pb2 import Project
 from ramify.v1.state_service_pb2 import (
@@ -26,6 +25,7 @@ from state_svc.model.entity import create_project
 from state_svc.model.ids import is_project_id
 from state_svc.model.project import LiveProject, View
 from state_svc.rpc.convert import page_size
+from state_svc.rpc.once import once
 from state_svc.service import Service, new_id, now_micros
 from state_svc.store.base import RequestRecord
 
@@ -56,7 +56,7 @@ class ProjectRpcs:
             )
             return record
 
-        record = await self._once("CommitBatch", request.request_id, commit)
+        record = await once(service, "CommitBatch", request.request_id, commit)
         project = await service.live(record.project_id)
         return CommitBatchResponse(revision=record.revision, project_uid=project.uid)
 
@@ -96,14 +96,15 @@ class ProjectRpcs:
                 raise
             return record
 
-        record = await self._once("CreateProject", request.request_id, create)
+        record = await once(service, "CreateProject", request.request_id, create)
         project = await service.live(record.project_id)
         return CreateProjectResponse(project=project.view.to_project())
 
     async def get_project(self, request: GetProjectRequest) -> GetProjectResponse:
-        """Return a project as it is committed."""
+        """Return a project as it is committed, or as it was."""
         project = await self._service.live(request.project_id)
-        return GetProjectResponse(project=project.view.to_project())
+        view = await self._service.past.view_at(project, request.at_revision)
+        return GetProjectResponse(project=view.to_project())
 
     async def list_projects(self, request: ListProjectsRequest) -> ListProjectsResponse:
         """List projects by state, label and lease; the token is the last id of the page."""
@@ -111,7 +112,7 @@ class ProjectRpcs:
         states = frozenset(request.states)
         response = ListProjectsResponse()
         skipping = bool(request.page_token)
-        for entity, revision in self._service.projects.entities():
+        for entity, revision, compacted in self._service.projects.entities():
             if skipping:
                 skipping = entity.project_id != request.page_token
                 continue
@@ -129,6 +130,7 @@ class ProjectRpcs:
             shown = response.projects.add()
             shown.CopyFrom(entity)
             shown.revision = revision
+            shown.compacted_revision = compacted
         if skipping:
             raise InvalidRequest(field="page_token", problem="is not from this service")
         return response
@@ -138,24 +140,6 @@ class ProjectRpcs:
         project = await self._service.live(request.project_id)
         await self._service.committer.settled(project)
         return FlushProjectResponse(revision=project.view.revision)
-
-    async def _once(
-        self, method: str, request_id: str, work: Callable[[], Awaitable[RequestRecord]]
-    ) -> RequestRecord:
-        """Carry out a call, or return the answer that its `request_id` has got before."""
-        if problem := validate.check_request_id(request_id):
-            raise InvalidRequest(field="request_id", problem=problem)
-        if not request_id:
-            return await work()
-        requests = self._service.requests
-        record = await requests.claim(method, request_id)
-        if record is not None:
-            return record
-        try:
-            record = await work()
-        finally:
-            requests.finish(method, request_id, record)
-        return record
 
     def _check_create(self, request: CreateProjectRequest) -> None:
         if request.project_id and not is_project_id(request.project_id):

@@ -18,6 +18,7 @@ from ramify.v1 import state_service_pb2
 from state_svc.errors import AddressInUse, RamifyError
 from state_svc.rpc.admin import AdminRpcs
 from state_svc.rpc.error_map import to_status, unwrap
+from state_svc.rpc.history import HistoryRpcs
 from state_svc.rpc.leases import LeaseRpcs
 from state_svc.rpc.nodes import NodeRpcs
 from state_svc.rpc.options import server_options
@@ -45,6 +46,7 @@ class RpcServer:
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(options=server_options(service.limits.max_message_bytes))
         projects, nodes = ProjectRpcs(service), NodeRpcs(service)
+        history = HistoryRpcs(service)
         leases, admin = LeaseRpcs(service), AdminRpcs(service, sqlite_version)
         unary: dict[str, Unary] = {
             "CommitBatch": projects.commit_batch,
@@ -52,6 +54,10 @@ class RpcServer:
             "GetProject": projects.get_project,
             "ListProjects": projects.list_projects,
             "FlushProject": projects.flush_project,
+            "DiffProject": history.diff_project,
+            "ForkProject": history.fork_project,
+            "CompactProject": history.compact_project,
+            "DeleteProject": history.delete_project,
             "GetNode": nodes.get_node,
             "ListNodes": nodes.list_nodes,
             "ListNodeHistory": nodes.list_node_history,

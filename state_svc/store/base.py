@@ -7,7 +7,7 @@ A backend must hold:
 
 - `commit` is atomic: all records of a `Commit` are stored, or none is. When it returns, they
   are durable: they survive the death of the process and of the machine.
-- At most one `commit` runs at a time; the commit loop sees to that.
+- Commits that overlap in time are made one after the other.
 - When `commit` raises `StoreUnavailable` the outcome may be unknown. `recover` is called next,
   and must return only when reads show whether the commit happened.
 - A read shows whole commits only, and every commit that returned before the read began.
@@ -15,7 +15,8 @@ A backend must hold:
 - Records come back byte for byte; whether they make sense is the codec's business.
 - A snapshot is found once its last chunk is stored; chunks are stored one by one, in order.
 - Nothing is deleted or overwritten except by the upserts named in `Commit`, and by
-  `drop_snapshots`.
+  `drop_snapshots`, `compact` and `delete_project`. What these three forget may take several
+  transactions; whoever reads in between sees more than is promised, never less.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class ProjectHead:
     """A stored project and its last revision."""
 
     record: ProjectRecord
-    revision: int
+    revision: int  #: of its last segment or snapshot; 0: its creation did not finish
+    compacted: int = 0  #: segments up to this revision may be gone
+    deleted: bool = False  #: only the id is left, so that it is never reused
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class Commit:
     projects: list[ProjectRecord] = field(default_factory=list)
     producers: list[ProducerRecord] = field(default_factory=list)
     requests: list[RequestRecord] = field(default_factory=list)
+    snapshots: list[SnapshotRecord] = field(default_factory=list)
 
 
 class StateStore(Protocol):
@@ -108,6 +112,15 @@ class StateStore(Protocol):
 
     async def drop_snapshots(self, project_uid: str, revisions: Sequence[int]) -> None:
         """Forget snapshots, and chunks of incomplete ones, at these revisions."""
+
+    async def compact(self, project_uid: str, revision: int) -> None:
+        """Note that history up to a revision is dropped, durably; then drop it.
+
+        Segments that end at or before it and snapshots before it are forgotten.
+        """
+
+    async def delete_project(self, project_uid: str) -> None:
+        """Note that a project is deleted, durably; then drop all it has but its id."""
 
     async def list_producers(self) -> list[ProducerRecord]:
         """Return the epoch of every producer."""

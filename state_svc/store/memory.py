@@ -32,6 +32,8 @@ class MemoryStore:
         self._projects: dict[str, ProjectRecord] = {}
         self._segments: dict[str, list[SegmentRecord]] = {}
         self._snapshots: dict[str, dict[tuple[int, int], SnapshotRecord]] = {}
+        self._compacted: dict[str, int] = {}
+        self._deleted: set[str] = set()
         self._producers: dict[str, ProducerRecord] = {}
         self._requests: list[RequestRecord] = []
 
@@ -47,6 +49,8 @@ class MemoryStore:
         for producer in commit.producers:
             self._producers[producer.producer_id] = producer
         self._requests.extend(commit.requests)
+        for snapshot in commit.snapshots:
+            await self.put_snapshot_chunk(snapshot)
         self.commits += 1
         if fail == "after":
             raise StoreUnavailable(problem="told to fail after the commit")
@@ -57,13 +61,17 @@ class MemoryStore:
     async def list_projects(self) -> list[ProjectHead]:
         """See `StateStore`."""
         return [
-            ProjectHead(record, await self.read_head(uid)) for uid, record in self._projects.items()
+            ProjectHead(
+                record, await self.read_head(uid), self._compacted.get(uid, 0), uid in self._deleted
+            )
+            for uid, record in self._projects.items()
         ]
 
     async def read_head(self, project_uid: str) -> int:
         """See `StateStore`."""
         segments = self._segments.get(project_uid)
-        return segments[-1].last_revision if segments else 0
+        snapshots = await self.list_snapshots(project_uid)
+        return max(segments[-1].last_revision if segments else 0, *snapshots, 0)
 
     async def read_segments(
         self, project_uid: str, after_revision: int, max_bytes: int
@@ -101,6 +109,22 @@ class MemoryStore:
         chunks = self._snapshots.get(project_uid, {})
         for key in [key for key in chunks if key[0] in revisions]:
             del chunks[key]
+
+    async def compact(self, project_uid: str, revision: int) -> None:
+        """See `StateStore`."""
+        self._compacted[project_uid] = revision
+        segments = self._segments.get(project_uid, [])
+        self._segments[project_uid] = [s for s in segments if s.last_revision > revision]
+        old = [r for r, _ in self._snapshots.get(project_uid, {}) if r < revision]
+        await self.drop_snapshots(project_uid, old)
+
+    async def delete_project(self, project_uid: str) -> None:
+        """See `StateStore`."""
+        record = self._projects[project_uid]
+        self._projects[project_uid] = ProjectRecord(project_uid, record.project_id, b"", 0)
+        self._deleted.add(project_uid)
+        self._segments.pop(project_uid, None)
+        self._snapshots.pop(project_uid, None)
 
     async def list_producers(self) -> list[ProducerRecord]:
         """See `StateStore`."""

@@ -47,9 +47,18 @@ FILE_NAME = "state.sqlite3"
 LOCK_NAME = "LOCK"
 _READERS = 2
 _BUSY_MS = 10_000
+_DELETE_ROWS = 500
 _CHECKPOINT_PAGES = 4_000  #: the WAL is folded back about every 16 MB
 
 _Result = TypeVar("_Result")
+
+#: Last revision of the row of `projects` at hand.
+_HEAD = """max(
+    coalesce((SELECT max(last_revision) FROM segments
+              WHERE segments.project_key = projects.project_key), 0),
+    coalesce((SELECT max(revision) FROM snapshots
+              WHERE snapshots.project_key = projects.project_key AND last), 0))
+"""
 
 _SELECT_SEGMENTS = """
 SELECT first_revision, last_revision, format_version, codec, checksum, data
@@ -128,6 +137,43 @@ class SqliteStore:
             ),
         )
 
+    async def compact(self, project_uid: str, revision: int) -> None:
+        """See `StateStore`."""
+        key = await self._in_thread(self._writer_thread, lambda: self._key(project_uid))
+        await self._write(
+            "UPDATE projects SET compacted_revision = ? WHERE project_key = ?", (revision, key)
+        )
+        await self._delete("segments", "project_key = ? AND last_revision <= ?", (key, revision))
+        await self._delete("snapshots", "project_key = ? AND revision < ?", (key, revision))
+
+    async def delete_project(self, project_uid: str) -> None:
+        """See `StateStore`."""
+        key = await self._in_thread(self._writer_thread, lambda: self._key(project_uid))
+        await self._write(
+            "UPDATE projects SET deleted = 1, data = x'', checksum = 0 WHERE project_key = ?",
+            (key,),
+        )
+        await self._delete("segments", "project_key = ?", (key,))
+        await self._delete("snapshots", "project_key = ?", (key,))
+
+    async def _write(self, statement: str, values: tuple[int, ...]) -> int:
+        """Run one statement as a transaction; return how many rows it changed."""
+
+        def work() -> int:
+            self._writer.execute(statement, values)
+            return self._writer.changes()
+
+        return await self._in_thread(self._writer_thread, work)
+
+    async def _delete(self, table: str, condition: str, values: tuple[int, ...]) -> None:
+        """Delete rows a few at a time, so that commits get their turn in between."""
+        statement = (
+            f"DELETE FROM {table} WHERE rowid IN"
+            f" (SELECT rowid FROM {table} WHERE {condition} LIMIT {_DELETE_ROWS})"
+        )
+        while await self._write(statement, values):
+            pass
+
     async def list_producers(self) -> list[ProducerRecord]:
         """See `StateStore`."""
         return await self._read(
@@ -191,6 +237,8 @@ class SqliteStore:
                         for r in commit.requests
                     ],
                 )
+            for snapshot in commit.snapshots:
+                self._put_snapshot_chunk(snapshot)
             failpoint("before_commit")
             db.execute("COMMIT")
             failpoint("after_commit")
@@ -302,13 +350,14 @@ class SqliteStore:
 
     def _list_projects(self, db: apsw.Connection) -> list[ProjectHead]:
         query = (
-            "SELECT project_uid, project_id, data, checksum, (SELECT max(last_revision)"
-            " FROM segments WHERE segments.project_key = projects.project_key)"
-            " FROM projects ORDER BY project_key"
+            "SELECT project_uid, project_id, data, checksum, compacted_revision, deleted,"
+            f" {_HEAD} FROM projects ORDER BY project_key"
         )
         return [
-            ProjectHead(ProjectRecord(uid, project_id, data, checksum), head or 0)
-            for uid, project_id, data, checksum, head in db.execute(query)
+            ProjectHead(
+                ProjectRecord(uid, project_id, data, checksum), head, compacted, bool(deleted)
+            )
+            for uid, project_id, data, checksum, compacted, deleted, head in db.execute(query)
         ]
 
     async def _read(self, query: Callable[[apsw.Connection], _Result]) -> _Result:
@@ -335,9 +384,9 @@ def _project_key(db: apsw.Connection, project_uid: str) -> int | None:
 
 
 def _read_head(db: apsw.Connection, project_uid: str) -> int:
-    query = "SELECT max(last_revision) FROM segments WHERE project_key = ?"
-    for (revision,) in db.execute(query, (_project_key(db, project_uid),)):
-        return int(revision or 0)
+    query = f"SELECT {_HEAD} FROM projects WHERE project_uid = ?"
+    for (revision,) in db.execute(query, (project_uid,)):
+        return int(revision)
     return 0
 
 

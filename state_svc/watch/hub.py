@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
+from ramify.v1.state_service_pb2 import WatchEndReason
 from state_svc.codec.delta import encode_watch_delta
 from state_svc.errors import Overloaded
 from state_svc.metrics import ServiceMetrics
@@ -151,10 +152,16 @@ class WatchHub:
 
     def end_all(self) -> None:
         """Tell every watcher that the server stops."""
-        for channel in list(self._channels.values()):
+        for project in list(self._channels):
+            self.end(project, WatchEndReason.WATCH_END_REASON_SERVER_DRAINING)
+
+    def end(self, project: LiveProject, reason: WatchEndReason.ValueType) -> None:
+        """Tell the watchers of a project that there will be nothing more."""
+        channel = self._channels.get(project)
+        if channel is not None:
             self.flush(channel)
             for watcher in channel.watchers:
-                watcher.end()
+                watcher.end(reason)
 
     def _round(self, channel: Channel) -> None:
         if channel.timer is not None:

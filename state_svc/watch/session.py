@@ -17,7 +17,7 @@ from ramify.v1.state_service_pb2 import (
     WatchProjectRequest,
     WatchProjectResponse,
 )
-from state_svc.errors import RevisionAhead
+from state_svc.errors import RevisionAhead, RevisionCompacted
 from state_svc.model.checksum import view_checksum
 from state_svc.model.project import LiveProject
 from state_svc.store.base import StateStore
@@ -39,20 +39,24 @@ class Start:
 
 
 def choose_start(request: WatchProjectRequest, project: LiveProject) -> Start:
-    """Return where to begin (SEM 13, 30). Raises `RevisionAhead`."""
+    """Return where to begin (SEM 13, 30). Raises `RevisionAhead` or `RevisionCompacted`."""
     head = project.view.revision
     if request.project_uid and request.project_uid != project.uid:
         return Start(None, ResyncReason.RESYNC_REASON_PROJECT_REPLACED)
     kind = request.WhichOneof("start")
-    if kind == "after_revision":
-        if request.after_revision > head:
-            raise RevisionAhead(revision=request.after_revision, head_revision=head)
-        return Start(request.after_revision)
-    if kind == "from_beginning":
-        return Start(0)
     if kind == "head":
         return Start(head)
-    return Start(None)
+    if kind not in ("after_revision", "from_beginning"):
+        return Start(None)
+    after = request.after_revision
+    if after > head:
+        raise RevisionAhead(revision=after, head_revision=head)
+    compacted = project.view.compacted
+    if after >= compacted:
+        return Start(after)
+    if request.fail_if_compacted:
+        raise RevisionCompacted(revision=after, compacted_revision=compacted)
+    return Start(None, ResyncReason.RESYNC_REASON_COMPACTED)
 
 
 class WatchSession:
@@ -106,8 +110,8 @@ class WatchSession:
             if frame is not None:
                 yield frame
                 last_sent = time.monotonic()
-            elif watcher.ending:
-                yield self._ended(watcher)
+            elif watcher.ending is not None:
+                yield self._ended(watcher, watcher.ending)
                 return
             elif not await watcher.wait(last_sent + self._bookmark_seconds - time.monotonic()):
                 bookmark = self._bookmark(watcher)
@@ -133,7 +137,7 @@ class WatchSession:
                     store_id=self._store.store_id,
                     project_uid=self._project.uid,
                     head_revision=view.revision,
-                    compacted_revision=view.entity.compacted_revision,
+                    compacted_revision=view.compacted,
                     filter=self._filter.request,
                 )
             )
@@ -176,8 +180,7 @@ class WatchSession:
         bookmark = Bookmark(revision=revision, checksum=self._hub.checksum(watcher))
         return _encode(WatchProjectResponse(resume_revision=revision, bookmark=bookmark))
 
-    def _ended(self, watcher: Watcher) -> bytes:
-        reason = WatchEndReason.WATCH_END_REASON_SERVER_DRAINING
+    def _ended(self, watcher: Watcher, reason: WatchEndReason.ValueType) -> bytes:
         return _encode(
             WatchProjectResponse(resume_revision=watcher.through, ended=WatchEnded(reason=reason))
         )

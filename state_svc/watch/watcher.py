@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+from ramify.v1.state_service_pb2 import WatchEndReason
 from state_svc.watch.filter import ViewFilter
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Watcher:
         self.channel = channel
         self.filter = view_filter
         self.synced = False
-        self.ending = False
+        self.ending: WatchEndReason.ValueType | None = None
         self.through = channel.published
         self.announced = channel.published
         self._sent = channel.published
@@ -75,9 +76,9 @@ class Watcher:
         """Note a message, made outside the mailbox, that promises `revision`."""
         self.through = self.announced = self._sent = revision
 
-    def end(self) -> None:
+    def end(self, reason: WatchEndReason.ValueType) -> None:
         """Ask the watch to send what is left and stop."""
-        self.ending = True
+        self.ending = reason
         self._wake.set()
 
     async def wait(self, seconds: float) -> bool:

@@ -11,7 +11,11 @@ CREATE TABLE projects (
     project_uid TEXT NOT NULL UNIQUE,
     project_id  TEXT NOT NULL UNIQUE,
     data        BLOB NOT NULL,
-    checksum    INTEGER NOT NULL
+    checksum    INTEGER NOT NULL,
+    -- Segments up to this revision may be gone.
+    compacted_revision INTEGER NOT NULL DEFAULT 0,
+    -- A deleted project keeps its row, so that its id is never reused.
+    deleted     INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 -- One row per project and commit. Rows of one commit share commit_id.

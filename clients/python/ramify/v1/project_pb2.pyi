@@ -190,6 +190,36 @@ class Lease(_message.Message):
 Global___Lease: _TypeAlias = Lease  # noqa: Y015
 
 @_typing.final
+class ForkOrigin(_message.Message):
+    """ForkOrigin is the place in the history of another project that a project began from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_UID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """Id of the other project."""
+    project_uid: _builtins.str
+    """Identity of the other project."""
+    revision: _builtins.int
+    """Its revision."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        project_uid: _builtins.str = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_id", b"project_id", "project_uid", b"project_uid", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForkOrigin: _TypeAlias = ForkOrigin  # noqa: Y015
+
+@_typing.final
 class Project(_message.Message):
     """Project is one run: the unit of execution, persistence and watching."""
 
@@ -275,6 +305,7 @@ class Project(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     COMPACTED_REVISION_FIELD_NUMBER: _builtins.int
     NODE_COUNTS_FIELD_NUMBER: _builtins.int
+    FORKED_FROM_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """Id: `[A-Za-z0-9._~-]{1,128}`, optionally preceded by `namespace/` of the same alphabet."""
     project_uid: _builtins.str
@@ -335,6 +366,10 @@ class Project(_message.Message):
         inside deltas and snapshots.
         """
 
+    @_builtins.property
+    def forked_from(self) -> Global___ForkOrigin:
+        """Where a forked project came from. Output only."""
+
     def __init__(
         self,
         *,
@@ -357,10 +392,11 @@ class Project(_message.Message):
         revision: _builtins.int = ...,
         compacted_revision: _builtins.int = ...,
         node_counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        forked_from: Global___ForkOrigin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "lease", b"lease", "settings", b"settings", "start_time", b"start_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "forked_from", b"forked_from", "lease", b"lease", "settings", b"settings", "start_time", b"start_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_options", b"agent_options", "compacted_revision", b"compacted_revision", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "goal", b"goal", "labels", b"labels", "lease", b"lease", "node_counts", b"node_counts", "profile", b"profile", "project_id", b"project_id", "project_uid", b"project_uid", "revision", b"revision", "root_node_id", b"root_node_id", "settings", b"settings", "start_time", b"start_time", "state", b"state", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_options", b"agent_options", "compacted_revision", b"compacted_revision", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "forked_from", b"forked_from", "goal", b"goal", "labels", b"labels", "lease", b"lease", "node_counts", b"node_counts", "profile", b"profile", "project_id", b"project_id", "project_uid", b"project_uid", "revision", b"revision", "root_node_id", b"root_node_id", "settings", b"settings", "start_time", b"start_time", "state", b"state", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,153 @@
+"""RPCs about the past of projects: differences, forks, compaction, deletion."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterator
+from itertools import islice
+
+from ramify.v1.state_service_pb2 import (
+    CompactProjectRequest,
+    CompactProjectResponse,
+    DeleteProjectRequest,
+    DeleteProjectResponse,
+    DiffProjectRequest,
+    DiffProjectResponse,
+    ForkProjectRequest,
+    ForkProjectResponse,
+    WatchEndReason,
+)
+from state_svc.codec.project import encode_project
+from state_svc.codec.snapshot import SnapshotRecord, encode_snapshot, freeze
+from state_svc.errors import InvalidRequest, ProjectActive, ProjectExists, RevisionAhead
+from state_svc.history.past import differing, fork_view, node_diff
+from state_svc.lease.clock import lease_is_held
+from state_svc.model import transitions
+from state_svc.model.ids import is_project_id
+from state_svc.model.project import LiveProject
+from state_svc.rpc.convert import page_size
+from state_svc.rpc.once import once
+from state_svc.service import Service, new_id, now_micros
+from state_svc.store.base import Commit, RequestRecord
+
+_MAX_PAGE_BYTES = 2 << 20
+
+
+class HistoryRpcs:
+    """Handlers by RPC name."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def diff_project(self, request: DiffProjectRequest) -> DiffProjectResponse:
+        """Return one page of the nodes that differ; the token is `to_revision.position`."""
+        size = page_size(request.page_size)
+        if not request.from_revision:
+            raise InvalidRequest(field="from_revision", problem="is needed")
+        project = await self._service.live(request.project_id)
+        to_revision, start = request.to_revision or project.view.revision, 0
+        if request.page_token:
+            to_revision, start = _parse_token(request.page_token)
+        if to_revision < request.from_revision:
+            raise InvalidRequest(field="to_revision", problem="is before from_revision")
+        if to_revision == request.from_revision:
+            await self._service.past.view_at(project, to_revision)
+            return DiffProjectResponse(to_revision=to_revision)
+        before = await self._service.past.view_at(project, request.from_revision)
+        after = await self._service.past.view_at(project, to_revision)
+        response = DiffProjectResponse(to_revision=to_revision)
+        pairs = islice(differing(before.nodes, after.nodes), start, None)
+        taken = 0
+        for pair in pairs:
+            if len(response.nodes) == size or taken > _MAX_PAGE_BYTES:
+                response.next_page_token = f"{to_revision}.{start + len(response.nodes)}"
+                break
+            diff = node_diff(*pair)
+            taken += diff.ByteSize()
+            response.nodes.append(diff)
+        return response
+
+    async def fork_project(self, request: ForkProjectRequest) -> ForkProjectResponse:
+        """Write the view at a revision as revision 1 of a new, paused project."""
+        service = self._service
+        service.check_open()
+        if request.new_project_id and not is_project_id(request.new_project_id):
+            raise InvalidRequest(field="new_project_id", problem="is not a valid project id")
+
+        async def fork() -> RequestRecord:
+            project = await service.live(request.project_id)
+            source = await service.past.view_at(project, request.at_revision)
+            project_id = request.new_project_id or new_id("fork")
+            if project_id in service.projects:
+                raise ProjectExists(project_id=project_id)
+            view = fork_view(source, project_id, uuid.uuid4().hex, now_micros())
+            record = RequestRecord("ForkProject", request.request_id, project_id, 1, view.micros)
+            await self._store_fork(LiveProject(view), record)
+            return record
+
+        record = await once(service, "ForkProject", request.request_id, fork)
+        project = await service.live(record.project_id)
+        return ForkProjectResponse(project=project.view.to_project())
+
+    async def _store_fork(self, fork: LiveProject, request: RequestRecord) -> None:
+        """Store a project as a snapshot; it exists once the last chunk is durable."""
+        service = self._service
+        with service.projects.reserved(fork.project_id):
+            await service.store.commit(Commit(projects=[encode_project(fork.view.entity)]))
+            await service.store.compact(fork.uid, fork.view.compacted)
+            records = encode_snapshot(freeze(fork))
+            while (record := await asyncio.to_thread(_next, records)) is not None:
+                if not record.last:
+                    await service.store.put_snapshot_chunk(record)
+                    continue
+                requests = [request] if request.request_id else []
+                await service.store.commit(Commit(snapshots=[record], requests=requests))
+        service.projects.add(fork)
+
+    async def compact_project(self, request: CompactProjectRequest) -> CompactProjectResponse:
+        """Drop segments up to the newest snapshot that is not after the revision asked for."""
+        service = self._service
+        service.check_open()
+        project = await service.live(request.project_id)
+        head = project.view.revision
+        wanted = request.revision or head
+        if wanted > head:
+            raise RevisionAhead(revision=wanted, head_revision=head)
+        snapshots = [r for r in await service.store.list_snapshots(project.uid) if r <= wanted]
+        if wanted == head and head not in snapshots:
+            snapshots.append(await service.snapshots.take(project))
+        compacted = max([project.view.compacted, *snapshots])
+        if compacted > project.view.compacted:
+            await service.store.compact(project.uid, compacted)
+            project.view.compacted = compacted
+        return CompactProjectResponse(compacted_revision=compacted)
+
+    async def delete_project(self, request: DeleteProjectRequest) -> DeleteProjectResponse:
+        """Delete a project that has ended, or any with `force`; its watches end."""
+        service = self._service
+        service.check_open()
+        project = await service.live(request.project_id)
+        entity = project.entity
+        if not request.force and (
+            entity.state not in transitions.PROJECT.terminal
+            or lease_is_held(entity, service.leases)
+        ):
+            raise ProjectActive(
+                project_id=project.project_id, state=transitions.PROJECT.names[entity.state]
+            )
+        await service.committer.settled(project)
+        await service.projects.delete(project)
+        service.hub.end(project, WatchEndReason.WATCH_END_REASON_PROJECT_DELETED)
+        return DeleteProjectResponse()
+
+
+def _next(records: Iterator[SnapshotRecord]) -> SnapshotRecord | None:
+    return next(records, None)
+
+
+def _parse_token(token: str) -> tuple[int, int]:
+    revision, _, start = token.partition(".")
+    if not (revision.isdecimal() and start.isdecimal()):
+        raise InvalidRequest(field="page_token", problem="is not from this service")
+    return int(revision), int(start)
