@@ -1,7 +1,10 @@
 """Fixtures of tests on real processes."""
 
 from tests.support.fixtures import (
+    make_services,
     pytest_runtest_makereport,
+    runs,
+    shared_orchestrator,
     shared_state,
     shared_wire,
     start_state,
@@ -10,7 +13,10 @@ from tests.support.fixtures import (
 )
 
 __all__ = [
+    "make_services",
     "pytest_runtest_makereport",
+    "runs",
+    "shared_orchestrator",
     "shared_state",
     "shared_wire",
     "start_state",

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from tests.support import state_process
+from tests.support.orchestrator_process import OrchestratorProcess, Services
+from tests.support.runs import Runs, connect_both
 from tests.support.state_process import StateProcess
 from tests.support.wire import Wire, connect
 
@@ -77,3 +79,41 @@ async def shared_wire(shared_state: StateProcess) -> AsyncIterator[Wire]:
     """A connection to `shared_state`."""
     async with connect(shared_state.address) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def shared_orchestrator(
+    shared_state: StateProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OrchestratorProcess]:
+    """An orchestrator on `shared_state`, as a user runs it."""
+    folder = tmp_path_factory.mktemp("orchestrator")
+    process = OrchestratorProcess(folder / "data", shared_state.address, witnessed=False)
+    process.start()
+    yield process
+    assert process.stop() == 0
+    state_process.logs.pop(process.log, None)
+
+
+@pytest.fixture
+async def runs(
+    shared_state: StateProcess, shared_orchestrator: OrchestratorProcess
+) -> AsyncIterator[Runs]:
+    """A connection to both shared services."""
+    async with connect_both(shared_state.address, shared_orchestrator.address) as opened:
+        yield opened
+
+
+@pytest.fixture
+def make_services(tmp_path: Path) -> Iterator[Callable[..., Services]]:
+    """Make pairs of services of this test alone, not started yet; all are ended after it."""
+    made: list[Services] = []
+
+    def make(*flags: str, name: str = "services") -> Services:
+        folder = tmp_path / name
+        folder.mkdir()
+        made.append(Services(folder, *flags))
+        return made[-1]
+
+    yield make
+    for services in made:
+        services.end()
