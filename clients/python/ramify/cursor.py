@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ramify.checksum import ViewChecksum
-from ramify.errors import RamifyError, ServerDrainingError, ViewDivergedError, WatchGapError
+from ramify.errors import (
+    ProjectNotFoundError,
+    RamifyError,
+    ServerDrainingError,
+    ViewDivergedError,
+    WatchGapError,
+)
 from ramify.events import (
     WatchBookmark,
     WatchConnected,
@@ -20,6 +26,7 @@ from ramify.events import (
 from ramify.v1.mutation_pb2 import Delta
 from ramify.v1.state_service_pb2 import (
     ENTITY_KIND_NODE,
+    WATCH_END_REASON_PROJECT_DELETED,
     Bookmark,
     Resync,
     SnapshotChunk,
@@ -130,7 +137,7 @@ class WatchCursor:
         """Take one message; return an event, or None while something is still incomplete.
 
         Raises `WatchGapError` or `ViewDivergedError` if the message does not continue the watch,
-        and `ServerDrainingError` when the server ends it.
+        and `ServerDrainingError` or `ProjectNotFoundError` when the server ends it.
         """
         kind = response.WhichOneof("message")
         if kind == "created":
@@ -145,6 +152,8 @@ class WatchCursor:
             self._forget()
             return WatchResync(response.resync)
         if kind == "ended":
+            if response.ended.reason == WATCH_END_REASON_PROJECT_DELETED:
+                raise ProjectNotFoundError(f"project {self._base.project_id} was deleted")
             raise ServerDrainingError("the server ended the watch because it is stopping")
         return None  # a kind of message that is newer than this client
 

@@ -93,6 +93,10 @@ class ProjectEndedError(RamifyError):
     """The project has ended, so the command cannot have an effect."""
 
 
+class ProjectActiveError(RamifyError):
+    """The project has not ended, or is leased. Cancel it first."""
+
+
 class CorruptRecordError(RamifyError):
     """Stored data fails its checksum. Stop and look at the server; nothing wrong was served."""
 
@@ -151,6 +155,7 @@ BY_REASON: Mapping[str, type[RamifyError]] = {
     "LEASE_HELD": LeaseHeldError,
     "PROFILE_NOT_FOUND": ProfileNotFoundError,
     "PROJECT_ENDED": ProjectEndedError,
+    "PROJECT_ACTIVE": ProjectActiveError,
     "INTERNAL": InternalError,
 }
 

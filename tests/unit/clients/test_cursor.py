@@ -4,13 +4,19 @@ import pytest
 
 from ramify.checksum import node_hash
 from ramify.cursor import WatchCursor, WatchStart
-from ramify.errors import ServerDrainingError, ViewDivergedError, WatchGapError
+from ramify.errors import (
+    ProjectNotFoundError,
+    ServerDrainingError,
+    ViewDivergedError,
+    WatchGapError,
+)
 from ramify.events import WatchBookmark, WatchConnected, WatchDelta, WatchResync, WatchSnapshot
 from ramify.v1.mutation_pb2 import Change, Delta, NodeChange, RevisionInfo
 from ramify.v1.node_pb2 import Node
 from ramify.v1.state_service_pb2 import (
     ENTITY_KIND_PROJECT,
     RESYNC_REASON_COMPACTED,
+    WATCH_END_REASON_PROJECT_DELETED,
     Bookmark,
     Resync,
     SnapshotChunk,
@@ -210,6 +216,12 @@ def test_the_end_of_a_watch_means_reconnect() -> None:
     watch = cursor(WatchStart.after(3))
     with pytest.raises(ServerDrainingError):
         watch.receive(WatchProjectResponse(resume_revision=3, ended=WatchEnded()))
+
+
+def test_the_deletion_of_the_project_ends_the_watch_for_good() -> None:
+    ended = WatchEnded(reason=WATCH_END_REASON_PROJECT_DELETED)
+    with pytest.raises(ProjectNotFoundError):
+        cursor(WatchStart.after(3)).receive(WatchProjectResponse(resume_revision=3, ended=ended))
 
 
 def test_messages_of_a_newer_server_are_ignored() -> None:

@@ -82,7 +82,7 @@ class TreeDisplay:
         self.resume()
         while True:
             if self._live is not None:
-                self._live.update(self._draw(self._console.height - 1), refresh=True)
+                self._live.update(self.draw(self._console.height - 1), refresh=True)
             await asyncio.sleep(FRAME_SECONDS)
 
     def pause(self) -> None:
@@ -105,9 +105,10 @@ class TreeDisplay:
         self.pause()
         self._closed = True
         self._frame.trouble = ""
-        self._console.print(self._draw(max(_FINAL_ROWS, self._console.height - 1)))
+        self._console.print(self.draw(max(_FINAL_ROWS, self._console.height - 1)))
 
-    def _draw(self, rows: int) -> RenderableType:
+    def draw(self, rows: int) -> RenderableType:
+        """Return the present frame, at most `rows` lines."""
         self._frame.now = self._clock.now(time.monotonic())
         return render(self._frame, self._console, rows)
 

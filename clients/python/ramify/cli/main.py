@@ -5,6 +5,7 @@ Nothing heavy is imported here or at the top of a sub-command's module, so that 
 
 import os
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -67,6 +68,10 @@ def main() -> None:
     """Run the command and exit with its code."""
     # The gRPC core would report every lost connection on stderr, over the live tree.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # A terminal that cannot show a sign shows another one; results are written as bytes.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     sys.exit(invoke(sys.argv[1:]))
 
 

@@ -62,10 +62,8 @@ def show(
 
 
 async def _show_result(client: "AsyncClient", project_id: str, node_id: str, json: bool) -> None:
-    import sys
-
     from ramify.cli.outcome import body_of
-    from ramify.cli.terminal import print_json, print_markdown
+    from ramify.cli.terminal import print_bytes, print_json, print_markdown
     from ramify.states import node_state_name
 
     if not node_id:
@@ -85,7 +83,7 @@ async def _show_result(client: "AsyncClient", project_id: str, node_id: str, jso
     if json:
         print_json(node.result)
     elif node.result.HasField("data"):
-        sys.stdout.buffer.write(body_of(node))
+        print_bytes(body_of(node))
     else:
         print_markdown(node.result.text)
 

@@ -38,9 +38,15 @@ def print_json(message: Message) -> None:
 
 
 def print_raw(text: str) -> None:
-    """Print text as it is."""
-    sys.stdout.write(text)
+    """Print text as it is, in UTF-8 whatever the locale."""
+    print_bytes(text.encode())
+
+
+def print_bytes(body: bytes) -> None:
+    """Print bytes as they are."""
     sys.stdout.flush()
+    sys.stdout.buffer.write(body)
+    sys.stdout.buffer.flush()
 
 
 def print_markdown(text: str) -> None:
