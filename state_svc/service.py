@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from state_svc.errors import ProjectNotFound, RamifyError, ServerDraining
@@ -106,31 +106,40 @@ class Requests:
 
     def __init__(self, records: Sequence[RequestRecord]) -> None:
         self._records = {(r.method, r.request_id): r for r in records}
-        self._running: dict[tuple[str, str], asyncio.Event] = {}
+        self._running: dict[tuple[str, str], asyncio.Task[RequestRecord]] = {}
 
-    async def claim(self, method: str, request_id: str) -> RequestRecord | None:
-        """Return the first answer; None if this call is the first and shall be carried out.
+    async def once(
+        self, method: str, request_id: str, work: Callable[[], Awaitable[RequestRecord]]
+    ) -> RequestRecord:
+        """Return the first answer to a request; carry out `work` if there is none yet.
 
-        A repeat that comes while the first is under way waits for it. Whoever gets None must
-        call `finish`.
+        A repeat that comes while the first is under way waits for it. The work goes on when its
+        caller gives up, so that nothing half-happens and a repeat finds the answer. If it fails,
+        nothing is kept and the request may be tried again. An empty `request_id` is never a
+        repeat.
         """
-        key = (method, request_id)
+        key = (method, request_id or uuid.uuid4().hex)
         while (running := self._running.get(key)) is not None:
-            await running.wait()
+            await asyncio.wait((running,))
         record = self._records.get(key)
         if record is not None and record.micros > now_micros() - self.KEEP_MICROS:
             return record
-        self._running[key] = asyncio.Event()
-        return None
+        task = asyncio.create_task(self._carry_out(key, work), name=f"{method} {request_id}")
+        self._running[key] = task
+        # Its caller may be gone: then nobody else looks at how it ended.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(task)
 
-    def finish(self, method: str, request_id: str, record: RequestRecord | None) -> None:
-        """Note the answer of a claimed call; None if it failed and may be tried again."""
-        key = (method, request_id)
-        if record is not None:
-            self._records[key] = record
-        event = self._running.pop(key, None)
-        if event is not None:
-            event.set()
+    async def _carry_out(
+        self, key: tuple[str, str], work: Callable[[], Awaitable[RequestRecord]]
+    ) -> RequestRecord:
+        try:
+            record = await work()
+            if record.request_id:
+                self._records[key] = record
+            return record
+        finally:
+            del self._running[key]
 
     def forget_old(self) -> None:
         """Drop answers older than 24 hours."""

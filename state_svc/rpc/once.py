@@ -16,13 +16,4 @@ async def once(
     """Return the answer of `work`, or the one that its `request_id` has got before."""
     if problem := validate.check_request_id(request_id):
         raise InvalidRequest(field="request_id", problem=problem)
-    if not request_id:
-        return await work()
-    record = await service.requests.claim(method, request_id)
-    if record is not None:
-        return record
-    try:
-        record = await work()
-    finally:
-        service.requests.finish(method, request_id, record)
-    return record
+    return await service.requests.once(method, request_id, work)
