@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-import apsw
 import grpc
 import pytest
 
@@ -299,29 +298,12 @@ async def test_of_two_epochs_that_open_at_once_only_the_newer_may_write(
         project_id = (await wire.create_project()).project_id
         opening = asyncio.create_task(open_and_write(wire, project_id, 5))
         # The commit of epoch 5 is being written when nothing else could be: then comes 6.
-        await eventually_sleeping(state)
+        await eventually(state.writing, "epoch 5 is being written")
         async with other.producer("prod", 6) as newer:
             outcome = await opening
             assert outcome == "fenced"
             assert await newer.write_batch(batch(project_id, 1, create("by-6"))) == 2
         assert [node.node_id for node in await wire.nodes(project_id)] == ["by-6"]
-
-
-async def eventually_sleeping(state: StateProcess) -> None:
-    """Wait until the writer thread holds the database's write lock."""
-
-    def locked() -> bool:
-        db = apsw.Connection(str(state.data / "state.sqlite3"))
-        try:
-            db.execute("BEGIN IMMEDIATE")
-            db.execute("ROLLBACK")
-        except apsw.BusyError:
-            return True
-        finally:
-            db.close()
-        return False
-
-    await eventually(locked, "a commit is being written")
 
 
 async def open_and_write(wire: Wire, project_id: str, epoch: int) -> str:

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
+import apsw
+
 READY_SECONDS = 20.0
 STOP_SECONDS = 15.0
 
@@ -123,6 +125,18 @@ class StateProcess:
     def read_log(self) -> str:
         """Return what the service has logged so far."""
         return self.log.read_text("utf-8", "replace") if self.log.exists() else ""
+
+    def writing(self) -> bool:
+        """Whether a commit is being written at this moment."""
+        database = apsw.Connection(str(self.data / "state.sqlite3"))
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            database.execute("ROLLBACK")
+        except apsw.BusyError:
+            return True
+        finally:
+            database.close()
+        return False
 
     def memory(self) -> int:
         """Return the resident bytes of the process."""

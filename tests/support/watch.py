@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -189,6 +190,15 @@ class RawWatch:
                 f"not within {seconds} s; at revision {self.log.announced}"
             ) from None
         return self.log
+
+    async def changed(self) -> None:
+        """Wait until something has come in or the call has ended, at most a fifth of a second."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.2), self._changed:
+                if not self._done:
+                    await self._changed.wait()
+        if self._defect is not None:
+            raise self._defect
 
     async def through(self, revision: int, seconds: float = WAIT_SECONDS) -> WatchLog:
         """Wait until everything through a revision was delivered."""

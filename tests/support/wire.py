@@ -25,6 +25,7 @@ from ramify.v1.state_service_pb2 import (
     GetProjectRequest,
     GetStatsRequest,
     ListNodesRequest,
+    ListProjectsRequest,
     Stats,
     WatchProjectRequest,
 )
@@ -93,6 +94,12 @@ class Wire:
         """Return a project."""
         request = GetProjectRequest(project_id=project_id)
         return (await self.stub.GetProject(request, timeout=CALL_SECONDS)).project
+
+    async def projects(self) -> list[Project]:
+        """Return up to 1 000 projects."""
+        request = ListProjectsRequest(page_size=1_000)
+        response = await self.stub.ListProjects(request, timeout=CALL_SECONDS)
+        return list(response.projects)
 
     async def commit(self, project_id: str, *mutations: Mutation, **fields: Any) -> int:
         """Commit a batch; return its revision."""

@@ -1,0 +1,146 @@
+"""state_svc killed at every failpoint and at random moments, under load."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from state_svc.failpoints import NAMES
+from tests.support.load import (
+    LoadProducer,
+    LoadWatcher,
+    check_watcher,
+    judge,
+    read_log,
+)
+from tests.support.state_process import StartFailed, StateProcess
+from tests.support.wire import connect, eventually
+
+Start = Callable[..., StateProcess]
+
+
+async def kill_cycles(start_state: Start, cycles: int, seed: int) -> None:
+    """Kill `cycles` times, then compare everything that anyone knows."""
+    chance = random.Random(seed)
+    state = start_state()
+    async with connect(state.address) as wire:
+        shared, left, right = [(await wire.create_project()).project_id for _ in range(3)]
+    producers = [
+        LoadProducer(state.address, "left", [shared, left]),
+        LoadProducer(state.address, "right", [shared, right]),
+    ]
+    watchers = [
+        LoadWatcher(state.address, project_id) for project_id in (shared, shared, left, right)
+    ]
+    async with asyncio.TaskGroup() as tasks:
+        for producer in producers:
+            tasks.create_task(producer.run())
+        for watcher in watchers:
+            tasks.create_task(watcher.run())
+        for cycle in range(cycles):
+            goal = acked(producers) + 60
+            name = NAMES[cycle] if cycle < len(NAMES) else chance.choice([*NAMES, ""])
+            if name:
+                at = chance.randint(1, 60)
+                await asyncio.to_thread(start_again, state, f"{name}=kill@{at}")
+                await eventually(lambda: not state.running, f"it is killed at {name}", 30)
+                state.wait()
+            else:
+                await asyncio.to_thread(start_again, state, "")
+                await eventually(lambda goal=goal: acked(producers) > goal, "they go on", 30)  # type: ignore[misc]
+                await asyncio.sleep(chance.random() * 0.05)  # any moment
+                state.kill()
+        await asyncio.to_thread(start_again, state, "")
+        goal = acked(producers) + 60
+        await eventually(lambda: acked(producers) > goal, "they go on", 30)
+        for producer in producers:
+            producer.stopping = True
+        async with connect(state.address) as wire:
+
+            async def settled() -> bool:
+                return all(
+                    producer.top(name) >= producer.sent.get(name, 0)
+                    for producer in producers
+                    for name in producer.projects
+                )
+
+            await eventually(settled, "everything is acknowledged", 30)
+            for watcher in watchers:
+                watcher.target = (await wire.project(watcher.project_id)).revision
+                watcher.stopping = True
+    async with connect(state.address) as wire:
+        for project_id in (shared, left, right):
+            log = await read_log(wire, project_id)
+            judge(project_id, log, producers)
+            total = sum(p.sent[project_id] for p in producers if project_id in p.projects)
+            assert log.announced == 1 + total
+            for watcher in watchers:
+                if watcher.project_id == project_id:
+                    check_watcher(watcher, log)
+                    assert watcher.log.announced == log.announced
+    assert min(producer.connections for producer in producers) > cycles // 2
+    assert min(watcher.connections for watcher in watchers) > cycles // 2
+
+
+def acked(producers: Sequence[LoadProducer]) -> int:
+    """Return how many batches are acknowledged."""
+    return sum(len(producer.acked) for producer in producers)
+
+
+def start_again(state: StateProcess, failpoints: str) -> None:
+    """Start the service; a failpoint may strike before it is ready to be talked to."""
+    if state.running:
+        state.kill()
+    try:
+        state.start(failpoints=failpoints)
+    except StartFailed:
+        assert not state.running
+
+
+@pytest.mark.timeout(180)
+async def test_nothing_acknowledged_is_lost_or_doubled_over_20_kills(start_state: Start) -> None:
+    """Every failpoint once, the rest by chance; two producers, four watchers."""
+    await kill_cycles(start_state, 20, seed=20)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_500)
+async def test_nothing_acknowledged_is_lost_or_doubled_over_200_kills(
+    start_state: Start,
+) -> None:
+    await kill_cycles(start_state, 200, seed=200)
+
+
+@pytest.mark.parametrize("failpoint", NAMES)
+async def test_a_failing_commit_is_refused_or_ends_the_service_but_is_never_half_done(
+    start_state: Start, failpoint: str
+) -> None:
+    """An error, not a kill: in the store it is answered; outside it ends the process, as a
+    defect must, with a code, and the restart finds all that was acknowledged."""
+    state = start_state()
+    async with connect(state.address) as wire:
+        project_id = (await wire.create_project()).project_id
+    await asyncio.to_thread(state.restart, failpoints=f"{failpoint}=error@12")
+    producer = LoadProducer(state.address, "prod", [project_id])
+    watcher = LoadWatcher(state.address, project_id)
+    async with asyncio.TaskGroup() as tasks:
+        writing = tasks.create_task(producer.run())
+        tasks.create_task(watcher.run())
+        await eventually(
+            lambda: not state.running or len(producer.acked) > 200, "200 batches or the end"
+        )
+        if not state.running:
+            assert state.wait() == 1
+            await asyncio.to_thread(state.start)
+        await eventually(lambda: len(producer.acked) > 200, "200 batches")
+        producer.stopping = True
+        await writing
+        async with connect(state.address) as wire:
+            log = await read_log(wire, project_id)
+            watcher.target = log.announced
+            watcher.stopping = True
+    judge(project_id, log, [producer])
+    check_watcher(watcher, log)
