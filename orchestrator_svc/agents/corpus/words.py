@@ -39,8 +39,8 @@ WEAK_WORDS = frozenset(
     important involve involved involves keep kind know let like list look main make makes many mean
     means meaning need needed needs occur occurs part people person possible problem problems
     program programs proper properly provide purpose python question right role safe safely say
-    show sort step steps take tell thing things try type types typical typically understand use used
-    useful user users uses using usually want way ways work working works wrong
+    show sort step steps take tell thing things together try type types typical typically
+    understand use used useful user users uses using usually want way ways work working works wrong
     """.split()
 )
 
