@@ -8,6 +8,7 @@ stops; the store closes.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import signal
@@ -19,7 +20,7 @@ from prometheus_client import start_http_server
 
 from state_svc import __version__
 from state_svc.config import Settings
-from state_svc.errors import AddressInUse, InvalidConfig
+from state_svc.errors import AddressInUse, CorruptRecord, InvalidConfig, StoreUnavailable
 from state_svc.history.past import Past
 from state_svc.history.registry import ProjectRegistry
 from state_svc.history.snapshots import Snapshotter
@@ -37,7 +38,8 @@ from state_svc.watch.hub import WatchHub
 
 _log = logging.getLogger(__name__)
 _NEVER = sys.maxsize  #: threshold of compression that nothing reaches
-_HOUSEKEEPING_SECONDS = 3_600
+_SWEEP_SECONDS = 60
+_MINUTES_PER_HOUR = 60
 
 
 async def build(store: StateStore, settings: Settings) -> Service:
@@ -99,7 +101,9 @@ async def run(settings: Settings) -> None:
             background = [
                 tasks.create_task(service.committer.run(), name="commit-loop"),
                 tasks.create_task(service.snapshots.run(), name="snapshots"),
-                tasks.create_task(_housekeeping(service), name="housekeeping"),
+                tasks.create_task(
+                    _housekeeping(service, settings.max_live_bytes), name="housekeeping"
+                ),
             ]
             port = await server.listen(settings.listen)
             _start_metrics(service, settings.metrics_listen)
@@ -126,11 +130,18 @@ async def drain(service: Service, server: RpcServer, seconds: float) -> None:
     _log.info("drained")
 
 
-async def _housekeeping(service: Service) -> None:
-    while True:
-        await asyncio.sleep(_HOUSEKEEPING_SECONDS)
-        service.requests.forget_old()
-        await service.store.list_requests(now_micros() - Requests.KEEP_MICROS)
+async def _housekeeping(service: Service, max_live_bytes: int) -> None:
+    for minute in itertools.count(1):
+        await asyncio.sleep(_SWEEP_SECONDS)
+        unloaded = service.projects.sweep(max_live_bytes, lambda p: service.hub.count(p) > 0)
+        if unloaded:
+            _log.info("unloaded idle projects", extra={"fields": {"count": unloaded}})
+        if minute % _MINUTES_PER_HOUR == 0:
+            service.requests.forget_old()
+            try:
+                await service.store.list_requests(now_micros() - Requests.KEEP_MICROS)
+            except (StoreUnavailable, CorruptRecord):
+                _log.exception("answers to old requests stay an hour longer")
 
 
 def _start_metrics(service: Service, address: str) -> None:

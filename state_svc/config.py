@@ -52,6 +52,9 @@ class Settings(BaseModel):
     snapshot_bytes: int = Field(
         8 << 20, ge=1, description="stored bytes of a project after which a snapshot is taken"
     )
+    max_live_bytes: int = Field(
+        1 << 30, ge=0, description="encoded nodes in memory; idle projects beyond are unloaded"
+    )
     max_watchers: int = Field(10_000, ge=1, description="open watches of the service")
     watch_frame_budget_us: int = Field(
         80, ge=0, le=100_000, description="pause of a project's fan-out per watcher, microseconds"

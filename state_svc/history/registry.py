@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 from ramify.v1.project_pb2 import Project
-from state_svc.codec.project import ProjectRecord, decode_project
+from state_svc.codec.project import ProjectRecord, decode_project, encode_project
 from state_svc.errors import CorruptRecord, ProjectNotFound, StoreUnavailable
 from state_svc.history.rebuild import rebuild
-from state_svc.model.project import LiveProject
+from state_svc.model.project import LiveProject, View
 from state_svc.store.base import StateStore
+
+_SAMPLE = 1_000
 
 
 @dataclass(slots=True)
@@ -25,6 +28,7 @@ class _Entry:
     deleted: bool = False
     live: LiveProject | None = None
     loading: asyncio.Future[LiveProject] | None = None
+    used: int = 0  #: sweep in which it was last asked for
 
 
 class ProjectRegistry:
@@ -33,6 +37,7 @@ class ProjectRegistry:
     def __init__(self, store: StateStore) -> None:
         self._store = store
         self._entries: dict[str, _Entry] = {}
+        self._sweep = 0
 
     async def open(self) -> None:
         """Read what the store has; projects themselves are loaded later."""
@@ -48,7 +53,10 @@ class ProjectRegistry:
     def loaded(self, project_id: str) -> LiveProject | None:
         """Return a project if it is in memory."""
         entry = self._entries.get(project_id)
-        return None if entry is None else entry.live
+        if entry is None:
+            return None
+        entry.used = self._sweep
+        return entry.live
 
     def __contains__(self, project_id: str) -> bool:
         return project_id in self._entries
@@ -61,6 +69,7 @@ class ProjectRegistry:
         entry = self._entries.get(project_id)
         if entry is None or entry.deleted:
             raise ProjectNotFound(project_id=project_id)
+        entry.used = self._sweep
         if entry.live is not None:
             if not entry.live.view.revision:
                 raise ProjectNotFound(project_id=project_id)
@@ -117,6 +126,27 @@ class ProjectRegistry:
             elif not entry.deleted:
                 yield decode_project(entry.record), entry.revision, entry.compacted
 
+    def sweep(self, max_bytes: int, busy: Callable[[LiveProject], bool]) -> int:
+        """Unload projects beyond `max_bytes` of encoded nodes; return how many.
+
+        The one that was longest unused goes first. One that was asked for since the sweep
+        before the last, is `busy` or has something pending stays. It is loaded again when it is
+        asked for.
+        """
+        self._sweep += 1
+        loaded = [(entry, entry.live) for entry in self._entries.values() if entry.live]
+        loaded.sort(key=lambda item: item[0].used, reverse=True)
+        total = unloaded = 0
+        for entry, live in loaded:
+            total += _estimated_bytes(live.view)
+            idle = entry.used < self._sweep - 1 and not live.has_pending and not busy(live)
+            if total > max_bytes and idle and live.view.revision:
+                entry.record = encode_project(live.view.entity)
+                entry.revision, entry.compacted = live.view.revision, live.view.compacted
+                entry.live = None
+                unloaded += 1
+        return unloaded
+
     async def _load(self, entry: _Entry) -> LiveProject:
         uid = entry.record.project_uid
         replay = await rebuild(self._store, uid, entry.revision)
@@ -131,3 +161,9 @@ class ProjectRegistry:
         live.producers = replay.producers
         entry.live = live
         return live
+
+
+def _estimated_bytes(view: View) -> int:
+    """Return about how many encoded bytes the nodes of a view have, from a sample of them."""
+    sample = [len(node.data) for node in islice(view.nodes.values(), _SAMPLE)]
+    return len(view.nodes) * sum(sample) // max(1, len(sample))

@@ -1,0 +1,72 @@
+"""Idle projects beyond the memory bound are unloaded and come back when asked for."""
+
+from __future__ import annotations
+
+from ramify.v1.mutation_pb2 import Mutation, NodeMutation
+from ramify.v1.node_pb2 import Node, TaskType
+from ramify.v1.project_pb2 import Project
+from state_svc.codec.project import encode_project
+from state_svc.codec.segment import encode_segment
+from state_svc.history.registry import ProjectRegistry
+from state_svc.model.apply import apply_batch
+from state_svc.model.entity import create_project
+from state_svc.model.project import LiveProject, View
+from state_svc.store.base import Commit
+from state_svc.store.memory import MemoryStore
+
+
+async def _store_with(*project_ids: str) -> MemoryStore:
+    store = MemoryStore()
+    for project_id in project_ids:
+        entity = Project(project_id=project_id, project_uid=f"uid-{project_id}", goal="a test")
+        project = LiveProject(View(entity=entity))
+        created = create_project(entity, micros=1, actor="")
+        project.accept(created)
+        project.promote(created)
+        node = Node(goal="some work", task_type=TaskType.TASK_TYPE_THINK)
+        mutations = [Mutation(node=NodeMutation(node_id=f"n{i}", create=node)) for i in range(10)]
+        applied = apply_batch(project, mutations, micros=2)
+        segment = encode_segment(project.uid, [created, applied], 1_024).record
+        await store.commit(Commit(segments=[segment], projects=[encode_project(entity)]))
+    return store
+
+
+def _never(_: LiveProject) -> bool:
+    return False
+
+
+async def test_the_longest_unused_project_is_unloaded_and_loads_again() -> None:
+    projects = ProjectRegistry(await _store_with("old", "new"))
+    await projects.open()
+    await projects.get("old")
+    assert projects.sweep(0, _never) == 0, "both were asked for lately"
+    await projects.get("new")
+    assert projects.sweep(0, _never) == 1
+    assert projects.loaded("old") is None
+    assert projects.loaded("new") is not None
+    again = await projects.get("old")
+    assert (again.view.revision, len(again.view.nodes)) == (2, 10)
+
+
+async def test_a_project_that_is_watched_stays_in_memory() -> None:
+    projects = ProjectRegistry(await _store_with("p"))
+    await projects.open()
+    watched = await projects.get("p")
+    assert [projects.sweep(0, lambda live: live is watched) for _ in range(3)] == [0, 0, 0]
+    assert projects.sweep(0, _never) == 1
+
+
+async def test_nothing_is_unloaded_within_the_bound() -> None:
+    projects = ProjectRegistry(await _store_with("p"))
+    await projects.open()
+    await projects.get("p")
+    assert [projects.sweep(1 << 20, _never) for _ in range(3)] == [0, 0, 0]
+
+
+async def test_an_unloaded_project_is_still_listed() -> None:
+    projects = ProjectRegistry(await _store_with("p"))
+    await projects.open()
+    await projects.get("p")
+    projects.sweep(0, _never)
+    projects.sweep(0, _never)
+    assert [(e.project_id, revision) for e, revision, _ in projects.entities()] == [("p", 2)]
