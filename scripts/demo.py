@@ -85,7 +85,8 @@ async def _run(services: LocalServices, project_id: str, stop: asyncio.Event) ->
         stopping.cancel()
     if dead is not None:
         raise dead
-    return running.result()
+    code = running.result()
+    return code if code >= 0 else 128 - code  # as a shell reports a signal
 
 
 def _how_to_go_on(project_id: str) -> str:

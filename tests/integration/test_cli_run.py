@@ -10,7 +10,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.support.cli import RAMIFY, Up, on_terminal, ramify
+from tests.support.cli import RAMIFY, Up, on_terminal, ramify, read_until
 from tests.support.orchestrator_process import ORCHESTRATOR, STATE, Services
 
 #: A run that lasts until somebody ends it.
@@ -142,8 +142,7 @@ async def test_an_interrupt_without_a_terminal_does_what_was_said_before(
     )
     assert run.stderr is not None
     async with asyncio.timeout(20):
-        while b"RUNNING" not in await run.stderr.readline():
-            pass
+        await read_until(run.stderr, b"RUNNING")
         run.send_signal(signal.SIGINT)
         await run.stderr.read()
         assert await run.wait() == code

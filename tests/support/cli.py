@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -80,3 +81,14 @@ def on_terminal(*arguments: str, env: dict[str, str]) -> pexpect.spawn[str]:
         timeout=COMMAND_SECONDS,
         dimensions=(30, 100),
     )
+
+
+async def read_until(stream: asyncio.StreamReader | None, word: bytes) -> bytes:
+    """Read lines up to the first that has `word` in it; return them. Fails at the end."""
+    assert stream is not None
+    text = b""
+    while word not in text:
+        line = await stream.readline()
+        assert line, f"it ended before it said {word!r}; it said:\n{text.decode()}"
+        text += line
+    return text

@@ -3,15 +3,17 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine
 from enum import StrEnum
+from types import TracebackType
+from typing import Self
 
 from ramify.cli.display import Display
 from ramify.cli.terminal import note
 from ramify.client import AsyncClient
 from ramify.errors import RamifyError
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 QUESTION = "\nThe run goes on. [d]etach (default), [c]ancel it, or [k]eep watching? "
 
 
@@ -35,6 +37,8 @@ class Attendant:
     Signals, answers and the end arrive in one inbox, in the order in which they happen. The run
     is never touched unless the user says so, and the watch goes on while the user thinks. After
     the first Ctrl-C, or once the run is being cancelled, the next one detaches at once.
+
+    A context manager: signals are taken from its beginning on, even before `attend`.
     """
 
     def __init__(
@@ -53,13 +57,30 @@ class Attendant:
         self._on_interrupt = OnInterrupt.DETACH if ask_in_vain else on_interrupt
         self._inbox: asyncio.Queue[_Happening] = asyncio.Queue()
 
+    def __enter__(self) -> Self:
+        """Take SIGINT and SIGTERM; needs a running loop."""
+        for number in _SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(
+                number, self._inbox.put_nowait, _Happening.INTERRUPT
+            )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Give the signals back."""
+        for number in _SIGNALS:
+            asyncio.get_running_loop().remove_signal_handler(number)
+
     async def attend(self, following: Coroutine[object, object, None]) -> bool:
         """Run `following` to its end; return False if the user has detached before."""
         async with asyncio.TaskGroup() as group:
             task = group.create_task(following, name="follow")
             task.add_done_callback(lambda _: self._inbox.put_nowait(_Happening.ENDED))
-            with self._signals():
-                ended = await self._until_left()
+            ended = await self._until_left()
             task.cancel()
         return ended
 
@@ -107,15 +128,3 @@ class Attendant:
             await self._client.cancel_project(self._project_id, reason="Ctrl-C in ramify run")
         except RamifyError as error:
             note(f"not cancelled: {error.message}; still following, Ctrl-C detaches")
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        signals = (signal.SIGINT, signal.SIGTERM)
-        for number in signals:
-            loop.add_signal_handler(number, self._inbox.put_nowait, _Happening.INTERRUPT)
-        try:
-            yield
-        finally:
-            for number in signals:
-                loop.remove_signal_handler(number)

@@ -92,7 +92,7 @@ def _print_table(projects: "list[Project]") -> None:
     if not projects:
         note('no runs; start one with: ramify run "…" --corpus stdlib')
         return
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0), expand=True)
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("id", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("nodes", justify="right", no_wrap=True)

@@ -79,13 +79,14 @@ def invoke(args: list[str]) -> int:
     """Run the command with these arguments; return its exit code. Errors become one line."""
     try:
         code = app(args, prog_name="ramify", standalone_mode=False)
-        sys.stdout.flush()
+        sys.stdout.flush()  # here, so that a reader who has gone is noticed here
     except CliError as error:
         return _fail(error)
     except typer.TyperException as error:
         command = getattr(getattr(error, "ctx", None), "command_path", "ramify")
         return _fail(CliError(error.format_message(), f"see `{command} --help`", ExitCode.USAGE))
     except (typer.Abort, KeyboardInterrupt):
+        typer.echo("interrupted", err=True)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         # The reader has gone, as in `ramify ls | head`. Python would complain once more at exit.

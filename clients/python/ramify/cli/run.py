@@ -175,17 +175,17 @@ async def _follow(
 
     project_id = started.project_id
     display = _display(started, json)
-    if not json:
-        note(f"run {project_id} started")
     detector = EndDetector(started, WatchStart.snapshot())
     interactive = sys.stdin.isatty() and sys.stderr.isatty()
-    attendant = Attendant(client, project_id, display, wish, interactive)
-    try:
-        ended = await attendant.attend(
-            follow(client, display, detector, project_id, WatchStart.snapshot())
-        )
-    finally:
-        display.close()
+    with Attendant(client, project_id, display, wish, interactive) as attendant:
+        if not json:
+            note(f"run {project_id} started")
+        try:
+            ended = await attendant.attend(
+                follow(client, display, detector, project_id, WatchStart.snapshot())
+            )
+        finally:
+            display.close()
     if not ended:
         note("detached; nothing is lost and the run goes on\n" + _how_to_go_on(client, project_id))
         return ExitCode.INTERRUPTED

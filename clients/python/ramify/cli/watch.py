@@ -108,13 +108,13 @@ async def _watch(
 
     project_id = project.project_id
     detector = EndDetector(project, start)
-    attendant = Attendant(client, project_id, display, OnInterrupt.DETACH, interactive=False)
-    try:
-        ended = await attendant.attend(
-            follow(client, display, detector, project_id, start, watch_filter)
-        )
-    finally:
-        display.close()
+    with Attendant(client, project_id, display, OnInterrupt.DETACH, interactive=False) as attendant:
+        try:
+            ended = await attendant.attend(
+                follow(client, display, detector, project_id, start, watch_filter)
+            )
+        finally:
+            display.close()
     flags = flags_for(client.state_address, "")
     if not ended:
         note(f"go on with: ramify watch {project_id} --after {detector.position}{flags}")
