@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 from ramify.v1.mutation_pb2 import Delta
 from ramify.v1.state_service_pb2 import WatchProjectResponse
+from state_svc.model.project import Applied
 from state_svc.model.wire import bytes_field, varint_field
+
+MAX_FRAME_BYTES = 1 << 20  #: of several revisions in one message or segment
 
 _FIRST = Delta.FIRST_REVISION_FIELD_NUMBER
 _LAST = Delta.LAST_REVISION_FIELD_NUMBER
@@ -23,3 +26,20 @@ def encode_watch_delta(first: int, last: int, body: bytes) -> bytes:
     """Return an encoded `WatchProjectResponse` that holds a delta and promises `last`."""
     delta = encode_delta(first, last, (body,))
     return varint_field(_RESUME, last) + bytes_field(_DELTA, delta)
+
+
+def split(run: Sequence[Applied]) -> list[Sequence[Applied]]:
+    """Cut consecutive revisions so that no part has more than `MAX_FRAME_BYTES`.
+
+    A single larger revision is a part of its own: a revision is never cut.
+    """
+    parts: list[Sequence[Applied]] = []
+    start = size = 0
+    for index, applied in enumerate(run):
+        if index > start and size + len(applied.body) > MAX_FRAME_BYTES:
+            parts.append(run[start:index])
+            start, size = index, 0
+        size += len(applied.body)
+    if start < len(run):
+        parts.append(run[start:])
+    return parts

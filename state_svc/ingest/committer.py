@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from state_svc.codec.delta import split
 from state_svc.codec.project import encode_project
 from state_svc.codec.segment import encode_segment
 from state_svc.errors import CorruptRecord, RamifyError, StoreUnavailable
@@ -215,9 +216,10 @@ class Committer:
         sizes = []
         for project, run in group.runs.items():
             revisions = [batch.applied for batch in run]
-            encoded = encode_segment(project.uid, revisions, self._threshold)
-            commit.segments.append(encoded.record)
-            sizes.append((encoded.original_bytes, len(encoded.record.data)))
+            parts = [encode_segment(project.uid, p, self._threshold) for p in split(revisions)]
+            commit.segments.extend(part.record for part in parts)
+            original = sum(part.original_bytes for part in parts)
+            sizes.append((original, sum(len(part.record.data) for part in parts)))
             entity = next((a.entity for a in reversed(revisions) if a.entity is not None), None)
             if entity is not None:
                 commit.projects.append(encode_project(entity))

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from ramify.v1.mutation_pb2 import Delta
-from state_svc.codec.delta import encode_watch_delta
+from state_svc.codec.delta import MAX_FRAME_BYTES, encode_watch_delta
 from state_svc.codec.segment import SegmentRecord, decode_delta, decode_segment
 from state_svc.errors import CorruptRecord
 from state_svc.history.rebuild import rebuild
@@ -18,7 +18,6 @@ from state_svc.store.base import StateStore
 from state_svc.watch.filter import Image, ViewFilter
 
 _CHUNK_BYTES = 1 << 20  #: stored bytes read at a time; bounds the memory of a slow watcher
-_MESSAGE_BYTES = 1 << 20
 
 
 class CatchUp:
@@ -67,7 +66,7 @@ class CatchUp:
                 break
             segment = decode_segment(record)
             body = self._body(segment, at)
-            if bodies and size + len(body) > _MESSAGE_BYTES:
+            if bodies and size + len(body) > MAX_FRAME_BYTES:
                 found.append((b"".join(bodies), at))
                 bodies, size = [], 0
             bodies.append(body)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 
 from ramify.v1.state_service_pb2 import WatchEndReason
-from state_svc.codec.delta import encode_watch_delta
+from state_svc.codec.delta import encode_watch_delta, split
 from state_svc.errors import Overloaded
 from state_svc.metrics import ServiceMetrics
 from state_svc.model.checksum import RunningChecksum, view_checksum
@@ -21,8 +21,6 @@ from state_svc.model.node import NodeSpec
 from state_svc.model.project import Applied, LiveProject
 from state_svc.watch.filter import ViewFilter
 from state_svc.watch.watcher import Watcher
-
-MAX_FRAME_BYTES = 1 << 20  #: a message ends after the revision that reaches this
 
 
 class Channel:
@@ -206,17 +204,3 @@ def encode_body(view_filter: ViewFilter, run: Sequence[Applied], channel: Channe
         view_filter.project_changes([applied.info], applied.changes(), applied.images, channel.find)
         for applied in run
     )
-
-
-def split(run: Sequence[Applied]) -> list[Sequence[Applied]]:
-    """Cut consecutive revisions so that each message stays about `MAX_FRAME_BYTES`."""
-    parts: list[Sequence[Applied]] = []
-    start = size = 0
-    for index, applied in enumerate(run):
-        if index > start and size + len(applied.body) > MAX_FRAME_BYTES:
-            parts.append(run[start:index])
-            start, size = index, 0
-        size += len(applied.body)
-    if start < len(run):
-        parts.append(run[start:])
-    return parts

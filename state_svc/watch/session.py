@@ -17,13 +17,14 @@ from ramify.v1.state_service_pb2 import (
     WatchProjectRequest,
     WatchProjectResponse,
 )
+from state_svc.codec.delta import MAX_FRAME_BYTES
 from state_svc.errors import RevisionAhead, RevisionCompacted
 from state_svc.model.checksum import view_checksum
 from state_svc.model.project import LiveProject
 from state_svc.store.base import StateStore
 from state_svc.watch.catchup import CatchUp
 from state_svc.watch.filter import ViewFilter
-from state_svc.watch.hub import MAX_FRAME_BYTES, WatchHub
+from state_svc.watch.hub import WatchHub
 from state_svc.watch.watcher import Watcher
 
 MAX_BOOKMARK_SECONDS = 10.0
