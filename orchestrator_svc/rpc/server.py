@@ -17,6 +17,7 @@ from grpc_status import rpc_status
 from orchestrator_svc.errors import RamifyError, StartupError, leaves
 from orchestrator_svc.publish.channel import KEEPALIVE_OPTIONS
 from orchestrator_svc.rpc.error_map import to_status
+from orchestrator_svc.rpc.reflection_v1 import add_descriptor
 from orchestrator_svc.rpc.servicer import OrchestratorServicer
 from ramify.v1 import orchestrator_service_pb2
 
@@ -63,6 +64,7 @@ class RpcServer:
     def _add_reflection(self) -> None:
         """Serve reflection as v1alpha and, for today's grpcurl, as v1: equal on the wire."""
         names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME, REFLECTION_V1)
+        add_descriptor()
         reflection.enable_server_reflection(names, self._server)
         servicer = reflection.aio.ReflectionServicer(names)
         handler = grpc.stream_stream_rpc_method_handler(

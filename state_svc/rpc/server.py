@@ -23,6 +23,7 @@ from state_svc.rpc.leases import LeaseRpcs
 from state_svc.rpc.nodes import NodeRpcs
 from state_svc.rpc.options import server_options
 from state_svc.rpc.projects import ProjectRpcs
+from state_svc.rpc.reflection_v1 import add_descriptor
 from state_svc.rpc.stream import StreamSession, StreamSessions
 from state_svc.rpc.watch import WatchRpcs
 from state_svc.service import Service
@@ -117,6 +118,7 @@ class RpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME, _REFLECTION_V1)
         reflection.enable_server_reflection(names, self._server)
+        add_descriptor()
         # Today's grpcurl asks for v1, whose messages are the same on the wire.
         servicer = reflection.aio.ReflectionServicer(names)
         v1alpha = reflection.SERVICE_NAME
