@@ -44,7 +44,7 @@ async def call(
         except grpc.aio.AioRpcError as failure:
             error = error_from_rpc(failure, address)
         left = deadline - asyncio.get_running_loop().time()
-        delay = policy.backoff.delay(attempt)
+        delay = max(policy.backoff.delay(attempt), error.retry_after)
         if not error.retryable or attempt + 1 == policy.max_attempts or delay >= left:
             raise error
         await asyncio.sleep(delay)

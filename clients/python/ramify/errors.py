@@ -31,6 +31,7 @@ class RamifyError(Exception):
         self.code = code
         self.reason = reason
         self.metadata: Mapping[str, str] = dict(metadata or {})
+        self.retry_after = 0.0  #: seconds that the server asks to wait before a retry
 
 
 class InvalidMutationError(RamifyError):

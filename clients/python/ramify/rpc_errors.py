@@ -1,6 +1,9 @@
 """Turns a failed gRPC call into a `RamifyError`."""
 
+from collections.abc import Iterable
+
 import grpc.aio
+from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
@@ -17,9 +20,14 @@ def error_from_rpc(error: grpc.aio.AioRpcError, address: str) -> RamifyError:
     does, for example when nobody listens at the address.
     """
     code = error.code().name
-    info = _error_info(error)
-    if info is not None:
-        return error_for(code, info.reason, error.details() or info.reason, info.metadata)
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    for detail in _details(error):
+        detail.Unpack(info)
+        detail.Unpack(retry)
+    if info.domain == DOMAIN:
+        typed = error_for(code, info.reason, error.details() or info.reason, info.metadata)
+        typed.retry_after = retry.retry_delay.ToTimedelta().total_seconds()
+        return typed
     if code == "UNAVAILABLE":
         # The core puts all that it tried before the cause: "…: …: Connection refused".
         message = f"cannot reach {address}: {_one_line(error.details()).rpartition(': ')[2]}"
@@ -30,19 +38,14 @@ def error_from_rpc(error: grpc.aio.AioRpcError, address: str) -> RamifyError:
     return error_for(code, "", message)
 
 
-def _error_info(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo | None:
+def _details(error: grpc.aio.AioRpcError) -> Iterable[Any]:
     for key, value in error.trailing_metadata() or ():
-        if key != _DETAILS_KEY or not isinstance(value, bytes):
-            continue
-        try:
-            status = status_pb2.Status.FromString(value)
-            for detail in status.details:
-                info = error_details_pb2.ErrorInfo()
-                if detail.Unpack(info) and info.domain == DOMAIN:
-                    return info
-        except DecodeError:
-            return None
-    return None
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            try:
+                return status_pb2.Status.FromString(value).details
+            except DecodeError:
+                break  # not a server of ours
+    return ()
 
 
 def _one_line(text: str | None) -> str:

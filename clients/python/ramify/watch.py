@@ -82,7 +82,7 @@ async def watch(
             silent = loop.time() - connected_at
             if policy.give_up_after is not None and silent >= policy.give_up_after:
                 raise
-            delay = policy.backoff.delay(failures)
+            delay = max(policy.backoff.delay(failures), error.retry_after)
             failures += 1
             yield WatchDisconnected(error, failures, delay)
             await asyncio.sleep(delay)

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import grpc.aio
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -30,11 +31,16 @@ from tests.unit.clients.fake_project import FakeProject, commit_time, project_st
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
-def status_of(code: grpc.StatusCode, reason: str, message: str, **metadata: str) -> grpc.Status:
+def status_of(
+    code: grpc.StatusCode, reason: str, message: str, retry_ms: int = 0, **metadata: str
+) -> grpc.Status:
     """Return a status that carries an `ErrorInfo` as state_svc sends it."""
-    detail = AnyMessage()
-    detail.Pack(error_details_pb2.ErrorInfo(reason=reason, domain="ramify", metadata=metadata))
-    status = status_pb2.Status(code=code.value[0], message=message, details=[detail])
+    info, retry = AnyMessage(), AnyMessage()
+    info.Pack(error_details_pb2.ErrorInfo(reason=reason, domain="ramify", metadata=metadata))
+    delay = Duration(nanos=retry_ms * 1_000_000)
+    retry.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    details = [retry, info] if retry_ms else [info]
+    status = status_pb2.Status(code=code.value[0], message=message, details=details)
     return rpc_status.to_status(status)
 
 

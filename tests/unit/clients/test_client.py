@@ -1,5 +1,7 @@
 """Unary calls: typed errors, deadlines, retries that have no second effect."""
 
+import time
+
 import grpc
 import pytest
 
@@ -63,6 +65,28 @@ async def test_retries_end_with_the_last_error(services: FakeServices, client: A
         await client.get_project("p")
     assert caught.value.metadata == {"path": "x"}
     assert len(services.state.calls) == CallPolicy().max_attempts
+
+
+async def test_a_retry_waits_as_long_as_the_server_asks(
+    services: FakeServices, client: AsyncClient
+) -> None:
+    services.state.create("p")
+    overloaded = status_of(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "full", retry_ms=80)
+    services.state.failures = [overloaded]
+    began = time.monotonic()
+    await client.get_project("p")
+    assert time.monotonic() - began >= 0.08
+
+
+async def test_a_wait_beyond_the_deadline_is_not_begun(services: FakeServices) -> None:
+    services.state.failures = [
+        status_of(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "full", retry_ms=900)
+    ]
+    policy = CallPolicy(timeout=0.5)
+    async with AsyncClient(services.address, services.address, policy=policy) as hasty:
+        with pytest.raises(OverloadedError) as caught:
+            await hasty.get_project("p")
+    assert caught.value.retry_after == 0.9
 
 
 async def test_other_failures_are_not_repeated(services: FakeServices, client: AsyncClient) -> None:

@@ -20,6 +20,7 @@ from ramify.events import (
     WatchDisconnected,
     WatchEvent,
     WatchResync,
+    WatchSnapshot,
     to_message,
 )
 from ramify.v1.project_pb2 import Project
@@ -75,6 +76,9 @@ class TreeDisplay:
         elif isinstance(event, WatchDelta):
             for info in event.delta.revisions:
                 self._clock.observe(seconds_of(info.commit_time), time.monotonic())
+        elif isinstance(event, WatchSnapshot):
+            for node in event.snapshot.nodes:
+                self._clock.observe(seconds_of(node.update_time), time.monotonic())
         if self.view.project is not None:
             self._observe(self.view.project)
 

@@ -73,6 +73,8 @@ def _counters(stats: "Stats") -> list[tuple[str, str]]:
     from ramify.cli.format import size
 
     p50, p99 = stats.commit_seconds_p50 * 1e3, stats.commit_seconds_p99 * 1e3
+    # Commits span projects, so only the service as a whole has commit times.
+    times = [("commit time", f"p50 {p50:.2f} ms, p99 {p99:.2f} ms")] if p99 else []
     return [
         (
             "updates",
@@ -85,7 +87,7 @@ def _counters(stats: "Stats") -> list[tuple[str, str]]:
             f"{stats.repeated_batches:,} repeated",
         ),
         ("commits", f"{stats.commits:,}, {stats.mean_batch_fill:.1f} updates each on average"),
-        ("commit time", f"p50 {p50:.2f} ms, p99 {p99:.2f} ms"),
+        *times,
         (
             "stored",
             f"{size(stats.bytes_stored)} of {size(stats.bytes_in)}, "

@@ -26,7 +26,7 @@ def up(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="YAML file; sections state_svc and orchestrator_svc.",
+            help="YAML file; sections state_svc, orchestrator_svc, execution.",
             exists=True,
             dir_okay=False,
         ),
