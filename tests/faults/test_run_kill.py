@@ -2,102 +2,48 @@
 
 Each cycle: a real corpus run, a watcher from the start, a kill at a moment of the run's progress,
 a restart at the same place. Then the run must be complete, with the bytes of an undisturbed run.
+`test_run_matrix.py` does the same at random moments, many times.
 """
 
 from __future__ import annotations
 
-import shutil
-import sysconfig
+import asyncio
+import itertools
+import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from ramify import AsyncClient, View, WatchStart
+from ramify.events import WatchDelta, WatchDisconnected, WatchResync, WatchSnapshot
 from tests.support.orchestrator_process import ORCHESTRATOR, STATE, Services
+from tests.support.research import (
+    ONE_BY_ONE,
+    Undisturbed,
+    check_watchers_agree,
+    corpus,
+    prove,
+    running,
+    start,
+    undisturbed,
+)
 from tests.support.run_history import RunHistory
-from tests.support.runs import Follower, Runs, connect_both, results
 
-ONE_BY_ONE = {"max_concurrent_nodes": 1}  #: most revisions, so most moments
+__all__ = ["corpus", "undisturbed"]
 
-
-@dataclass(frozen=True)
-class Undisturbed:
-    """What a run gives when nobody disturbs it."""
-
-    report: str
-    results: dict[str, bytes]
-    revisions: int  #: when run one by one
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the standard library's asyncio package."""
-    source = Path(sysconfig.get_paths()["stdlib"]) / "asyncio"
-    target = tmp_path_factory.mktemp("corpus") / "asyncio"
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-    return target
-
-
-_undisturbed: dict[Path, Undisturbed] = {}
-
-
-@pytest.fixture
-async def undisturbed(corpus: Path, make_services: Callable[..., Services]) -> Undisturbed:
-    """The result of the same run without a kill; made once."""
-    if corpus not in _undisturbed:
-        services = await make_services(name="undisturbed").start()
-        async with connect_both(services.state.address, services.orchestrator.address) as runs:
-            project = await start(runs, corpus, ONE_BY_ONE)
-            history = await runs.finish(project)
-            history.check_calls(services.orchestrator.calls())
-            assert history.state == "COMPLETED"
-            assert {node.attempt for node in history.nodes.values()} == {1}
-            revisions = (await runs.wire.project(project)).revision
-            _undisturbed[corpus] = Undisturbed(
-                await runs.report(project), results(history), revisions
-            )
-        services.end()
-    return _undisturbed[corpus]
-
-
-async def start(runs: Runs, corpus: Path, settings: dict[str, Any]) -> str:
-    """Start the research; return the project's id."""
-    project = await runs.start(options={"corpus": str(corpus)}, settings=settings)
-    return project.project_id
-
-
-async def prove(
-    services: Services, runs: Runs, project_id: str, follower: Follower, undisturbed: Undisturbed
-) -> RunHistory:
-    """Wait for the end of a disturbed run and check everything about it; return its history."""
-    assert await follower.ended() == "COMPLETED"
-    history = follower.history
-    history.check_accounts()
-    history.check_calls(services.orchestrator.calls())
-    assert not history.failures, "a crash costs no retry"
-    assert results(history) == undisturbed.results
-    assert await runs.report(project_id) == undisturbed.report
-    head = (await runs.wire.project(project_id)).revision
-    await follower.caught_up(head)
-    async with runs.follow(project_id) as again:
-        await again.caught_up(follower.revision)
-    seen = {k: v for k, v in follower.log.changes.items() if k <= again.revision}
-    assert seen == {k: v for k, v in again.log.changes.items() if k <= follower.revision}
-    listed = {node.node_id: node for node in await runs.wire.nodes(project_id)}
-    assert listed == history.nodes == again.history.nodes
-    return history
+BOTH = (STATE, ORCHESTRATOR)
 
 
 @pytest.mark.parametrize(
     "victims, share, slots",
     [
-        pytest.param([ORCHESTRATOR], 0.05, 1, id="orchestrator-early"),
-        pytest.param([ORCHESTRATOR], 0.6, 1, id="orchestrator-late"),
+        pytest.param([ORCHESTRATOR], 0.0, 1, id="orchestrator-before-the-root-exists"),
+        pytest.param([ORCHESTRATOR], 0.6, 1, id="orchestrator-in-the-middle"),
         pytest.param([STATE], 0.3, 1, id="state"),
-        pytest.param([STATE, ORCHESTRATOR], 0.15, 1, id="both-early"),
-        pytest.param([ORCHESTRATOR, STATE], 0.5, 4, id="both-in-parallel-work"),
+        pytest.param(BOTH, 0.15, 1, id="both-while-planning"),
+        pytest.param(BOTH, 0.5, 4, id="both-in-parallel-work"),
     ],
 )
 async def test_a_killed_run_completes_as_if_nothing_had_happened(
@@ -108,15 +54,180 @@ async def test_a_killed_run_completes_as_if_nothing_had_happened(
     share: float,
     slots: int,
 ) -> None:
-    services = await make_services().start()
-    async with connect_both(services.state.address, services.orchestrator.address) as runs:
+    async with running(make_services()) as (services, runs):
         project = await start(runs, corpus, {"max_concurrent_nodes": slots})
         async with runs.follow(project) as follower:
-            await follower.through(max(2, int(share * undisturbed.revisions)))
+            await follower.through(max(1, int(share * undisturbed.revisions)))
             assert not follower.history.ended
             await services.kill_and_restart(victims)
-            history = await prove(services, runs, project, follower, undisturbed)
+            calls = services.orchestrator.calls
+            history = await prove(runs, project, follower, undisturbed, calls)
     if ORCHESTRATOR not in victims:
         assert not history.interruptions, "the orchestrator keeps what it has in hand"
     assert all(times == 1 for times in history.interruptions.values()), "one attempt per crash"
     assert len(history.interruptions) <= slots
+
+
+@pytest.mark.parametrize(
+    "failpoints",
+    ["before_commit=kill@8", "after_commit=kill@12", "before_ack=kill@16", "after_publish=kill@20"],
+)
+async def test_state_svc_killed_inside_a_commit_costs_the_run_nothing(
+    make_services: Callable[..., Services],
+    corpus: Path,
+    undisturbed: Undisturbed,
+    failpoints: str,
+) -> None:
+    async with running(make_services(), failpoints=failpoints) as (services, runs):
+        project = await start(runs, corpus, ONE_BY_ONE)
+        async with runs.follow(project) as follower:
+            await services.await_death_and_restart(STATE)
+            assert not follower.history.ended
+            calls = services.orchestrator.calls
+            history = await prove(runs, project, follower, undisturbed, calls)
+    assert {node.attempt for node in history.nodes.values()} == {1}
+
+
+async def test_one_watcher_follows_a_run_through_kill_after_kill(
+    make_services: Callable[..., Services], corpus: Path, undisturbed: Undisturbed
+) -> None:
+    """The raw follower and the SDK's watch, both from the start, both resuming by themselves."""
+    async with running(make_services()) as (services, runs):
+        project = await start(runs, corpus, ONE_BY_ONE)
+        sdk = asyncio.create_task(_follow_by_sdk(services.state.address, project))
+        async with runs.follow(project) as follower:
+            for share, victims, number in (
+                (0.1, BOTH, signal.SIGKILL),
+                (0.3, (STATE,), signal.SIGTERM),
+                (0.5, (ORCHESTRATOR,), signal.SIGKILL),
+                (0.6, (STATE,), signal.SIGKILL),
+                (0.8, (ORCHESTRATOR,), signal.SIGTERM),
+            ):
+                await follower.through(int(share * undisturbed.revisions))
+                assert not follower.history.ended
+                await services.kill_and_restart(victims, number)
+            calls = services.orchestrator.calls
+            history = await prove(runs, project, follower, undisturbed, calls)
+            assert follower.connections >= 4
+            intervals, view, losses = await asyncio.wait_for(sdk, 10.0)
+    assert losses
+    assert intervals[0][0] == 1
+    assert all(first == last + 1 for (_, last), (first, _) in itertools.pairwise(intervals))
+    assert view.nodes == history.nodes
+
+
+async def _follow_by_sdk(address: str, project: str) -> tuple[list[tuple[int, int]], View, int]:
+    """Return the intervals of all deltas, the view they make, and how often it was cut off."""
+    intervals: list[tuple[int, int]] = []
+    view, losses = View(), 0
+    async with AsyncClient(state=address) as client:
+        async for event in client.watch(project, WatchStart.from_beginning()):
+            assert not isinstance(event, WatchSnapshot | WatchResync)
+            view.apply(event)
+            losses += isinstance(event, WatchDisconnected)
+            if isinstance(event, WatchDelta):
+                intervals.append((event.delta.first_revision, event.delta.last_revision))
+                if view.project is not None and view.project.HasField("end_time"):
+                    break
+    return intervals, view, losses
+
+
+async def test_a_drained_orchestrator_hands_its_work_to_the_next_one(
+    make_services: Callable[..., Services],
+) -> None:
+    """SIGTERM: neither a retry nor a crash, even if it happens more often than crashes may."""
+    rule = {"node": "root.*.1", "attempts": [1, 2, 3, 4, 5, 6], "hang": True}
+    async with running(make_services("--drain-call-seconds", "0")) as (services, runs):
+        project = (await runs.script(rules=[rule])).project_id
+        async with runs.follow(project) as follower:
+            for attempt in range(1, 7):
+                await follower.until(
+                    partial(RunHistory.is_running, node_id="root.1.1", attempt=attempt)
+                )
+                await services.kill_and_restart([ORCHESTRATOR], signal.SIGTERM)
+            assert await follower.ended() == "COMPLETED"
+            await check_watchers_agree(runs, project, follower)
+        history = follower.history
+        history.check_accounts()
+        history.check_calls(services.orchestrator.calls())
+    node = history.nodes["root.1.1"]
+    assert (node.attempt, node.retry_count) == (7, 0)
+
+
+async def test_five_crashes_in_a_row_fail_the_node_they_hit_and_no_other(
+    make_services: Callable[..., Services],
+) -> None:
+    async with running(make_services()) as (services, runs):
+        project = (await runs.script(rules=[{"node": "root.*.1", "hang": True}])).project_id
+        async with runs.follow(project) as follower:
+            for attempt in range(1, 6):
+                await follower.until(
+                    partial(RunHistory.is_running, node_id="root.1.1", attempt=attempt)
+                )
+                assert not follower.history.ended
+                await services.kill_and_restart([ORCHESTRATOR])
+            assert await follower.ended() == "PARTIAL"
+            await check_watchers_agree(runs, project, follower)
+        history = follower.history
+        history.check_accounts()
+        history.check_calls(services.orchestrator.calls())
+    node = history.nodes["root.1.1"]
+    assert (node.attempt, node.retry_count) == (5, 0)
+    assert "5 attempts in a row" in node.error.message
+    assert history.count("FAILED") == 1
+
+
+async def test_a_call_of_any_stage_is_made_again_with_the_next_attempt(
+    make_services: Callable[..., Services],
+) -> None:
+    rules = [
+        {"node": "root", "stage": "plan", "attempts": [1], "hang": True},
+        {"node": "root.*.0", "stage": "atomize", "attempts": [1], "hang": True},
+        {"node": "root.*.1", "stage": "execute", "attempts": [1], "hang": True},
+        {"node": "root", "stage": "aggregate", "attempts": [2], "hang": True},
+    ]
+    async with running(make_services()) as (services, runs):
+        project = (await runs.script(types=False, rules=rules)).project_id
+        async with runs.follow(project) as follower:
+            for hanging in (
+                {("root", 1, "plan")},
+                {("root.1.0", 1, "atomize"), ("root.1.1", 1, "execute")},
+                {("root", 2, "aggregate")},
+            ):
+                await follower.until(partial(RunHistory.waits_for, calls=hanging))
+                await services.kill_and_restart([ORCHESTRATOR])
+            assert await follower.ended() == "COMPLETED"
+            await check_watchers_agree(runs, project, follower)
+        history = follower.history
+        history.check_accounts()
+        history.check_calls(services.orchestrator.calls())
+    counts = {id_: (node.attempt, node.retry_count) for id_, node in history.nodes.items()}
+    assert counts == {"root": (3, 0), "root.1.0": (2, 0), "root.1.1": (2, 0), "root.1.2": (1, 0)}
+
+
+async def test_orders_and_requests_outlive_the_orchestrator_that_took_them(
+    make_services: Callable[..., Services],
+) -> None:
+    for_ever = {"node": "root.*", "stage": "execute", "hang": True}
+    async with running(make_services()) as (services, runs):
+        begin = partial(
+            runs.start,
+            "a scripted run",
+            profile="scripted",
+            options={"rules": [for_ever]},
+            request_id="once",
+        )
+        first = await begin()
+        await services.kill_and_restart([ORCHESTRATOR])
+        project = (await begin()).project_id
+        assert project == first.project_id
+        async with runs.follow(project) as follower:
+            await follower.until(lambda history: history.count("RUNNING") == 3)
+            ordered = await runs.cancel(project, request_id="stop")
+            await services.kill_and_restart([ORCHESTRATOR])
+            assert await runs.cancel(project, request_id="stop") == ordered
+            assert await follower.ended() == "CANCELLED"
+            await check_watchers_agree(runs, project, follower)
+        follower.history.check_accounts()
+        follower.history.check_calls(services.orchestrator.calls())
+        assert not follower.history.failures

@@ -7,7 +7,7 @@ code with either service.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from google.protobuf.descriptor import EnumDescriptor
@@ -163,6 +163,16 @@ class RunHistory:
 
     def _state(self, node_id: str) -> str:
         return node_state(self.nodes[node_id].state)
+
+    def is_running(self, node_id: str, attempt: int) -> bool:
+        """Return whether an attempt of a node is under way."""
+        node = self.nodes.get(node_id)
+        return node is not None and node.attempt == attempt and _has_call(node)
+
+    def waits_for(self, calls: Collection[tuple[str, int, str]]) -> bool:
+        """Return whether just these (node, attempt, stage) are announced and without outcome."""
+        open_calls = sum(map(_has_call, self.nodes.values()))
+        return self._announced.issuperset(calls) and open_calls == len(calls)
 
     # What must hold at the end
 

@@ -1,0 +1,227 @@
+"""Two orchestrators on one store: one is lost, the other finishes its runs; nobody is harmed."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from ramify.v1.orchestrator_service_pb2 import GetRunnerRequest
+from ramify.v1.project_pb2 import Project
+from tests.support.orchestrator_process import OrchestratorProcess
+from tests.support.research import (
+    ONE_BY_ONE,
+    Undisturbed,
+    check_watchers_agree,
+    corpus,
+    prove,
+    start,
+    undisturbed,
+)
+from tests.support.runs import Follower, Runs, connect_both
+from tests.support.state_process import StateProcess
+from tests.support.wire import eventually
+from tests.support.witness import AgentCall, read_calls
+
+__all__ = ["corpus", "undisturbed"]
+
+TTL = ("--lease-ttl-seconds", "1")
+HOLDER_A, HOLDER_B = "orchestrator/a", "orchestrator/b"
+
+
+class Two:
+    """Orchestrators `a` and `b` on one store, with a connection to each."""
+
+    def __init__(
+        self, a: OrchestratorProcess, b: OrchestratorProcess, by_a: Runs, by_b: Runs
+    ) -> None:
+        self.a, self.b, self.by_a, self.by_b = a, b, by_a, by_b
+
+    def calls(self) -> list[AgentCall]:
+        """Return the agent calls of both, oldest first."""
+        return read_calls(self.a.data, self.b.data)
+
+
+@asynccontextmanager
+async def two(
+    state: StateProcess, folder: Path, *, names: tuple[str, str] = ("a", "b")
+) -> AsyncIterator[Two]:
+    """Start two orchestrators on one store; kill them at the end."""
+    a, b = (
+        OrchestratorProcess(folder / f"orchestrator-{place}", state.address, *TTL, "--name", name)
+        for place, name in zip("ab", names, strict=True)
+    )
+    try:
+        a.start()
+        if names[0] != names[1]:
+            b.start()
+        b_address = b.address or a.address
+        async with (
+            connect_both(state.address, a.address) as by_a,
+            connect_both(state.address, b_address) as by_b,
+        ):
+            yield Two(a, b, by_a, by_b)
+    finally:
+        a.kill()
+        b.kill()
+
+
+async def holder(runs: Runs, project_id: str) -> str:
+    """Return who holds a project now."""
+    return (await runs.wire.project(project_id)).lease.holder
+
+
+def lease_holders(follower: Follower) -> list[str]:
+    """Return who held the project, in the order of the history."""
+    return [
+        change.project.patch.lease.holder
+        for _, changes in sorted(follower.log.changes.items())
+        for change in changes
+        if change.project.patch.HasField("lease")
+    ]
+
+
+async def busy(runs: Runs) -> set[str]:
+    """Return the projects that an orchestrator executes."""
+    runner = await runs.stub.GetRunner(GetRunnerRequest())
+    return {active.project_id for active in runner.projects}
+
+
+async def test_another_orchestrator_finishes_the_run_of_one_that_was_killed(
+    state: StateProcess, tmp_path: Path, corpus: Path, undisturbed: Undisturbed
+) -> None:
+    async with two(state, tmp_path) as pair:
+        project = await start(pair.by_a, corpus, ONE_BY_ONE)
+        async with pair.by_b.follow(project) as follower:
+            await follower.through(undisturbed.revisions // 3)
+            pair.a.kill()
+            assert not follower.history.ended
+            history = await prove(pair.by_b, project, follower, undisturbed, pair.calls)
+            await follower.until(lambda _: lease_holders(follower)[-1] == "")
+        assert [name for name in lease_holders(follower) if name] == [HOLDER_A, HOLDER_B]
+        assert sum(history.interruptions.values()) <= 1
+
+
+async def test_nobody_takes_over_while_the_lease_is_renewed(
+    state: StateProcess, tmp_path: Path
+) -> None:
+    """The run lasts several TTLs, and the other one looks for work all the time (SEM 18)."""
+    async with two(state, tmp_path) as pair:
+        slow: Project = await pair.by_a.script(
+            {"max_concurrent_nodes": 1}, breadth=10, delay_ms=250
+        )
+        history = await pair.by_b.finish(slow.project_id)
+        async with pair.by_b.follow(slow.project_id) as follower:
+            await follower.until(lambda _: lease_holders(follower)[-1:] == [""])
+        assert lease_holders(follower) == [HOLDER_A, ""]
+        assert history.state == "COMPLETED"
+        assert not history.interruptions
+        assert await busy(pair.by_b) == set()
+
+
+async def test_a_holder_that_was_only_stopped_is_fenced_without_harm(
+    state: StateProcess, tmp_path: Path
+) -> None:
+    """It wakes up with calls in flight while the other one works: nothing it says counts."""
+    async with two(state, tmp_path) as pair:
+        project = await pair.by_a.script({"max_concurrent_nodes": 3}, breadth=60, delay_ms=80)
+        async with pair.by_b.follow(project.project_id) as follower:
+            await follower.until(lambda history: history.count("DONE") >= 5)
+            pair.a.signal(signal.SIGSTOP)
+            await follower.until(lambda _: HOLDER_B in lease_holders(follower))
+            await follower.until(lambda history: history.interruptions)
+            done = follower.history.count("DONE")
+            pair.a.signal(signal.SIGCONT)
+            await follower.until(lambda history: history.count("DONE") > done)
+            assert not follower.history.ended, "it woke up in the middle"
+            assert await follower.ended() == "COMPLETED"
+            await check_watchers_agree(pair.by_b, project.project_id, follower)
+        history = follower.history
+        history.check_accounts()
+        history.check_calls(pair.calls())
+        assert not history.failures
+        assert max(history.interruptions.values()) == 1
+        assert len(history.interruptions) <= 3
+
+        taken_at = min(call.time for call in pair.b.calls())
+        late = [call for call in pair.a.calls() if call.time > taken_at]
+        assert not late, "the loser starts no call (SEM 16)"
+
+        async def let_go() -> bool:
+            return await busy(pair.by_a) == set()
+
+        await eventually(let_go, "the loser lets go of the project")
+        assert pair.a.running
+        again = await pair.by_a.script(breadth=2)
+        assert (await pair.by_a.finish(again.project_id)).state == "COMPLETED"
+
+
+async def test_a_holder_stopped_for_less_than_its_ttl_goes_on(
+    state: StateProcess, tmp_path: Path
+) -> None:
+    async with two(state, tmp_path) as pair:
+        project = await pair.by_a.script(breadth=10, delay_ms=50)
+        async with pair.by_b.follow(project.project_id) as follower:
+            await follower.until(lambda history: history.count("RUNNING") >= 5)
+            pair.a.signal(signal.SIGSTOP)
+            await pair.by_b.wire.flush(project.project_id)
+            pair.a.signal(signal.SIGCONT)
+            assert await follower.ended() == "COMPLETED"
+        assert HOLDER_B not in lease_holders(follower)
+        assert not follower.history.interruptions
+
+
+async def test_runs_of_a_drained_orchestrator_are_taken_over_at_once(
+    state: StateProcess, tmp_path: Path
+) -> None:
+    async with two(state, tmp_path) as pair:
+        project = await pair.by_a.script(breadth=6, delay_ms=100)
+        async with pair.by_b.follow(project.project_id) as follower:
+            await follower.until(lambda history: history.count("RUNNING") >= 3)
+            assert pair.a.stop() == 0
+            assert await follower.ended() == "COMPLETED"
+        names = lease_holders(follower)
+        assert names[:3] == [HOLDER_A, "", HOLDER_B], "given back, not run out"
+        follower.history.check_accounts()
+        follower.history.check_calls(pair.calls())
+        assert not follower.history.failures
+
+
+async def test_a_newer_process_of_the_same_name_ends_the_older_one(
+    state: StateProcess, tmp_path: Path
+) -> None:
+    async with two(state, tmp_path, names=("same", "same")) as pair:
+        project = await pair.by_a.script({"max_concurrent_nodes": 2}, breadth=20, delay_ms=60)
+        async with pair.by_a.follow(project.project_id) as follower:
+            await follower.until(lambda history: history.count("DONE") >= 3)
+            pair.b.start()
+            assert await follower.ended() == "COMPLETED"
+            await check_watchers_agree(pair.by_a, project.project_id, follower)
+        assert pair.a.wait() == 1
+        assert "PRODUCER_FENCED" in pair.a.read_log() or "in force" in pair.a.read_log()
+        assert "Traceback" not in pair.a.read_log()
+        follower.history.check_accounts()
+        follower.history.check_calls(pair.calls())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", range(6))
+async def test_a_run_that_changes_hands_again_and_again(
+    state: StateProcess, tmp_path: Path, corpus: Path, undisturbed: Undisturbed, moment: int
+) -> None:
+    """Kill the holder, whoever it is, restart it, and so on through one run."""
+    async with two(state, tmp_path) as pair:
+        project = await start(pair.by_a, corpus, {"max_concurrent_nodes": 1 + moment % 3})
+        async with pair.by_b.follow(project) as follower:
+            for step in range(3):
+                await follower.through((step + 1) * 7 + moment)
+                if follower.history.ended:
+                    break
+                name = await holder(pair.by_b, project)
+                victim = pair.b if name == HOLDER_B else pair.a
+                victim.kill()
+                victim.start()
+            await prove(pair.by_b, project, follower, undisturbed, pair.calls)
