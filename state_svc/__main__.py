@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-# Set before grpc is imported: its core prints connection noise otherwise.
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+# Set before grpc is imported: its core prints connection noise otherwise, also beside our own
+# line about an address in use.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import uvloop
 

@@ -96,6 +96,7 @@ async def run(settings: Settings) -> None:
     store = SqliteStore(settings.data)
     try:
         service = await build(store, settings)
+        _start_metrics(service, settings.metrics_listen)
         server = RpcServer(service, store.sqlite_version)
         async with asyncio.TaskGroup() as tasks:
             background = [
@@ -106,7 +107,6 @@ async def run(settings: Settings) -> None:
                 ),
             ]
             port = await server.listen(settings.listen)
-            _start_metrics(service, settings.metrics_listen)
             _announce(settings, port, store, time.perf_counter() - started)
             await stop.wait()
             await drain(service, server, settings.drain_seconds)

@@ -9,7 +9,8 @@ RamifyError
 ├── Overloaded, ServerDraining, StoreUnavailable
 ├── CorruptRecord
 └── StartupError           before serving: one line for the operator, exit code 1
-    ├── DataDirectoryLocked, DataDirectoryTooNew, AddressInUse, InvalidConfig
+    ├── DataDirectoryLocked, DataDirectoryTooNew, DataDirectoryUnreadable
+    ├── AddressInUse, InvalidConfig
 
 `rpc/error_map.py` translates them once, at the edge.
 """
@@ -146,6 +147,10 @@ class DataDirectoryLocked(StartupError):
 
 class DataDirectoryTooNew(StartupError):
     """The data directory was written by a newer version; upgrade ramify to open it."""
+
+
+class DataDirectoryUnreadable(StartupError):
+    """The database cannot be read; restore a backup, or choose another directory with --data."""
 
 
 class AddressInUse(StartupError):

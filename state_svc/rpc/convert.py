@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Iterable
+from typing import Any
 
 from ramify.v1.state_service_pb2 import Limits as LimitsMessage
 from state_svc.errors import InvalidRequest
@@ -12,10 +14,27 @@ DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1_000
 
 
+UNPARSED = object()  #: in place of a request whose bytes are not a message
+
+
+def check_parsed(request: Any) -> Any:
+    """Return the request; raises `InvalidRequest` if its bytes are not a message."""
+    if request is UNPARSED:
+        raise InvalidRequest(field="", problem="the bytes are not a message of this method")
+    return request
+
+
 def limits_message(limits: Limits) -> LimitsMessage:
     """Return the limits as the contract shows them."""
     names = LimitsMessage.DESCRIPTOR.fields_by_name
     return LimitsMessage(**{n: v for n, v in dataclasses.asdict(limits).items() if n in names})
+
+
+def check_enum(field: str, values: Iterable[int], known: Collection[int]) -> None:
+    """Raise `InvalidRequest` for a value that the contract does not have, or that is not set."""
+    for value in values:
+        if not value or value not in known:
+            raise InvalidRequest(field=field, problem=f"{value} is not an allowed value")
 
 
 def page_size(requested: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ramify.v1.mutation_pb2 import Delta
+from ramify.v1.node_pb2 import NodeState, TaskType
 from ramify.v1.state_service_pb2 import (
     GetNodeRequest,
     GetNodeResponse,
@@ -20,7 +21,7 @@ from ramify.v1.state_service_pb2 import (
 from state_svc.codec.segment import SegmentRecord, decode_delta, decode_segment
 from state_svc.errors import InvalidRequest, NodeNotFound
 from state_svc.model.node import LiveNode
-from state_svc.rpc.convert import page_size
+from state_svc.rpc.convert import check_enum, page_size
 from state_svc.service import Service
 
 _MAX_LISTINGS = 64  #: listings with pages to come; the oldest is forgotten
@@ -58,6 +59,8 @@ class NodeRpcs:
     async def list_nodes(self, request: ListNodesRequest) -> ListNodesResponse:
         """Return one page; later pages show the same revision as the first."""
         size = page_size(request.page_size)
+        check_enum("states", request.states, NodeState.values())
+        check_enum("task_types", request.task_types, TaskType.values())
         if request.page_token:
             name, listing, start = self._resume(request)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from ramify.v1.project_pb2 import Project
+from ramify.v1.project_pb2 import Project, ProjectState
 from ramify.v1.state_service_pb2 import (
     CommitBatchRequest,
     CommitBatchResponse,
@@ -24,7 +24,7 @@ from state_svc.model import validate
 from state_svc.model.entity import create_project
 from state_svc.model.ids import is_project_id
 from state_svc.model.project import LiveProject, View
-from state_svc.rpc.convert import page_size
+from state_svc.rpc.convert import check_enum, page_size
 from state_svc.rpc.once import once
 from state_svc.service import Service, new_id, now_micros
 from state_svc.store.base import RequestRecord
@@ -109,6 +109,7 @@ class ProjectRpcs:
     async def list_projects(self, request: ListProjectsRequest) -> ListProjectsResponse:
         """List projects by state, label and lease; the token is the last id of the page."""
         size = page_size(request.page_size)
+        check_enum("states", request.states, ProjectState.values())
         states = frozenset(request.states)
         response = ListProjectsResponse()
         skipping = bool(request.page_token)

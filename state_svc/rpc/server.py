@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 from google.protobuf import symbol_database
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2  # noqa: F401 - so that reflection knows it
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -17,6 +17,7 @@ from grpc_status import rpc_status
 from ramify.v1 import state_service_pb2
 from state_svc.errors import AddressInUse, RamifyError
 from state_svc.rpc.admin import AdminRpcs
+from state_svc.rpc.convert import UNPARSED, check_parsed
 from state_svc.rpc.error_map import to_status, unwrap
 from state_svc.rpc.history import HistoryRpcs
 from state_svc.rpc.leases import LeaseRpcs
@@ -100,15 +101,15 @@ class RpcServer:
             request = symbol_database.Default().GetSymbol(method.input_type.full_name)
             if method.name == "StreamMutations":
                 handlers[method.name] = grpc.stream_stream_rpc_method_handler(
-                    self._stream_mutations, request.FromString, _serialize
+                    self._stream_mutations, _parser(request), _serialize
                 )
             elif method.name == "WatchProject":
                 handlers[method.name] = grpc.unary_stream_rpc_method_handler(
-                    _streaming(watch), request.FromString, _serialize
+                    _streaming(watch), _parser(request), _serialize
                 )
             else:
                 handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-                    _unary(unary[method.name]), request.FromString, _serialize
+                    _unary(unary[method.name]), _parser(request), _serialize
                 )
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE.full_name, handlers),)
@@ -149,7 +150,7 @@ class RpcServer:
 def _unary(handler: Unary) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
-            return await handler(request)
+            return await handler(check_parsed(request))
         except Exception as error:
             await _abort(context, error)
 
@@ -161,7 +162,7 @@ def _streaming(
 ) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[None]]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         try:
-            async for message in handler(request):
+            async for message in handler(check_parsed(request)):
                 await context.write(message)
         except Exception as error:
             await _abort(context, error)
@@ -180,6 +181,18 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) 
     if not isinstance(cause, RamifyError):
         _log.error("unexpected error in a call", exc_info=cause)
     await context.abort_with_status(rpc_status.to_status(to_status(cause)))
+
+
+def _parser(request: Any) -> Callable[[bytes], Any]:
+    """Return a deserializer that never raises: gRPC would answer UNKNOWN with our class names."""
+
+    def parse(data: bytes) -> Any:
+        try:
+            return request.FromString(data)
+        except DecodeError:
+            return UNPARSED
+
+    return parse
 
 
 def _serialize(message: Message | bytes) -> bytes:

@@ -36,7 +36,7 @@ from state_svc.ingest.committer import PendingBatch
 from state_svc.model.ids import is_producer_id
 from state_svc.model.producer import Verdict, expected_sequence, judge
 from state_svc.model.project import LiveProject, Origin
-from state_svc.rpc.convert import limits_message
+from state_svc.rpc.convert import check_parsed, limits_message
 from state_svc.rpc.error_map import to_error
 from state_svc.service import Service, new_id, now_micros
 
@@ -222,7 +222,7 @@ class StreamSession:
 
     async def _next(self) -> StreamMutationsRequest | None:
         """Return the next frame; None after the producer's half-close."""
-        request: object = await self._context.read()
+        request: object = check_parsed(await self._context.read())
         return request if isinstance(request, StreamMutationsRequest) else None
 
     async def _read(self) -> None:

@@ -31,6 +31,7 @@ from state_svc.errors import (
     CorruptRecord,
     DataDirectoryLocked,
     DataDirectoryTooNew,
+    DataDirectoryUnreadable,
     InvalidConfig,
     StoreUnavailable,
 )
@@ -82,6 +83,9 @@ class SqliteStore:
             self._writer = self._open_writer()
             self.store_id = self._prepare()
             self._commit_id = self._last_commit_id()
+        except apsw.Error as error:
+            os.close(self._lock)
+            raise DataDirectoryUnreadable(path=self._path, problem=str(error)) from error
         except BaseException:
             os.close(self._lock)
             raise
