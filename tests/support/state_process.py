@@ -57,7 +57,7 @@ class StateProcess:
         """Start and wait for the ready line. Raises `StartFailed`."""
         assert not self.running
         listen = self.address if self.address and same_port else "127.0.0.1:0"
-        env = {**os.environ, "RAMIFY_FAILPOINTS": failpoints, "PYTHONUNBUFFERED": "1"}
+        env = {**environment(), "RAMIFY_FAILPOINTS": failpoints}
         logs.setdefault(self.log, 0)
         with self.log.open("ab") as errors:
             self._process = subprocess.Popen(
@@ -146,6 +146,11 @@ class StateProcess:
         raise AssertionError("no VmRSS")
 
 
+def environment() -> dict[str, str]:
+    """Return the environment of a service: ours, but what concerns gRPC is its own choice."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("GRPC_")}
+
+
 def command(*arguments: str, module: str = "state_svc") -> list[str]:
     """Return the command line of a service."""
     return [sys.executable, "-m", module, *arguments]
@@ -161,7 +166,7 @@ def run_to_end(
         capture_output=True,
         text=True,
         timeout=READY_SECONDS,
-        env={**os.environ, **(env or {})},
+        env={**environment(), **(env or {})},
         check=False,
     )
 
