@@ -42,9 +42,10 @@ async def _demo(project_id: str) -> int:
     )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    # Ctrl-C also reaches `ramify run`, which detaches or cancels; SIGTERM is passed on below.
+    # Ctrl-C also reaches `ramify run`, which detaches or cancels; the others are passed on below.
     loop.add_signal_handler(signal.SIGINT, lambda: None)
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop.set)
 
     print(f"==> starting state_svc and orchestrator_svc on free ports, data in ./{DATA}")
     await services.start()
@@ -53,8 +54,10 @@ async def _demo(project_id: str) -> int:
         print(f"    orchestrator_svc  {services.orchestrator_address}")
         code = await _run(services, project_id, stop)
     finally:
-        print("\n==> stopping both services", flush=True)
-        await services.stop()
+        try:
+            print("\n==> stopping both services", flush=True)
+        finally:  # a closed terminal takes no print
+            await services.stop()
     print(_how_to_go_on(project_id))
     return code
 

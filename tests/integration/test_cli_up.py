@@ -1,15 +1,18 @@
 """`ramify up` starts both services, stops them in order, and hides no failure."""
 
+import contextlib
 import os
 import signal
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.cli import Up, ramify
+from tests.support.cli import Up, on_terminal, ramify, services_of
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_up_serves_until_it_is_asked_to_stop_and_drains(
     tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -24,6 +27,33 @@ def test_up_serves_until_it_is_asked_to_stop_and_drains(
     ]
     for name in ("state_svc", "orchestrator_svc"):
         assert "drained" in (tmp_path / "data" / "logs" / f"{name}.log").read_text()
+
+
+def test_a_closed_terminal_leaves_nothing_running(tmp_path: Path) -> None:
+    listen = ["--state-listen", "127.0.0.1:0", "--orchestrator-listen", "127.0.0.1:0"]
+    # `Any`, because the types of pexpect hide the terminal itself.
+    up: Any = on_terminal("up", "--data", str(tmp_path), *listen, env=dict(os.environ))
+    up.expect("Ctrl-C stops both")
+    children = services_of(up.pid)
+    assert len(children) == 2
+    up.ptyproc.fileobj.close()  # `up.close` would send signals of its own
+    up.ptyproc.wait()
+    up.closed = True
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children.values())
+    assert "drained" in (tmp_path / "logs" / "state_svc.log").read_text()
+
+
+def test_a_second_signal_ends_a_drain_that_takes_too_long(tmp_path: Path) -> None:
+    up = Up(tmp_path)
+    children = up.children()
+    os.kill(children["orchestrator_svc"], signal.SIGSTOP)  # it cannot drain
+    up.process.send_signal(signal.SIGTERM)
+    while up.process.poll() is None:
+        up.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            up.process.wait(0.1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children.values())
+    up.wait()
 
 
 @pytest.mark.parametrize("victim", ["state_svc", "orchestrator_svc"])

@@ -39,12 +39,7 @@ class Up:
 
     def children(self) -> dict[str, int]:
         """Return the process ids of the services by name."""
-        found = {}
-        for child in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
-            for pid in child.read_text().split():
-                command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                found[command[2].decode()] = int(pid)
-        return found
+        return services_of(self.process.pid)
 
     def wait(self) -> tuple[int, str]:
         """Wait until it has ended by itself; return its exit code and what it said."""
@@ -56,6 +51,16 @@ class Up:
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.wait()
+
+
+def services_of(pid: int) -> dict[str, int]:
+    """Return the process ids of the services that `ramify up` with this id has started."""
+    found = {}
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            command = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            found[command[2].decode()] = int(child)
+    return found
 
 
 def ramify(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -40,9 +40,9 @@ def up(
 ) -> int:
     """Start both services and keep them until Ctrl-C.
 
-    Unfinished runs go on at once. Ctrl-C or SIGTERM drains the orchestrator, then state_svc; a
-    second one kills both, which loses nothing that was acknowledged. A service that ends by
-    itself is not restarted: the other one is stopped and the exit code is 9.
+    Unfinished runs go on at once. Ctrl-C, SIGTERM or a closed terminal drains the orchestrator,
+    then state_svc; a second signal kills both, which loses nothing that was acknowledged. A
+    service that ends by itself is not restarted: the other one is stopped and the exit code is 9.
 
     \b
     Data:
@@ -91,7 +91,7 @@ async def _up(config: "LocalConfig", json: bool) -> int:
         asked.set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, ask)
 
     async with asyncio.TaskGroup() as group:
@@ -100,9 +100,11 @@ async def _up(config: "LocalConfig", json: bool) -> int:
         await asyncio.wait({serving, asking}, return_when=asyncio.FIRST_COMPLETED)
         asking.cancel()
         serving.cancel()
-    if asked.is_set() and not json:
-        note("stopping: orchestrator_svc, then state_svc")
-    await services.stop()
+    try:
+        if asked.is_set() and not json:
+            note("stopping: orchestrator_svc, then state_svc")
+    finally:  # a closed terminal takes no note
+        await services.stop()
     if not serving.cancelled():
         raise serving.result()
     if not json:
