@@ -12,11 +12,14 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import uvloop
 
 from state_svc import app, config, logs
+from state_svc.admin import commands
 from state_svc.errors import RamifyError
 
 
 def main() -> int:
-    """Run the service; return the exit code."""
+    """Run the service, or a command on a data directory; return the exit code."""
+    if sys.argv[1:2] and sys.argv[1] in commands.NAMES:
+        return commands.main(sys.argv[1:])
     try:
         settings = config.load()
         logs.configure(settings.log_level)

@@ -1,0 +1,1 @@
+"""Care of stores: check, backup and restore, and projects as files of their own."""

@@ -1,0 +1,78 @@
+"""`python -m state_svc check` and `restore`: arguments, output and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import apsw
+
+from state_svc.admin.check import Report, check_file
+from state_svc.admin.progress import StderrProgress
+from state_svc.store.data_file import DataFile, try_lock
+from state_svc.store.sqlite import FILE_NAME, LOCK_NAME
+
+OK, FAILED, USAGE = 0, 1, 2
+
+
+def main(argv: list[str]) -> int:
+    """Run an administrative command; return its exit code."""
+    arguments = _parser().parse_args(argv)
+    return check(arguments.directory, as_json=arguments.json)
+
+
+def check(directory: Path, *, as_json: bool) -> int:
+    """Check the store in a directory and print what is wrong with it."""
+    path = directory / FILE_NAME
+    if not path.is_file():
+        sys.stderr.write(f"check: there is no store in {directory}: {FILE_NAME} is missing\n")
+        return USAGE
+    report = Report()
+    with try_lock(directory / LOCK_NAME) as stopped:
+        report.live = not stopped
+        if report.live:
+            sys.stderr.write(
+                "check: the store is in use; each project is checked as it is at one moment\n"
+            )
+        try:
+            with DataFile(path) as data:
+                check_file(data, report, StderrProgress("check"))
+        except apsw.Error as error:
+            sys.stderr.write(f"check: {path} cannot be opened: {error}\n")
+            return USAGE
+    document = {"data": str(directory), **dataclasses.asdict(report)}
+    lines = [str(problem) for problem in report.problems] + [_summary(report)]
+    sys.stdout.write((json.dumps(document) if as_json else "\n".join(lines)) + "\n")
+    return FAILED if report.problems else OK
+
+
+def _summary(report: Report) -> str:
+    count = len(report.problems)
+    return (
+        f"{report.projects:,} projects, {report.revisions:,} revisions in"
+        f" {report.segments:,} segments, {report.snapshots:,} snapshots, {report.nodes:,} nodes:"
+        f" {'no problem' if not count else '1 problem' if count == 1 else f'{count:,} problems'}"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m state_svc")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser(
+        "check",
+        help="verify every record of a store",
+        description="Verifies every record of a store: checksums, the row of revisions, and that"
+        " snapshots and segments give the same projects. It writes nothing; the store may be"
+        " in use.",
+        epilog="Exit codes: 0 no problem, 1 problems, 2 no such store or wrong arguments.",
+    )
+    command.add_argument("directory", metavar="DIR", type=Path, help="data directory")
+    command.add_argument("--json", action="store_true", help="print one JSON document")
+    return parser
+
+
+#: First arguments that ask for a command and not for the service.
+NAMES = frozenset({"check"})
