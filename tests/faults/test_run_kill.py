@@ -219,12 +219,14 @@ async def test_orders_and_requests_outlive_the_orchestrator_that_took_them(
         )
         first = await begin()
         await services.kill_and_restart([ORCHESTRATOR])
+        await runs.ready()
         project = (await begin()).project_id
         assert project == first.project_id
         async with runs.follow(project) as follower:
             await follower.until(lambda history: history.count("RUNNING") == 3)
             ordered = await runs.cancel(project, request_id="stop")
             await services.kill_and_restart([ORCHESTRATOR])
+            await runs.ready()
             assert await runs.cancel(project, request_id="stop") == ordered
             assert await follower.ended() == "CANCELLED"
             await check_watchers_agree(runs, project, follower)
