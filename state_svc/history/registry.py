@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from state_svc.store.base import StateStore
 
 _SAMPLE = 1_000
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(slots=True)
 class _Entry:
@@ -28,6 +31,7 @@ class _Entry:
     deleted: bool = False
     live: LiveProject | None = None
     loading: asyncio.Future[LiveProject] | None = None
+    damage: CorruptRecord | None = None  #: why its record cannot be read
     used: int = 0  #: sweep in which it was last asked for
 
 
@@ -44,8 +48,12 @@ class ProjectRegistry:
         for head in await self._store.list_projects():
             entry = _Entry(head.record, head.revision, head.compacted, head.deleted)
             if not head.deleted:
-                decode_project(head.record)
-                if not head.revision:  # a fork that was cut off half-way
+                try:
+                    decode_project(head.record)
+                except CorruptRecord as error:  # of this project alone: the others are served
+                    _log.error("project cannot be read", extra={"fields": error.fields})
+                    entry.damage = error
+                if not head.revision and entry.damage is None:  # a fork that was cut off half-way
                     await self._store.delete_project(head.record.project_uid)
                     entry.deleted = True
             self._entries[head.record.project_id] = entry
@@ -67,6 +75,8 @@ class ProjectRegistry:
         Raises `ProjectNotFound`, `CorruptRecord` or `StoreUnavailable`.
         """
         entry = self._entries.get(project_id)
+        if entry is not None and entry.damage is not None:
+            raise entry.damage
         if entry is None or entry.deleted:
             raise ProjectNotFound(project_id=project_id)
         entry.used = self._sweep
@@ -123,7 +133,7 @@ class ProjectRegistry:
                 if entry.live.view.revision:
                     view = entry.live.view
                     yield view.entity, view.revision, view.compacted
-            elif not entry.deleted:
+            elif not entry.deleted and entry.damage is None:
                 yield decode_project(entry.record), entry.revision, entry.compacted
 
     def sweep(self, max_bytes: int, busy: Callable[[LiveProject], bool]) -> int:

@@ -12,6 +12,7 @@ from state_svc.model.limits import Limits
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1_000
+MAX_PAGE_BYTES = 2 << 20  #: a page ends before it, so that any client takes it
 
 
 UNPARSED = object()  #: in place of a request whose bytes are not a message

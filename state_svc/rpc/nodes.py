@@ -19,13 +19,13 @@ from ramify.v1.state_service_pb2 import (
     NodeHistoryEntry,
 )
 from state_svc.codec.segment import SegmentRecord, decode_delta, decode_segment
-from state_svc.errors import InvalidRequest, NodeNotFound
+from state_svc.errors import CorruptRecord, InvalidRequest, NodeNotFound
 from state_svc.model.node import LiveNode
-from state_svc.rpc.convert import check_enum, page_size
+from state_svc.model.project import LiveProject
+from state_svc.rpc.convert import MAX_PAGE_BYTES, check_enum, page_size
 from state_svc.service import Service
 
 _MAX_LISTINGS = 64  #: listings with pages to come; the oldest is forgotten
-_MAX_PAGE_BYTES = 2 << 20
 _HISTORY_BYTES = 4 << 20  #: stored bytes searched at a time
 
 
@@ -71,7 +71,7 @@ class NodeRpcs:
         for at in range(start, min(start + size, len(listing.nodes))):
             node = listing.nodes[at]
             taken += len(node.data)
-            if at > start and taken > _MAX_PAGE_BYTES:
+            if at > start and taken > MAX_PAGE_BYTES:
                 break
             response.nodes.append(node.to_node())
         at = start + len(response.nodes)
@@ -96,12 +96,14 @@ class NodeRpcs:
             records = await self._service.store.read_segments(project.uid, at, _HISTORY_BYTES)
             if not records:
                 break
+            _check_contiguous(project, records, max(at, view.compacted))
             entries = await asyncio.to_thread(
                 _search, records, request.node_id, after, until, size + 1 - len(response.entries)
             )
             response.entries.extend(entries)
-            if len(response.entries) > size:
-                del response.entries[size:]
+            keep = min(size, _fitting(response.entries))
+            if len(response.entries) > keep:
+                del response.entries[keep:]
                 last = response.entries[-1]
                 response.next_page_token = f"{last.revision.revision}.{last.index}"
                 break
@@ -168,6 +170,26 @@ def _key(request: ListNodesRequest) -> bytes:
     plain.ClearField("page_token")
     plain.ClearField("page_size")
     return plain.SerializeToString(deterministic=True)
+
+
+def _fitting(entries: Sequence[NodeHistoryEntry]) -> int:
+    """Return how many entries a page holds; at least one."""
+    taken = 0
+    for at, entry in enumerate(entries):
+        taken += entry.ByteSize()
+        if at and taken > MAX_PAGE_BYTES:
+            return at
+    return len(entries)
+
+
+def _check_contiguous(project: LiveProject, records: Sequence[SegmentRecord], after: int) -> None:
+    """Raise `CorruptRecord` if a revision after `after` is missing."""
+    for record in records:
+        if record.first_revision > after + 1:
+            raise CorruptRecord(
+                project_uid=project.uid, revision=after + 1, problem="the revision is missing"
+            )
+        after = record.last_revision
 
 
 def _parse_pair(token: str) -> tuple[int, int]:

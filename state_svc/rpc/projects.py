@@ -24,7 +24,7 @@ from state_svc.model import validate
 from state_svc.model.entity import create_project
 from state_svc.model.ids import is_project_id
 from state_svc.model.project import LiveProject, View
-from state_svc.rpc.convert import check_enum, page_size
+from state_svc.rpc.convert import MAX_PAGE_BYTES, check_enum, page_size
 from state_svc.rpc.once import once
 from state_svc.service import Service, new_id, now_micros
 from state_svc.store.base import RequestRecord
@@ -112,6 +112,7 @@ class ProjectRpcs:
         check_enum("states", request.states, ProjectState.values())
         states = frozenset(request.states)
         response = ListProjectsResponse()
+        taken = 0
         skipping = bool(request.page_token)
         for entity, revision, compacted in self._service.projects.entities():
             if skipping:
@@ -125,7 +126,8 @@ class ProjectRpcs:
                 entity, self._service.leases
             ):
                 continue
-            if len(response.projects) == size:
+            taken += entity.ByteSize()
+            if len(response.projects) == size or (response.projects and taken > MAX_PAGE_BYTES):
                 response.next_page_token = response.projects[-1].project_id
                 break
             shown = response.projects.add()

@@ -64,6 +64,12 @@ class CatchUp:
         for record in records:
             if record.first_revision > self._until:
                 break
+            if record.first_revision > at + 1:
+                raise CorruptRecord(
+                    project_uid=self._project.uid,
+                    revision=at + 1,
+                    problem="the revision is missing",
+                )
             segment = decode_segment(record)
             body = self._body(segment, at)
             if bodies and size + len(body) > MAX_FRAME_BYTES:
