@@ -41,6 +41,7 @@ class WatchLog:
         self.resyncs: list[int] = []
         self.ended = False
         self._chunk: int | None = None
+        self._view_revision = 0
 
     def begin(self, request: WatchProjectRequest) -> None:
         """Note where a new watch begins; what was told before stays."""
@@ -106,12 +107,12 @@ class WatchLog:
         if self._chunk is None:
             assert chunk.chunk == 0
             self.view = NodeView()
-            self.announced = chunk.revision
+            self._view_revision = chunk.revision
             if chunk.HasField("project"):
                 self.project = chunk.project
         else:
             assert chunk.chunk == self._chunk + 1
-            assert chunk.revision == self.announced
+            assert chunk.revision == self._view_revision
         assert self.view is not None
         for node in chunk.nodes:
             assert node.node_id not in self.view.nodes
@@ -120,6 +121,7 @@ class WatchLog:
         assert message.resume_revision == (chunk.revision if chunk.last else 0)
         if chunk.last:
             assert chunk.checksum == self.view.checksum()
+            self.announced = chunk.revision
 
     def _take_bookmark(self, message: WatchProjectResponse) -> None:
         bookmark = message.bookmark

@@ -154,7 +154,8 @@ async def connect(
     address: str, options: list[tuple[str, int]] | None = None
 ) -> AsyncIterator[Wire]:
     """Open a channel of its own."""
-    async with grpc.aio.insecure_channel(address, [*OPTIONS, *(options or [])]) as channel:
+    merged = list({**dict(OPTIONS), **dict(options or [])}.items())
+    async with grpc.aio.insecure_channel(address, merged) as channel:
         yield Wire(channel)
 
 
