@@ -1,0 +1,320 @@
+"""Random trees with random failures, timeouts, cancels and crashes always end, and truthfully.
+
+The core is driven under a virtual clock. Batches become durable one after the other, some never:
+a crash keeps a prefix of what was decided, and another process takes the project up. The ledger
+refuses whatever the contract does not allow.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator_svc.graph.decide import decide
+from orchestrator_svc.graph.event import (
+    Call,
+    CallEnded,
+    CommandGiven,
+    Decided,
+    Decision,
+    Draining,
+    Event,
+    Failed,
+    Outcome,
+    Planned,
+    Produced,
+    TimeReached,
+)
+from orchestrator_svc.graph.node import Result
+from orchestrator_svc.graph.plan import DraftTask
+from orchestrator_svc.graph.recover import begin
+from orchestrator_svc.graph.run import Run, Settings
+from orchestrator_svc.graph.types import (
+    TERMINAL_NODE_STATES,
+    TERMINAL_PROJECT_STATES,
+    CommandState,
+    CommandType,
+    ErrorClass,
+    NodeState,
+    NodeType,
+    ProjectState,
+    Stage,
+    TaskType,
+)
+from tests.unit.orchestrator_svc.driven import agent_names
+from tests.unit.orchestrator_svc.ledger import Ledger
+
+MAX_TURNS = 20_000
+INTERRUPTION_RATE = 0.08  #: per turn, while there are crashes or drains left
+AGENT_ERRORS = [
+    ErrorClass.TIMEOUT,
+    ErrorClass.RATE_LIMIT,
+    ErrorClass.EXECUTION,
+    ErrorClass.NO_EVIDENCE,
+    ErrorClass.AUTH,
+]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What may happen in one run."""
+
+    seed: int
+    settings: Settings
+    width: int  #: most children of a node
+    failure_rate: float
+    invalid_rate: float
+    crashes: int
+    drains: int
+    cancel_at: int | None  #: turn of a cancellation
+    window: int  #: batches under way
+
+
+scenarios = st.builds(
+    Scenario,
+    seed=st.integers(0, 2**32),
+    settings=st.builds(
+        Settings,
+        max_concurrent_nodes=st.integers(1, 6),
+        max_execution_steps=st.sampled_from([0, 0, 0, 0, 10, 40]),
+        max_recursion_depth=st.integers(2, 4),
+        max_retries=st.integers(0, 3),
+        retry_delay_seconds=st.sampled_from([0.0, 5.0]),
+        force_root_node_planning=st.sampled_from([True, True, True, False]),
+        skip_atomization=st.booleans(),
+    ),
+    width=st.integers(3, 8),
+    failure_rate=st.sampled_from([0.02, 0.0, 0.05, 0.1, 0.1, 0.3, 0.9]),
+    invalid_rate=st.sampled_from([0.0, 0.0, 0.1]),
+    crashes=st.integers(0, 12),
+    drains=st.integers(0, 2),
+    cancel_at=st.none() | st.none() | st.integers(0, 80),
+    window=st.integers(1, 4),
+)
+
+
+@dataclass
+class Process:
+    """One orchestrator process: a run, what it has decided, and its agent calls."""
+
+    run: Run
+    pending: deque[tuple[list[list[object]], Decision | None]] = field(default_factory=deque)
+    calls: dict[str, Call] = field(default_factory=dict)
+
+
+class Simulation:
+    """A project from creation to its end, over as many processes as it takes."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.random = random.Random(scenario.seed)
+        self.ledger = Ledger()
+        self.now = 0.0
+        self.crashes_left = scenario.crashes
+        self.drains_left = scenario.drains
+        self.began: list[Call] = []
+        self.process = self.start()
+
+    def start(self) -> Process:
+        project = self.ledger.load()
+        run = Run(
+            goal=project.goal,
+            state=project.state,
+            settings=self.scenario.settings,
+            agent_names=agent_names,
+            random=self.random.random,
+            root_id=project.root_id,
+            nodes=project.nodes,
+        )
+        self.process = Process(run)
+        self.decided(begin(run, self.now))
+        for command_id in self.ledger.open_commands():
+            self.events(CommandGiven(command_id, CommandType.CANCEL_PROJECT))
+        return self.process
+
+    def decided(self, decision: Decision) -> None:
+        """Split a decision into batches at random places between its groups."""
+        groups = decision.groups
+        while groups:
+            size = self.random.randint(1, len(groups))
+            head, groups = groups[:size], groups[size:]
+            self.process.pending.append((head, None if groups else decision))  # type: ignore[arg-type]
+
+    def events(self, *events: Event) -> None:
+        self.decided(decide(self.process.run, events, self.now))
+
+    def play(self) -> None:
+        """Let things happen until the project has ended and nothing is under way."""
+        for turn in range(MAX_TURNS):
+            if turn == self.scenario.cancel_at and not self.process.run.ended:
+                command = CommandGiven(f"cancel-{turn}", CommandType.CANCEL_PROJECT)
+                self.ledger.give(command)
+                self.events(command)
+            if not self.turn():
+                return
+            self.check_always()
+        raise AssertionError("the run does not end")
+
+    def turn(self) -> bool:
+        """Do one of the things that are possible; False when there is none."""
+        process = self.process
+        possible = []
+        if process.pending:
+            possible += [self.make_durable] * 3
+        if process.calls:
+            possible += [self.end_call] * 2
+        if not possible and process.run.next_due() is not None:
+            possible.append(self.pass_time)
+        if not possible:
+            return False
+        interrupted = self.random.random() < INTERRUPTION_RATE
+        if interrupted and self.crashes_left:
+            self.crash()
+        elif interrupted and self.drains_left:
+            self.drain()
+        else:
+            self.random.choice(possible)()
+        return True
+
+    def make_durable(self) -> None:
+        groups, decision = self.process.pending.popleft()
+        self.ledger.commit(groups)  # type: ignore[arg-type]
+        if decision is None:
+            return
+        for call in decision.calls:
+            node = self.process.run.nodes[call.node_id]
+            if node.open_call == call.number:
+                self.begin(call)
+        for node_id in decision.cancels:
+            call_ = self.process.calls.pop(node_id, None)
+            if call_ is not None:
+                outcome = Failed(ErrorClass.CANCELLED, "cancelled")
+                self.events(CallEnded(node_id, call_.number, outcome))
+
+    def begin(self, call: Call) -> None:
+        """An agent is called: everything that promises it must be durable."""
+        node = self.ledger.nodes[call.node_id]
+        expected = NodeState.AGGREGATING if call.stage is Stage.AGGREGATE else NodeState.RUNNING
+        assert node.state is expected, "a call began before its claim was durable"
+        assert (node.attempt, node.agent_calls) == (call.attempt, call.number)
+        for dependency in node.depends_on:
+            assert self.ledger.nodes[dependency].state is NodeState.DONE
+        if call.stage is Stage.AGGREGATE:
+            children = [self.ledger.nodes[child] for child in node.children]
+            assert all(child.state in TERMINAL_NODE_STATES for child in children)
+            assert any(child.state is NodeState.DONE for child in children)
+        self.began.append(call)
+        self.process.calls[call.node_id] = call
+        assert len(self.process.calls) <= self.scenario.settings.max_concurrent_nodes
+
+    def end_call(self) -> None:
+        node_id = self.random.choice(list(self.process.calls))
+        call = self.process.calls.pop(node_id)
+        outcome = self.outcome(call)
+        self.events(CallEnded(node_id, call.number, outcome, self.random.random()))
+
+    def pass_time(self) -> None:
+        due = self.process.run.next_due()
+        assert due is not None
+        self.now = max(self.now, due)
+        self.events(TimeReached())
+
+    def crash(self) -> None:
+        """Keep a prefix of what was decided; the calls are gone."""
+        self.crashes_left -= 1
+        for _ in range(self.random.randint(0, len(self.process.pending))):
+            groups, _ = self.process.pending.popleft()
+            self.ledger.commit(groups)  # type: ignore[arg-type]
+        self.start()
+
+    def drain(self) -> None:
+        """Stop in order: everything decided becomes durable, the calls are given back."""
+        self.drains_left -= 1
+        self.process.run.draining = True
+        self.events(Draining())
+        while self.process.pending:
+            groups, _ = self.process.pending.popleft()
+            self.ledger.commit(groups)  # type: ignore[arg-type]
+        self.start()
+
+    def outcome(self, call: Call) -> Outcome:
+        if self.random.random() < self.scenario.failure_rate:
+            return Failed(self.random.choice(AGENT_ERRORS), "scripted")
+        if self.random.random() < self.scenario.invalid_rate:
+            return Planned((self.child(0, (1,)), self.child(1, (0,))))
+        if call.stage is Stage.ATOMIZE:
+            return Decided(self.random.choice(list(NodeType)))
+        if call.stage is Stage.PLAN:
+            count = self.random.randint(2, self.scenario.width)
+            return Planned(tuple(self.child(i, self.earlier(i)) for i in range(count)))
+        return Produced(Result(text=call.node_id))
+
+    def earlier(self, index: int) -> tuple[int, ...]:
+        return tuple(i for i in range(index) if self.random.random() < 0.4)
+
+    def child(self, index: int, depends_on: tuple[int, ...]) -> DraftTask:
+        node_type = self.random.choice([None, NodeType.EXECUTE, NodeType.EXECUTE, NodeType.PLAN])
+        return DraftTask(f"part {index}", TaskType.SEARCH, node_type, depends_on, {"i": index})
+
+    def check_always(self) -> None:
+        for node in self.ledger.nodes.values():
+            assert node.retry_count <= self.scenario.settings.max_retries
+
+    def check_end(self) -> None:
+        ledger, limit = self.ledger, self.scenario.settings.max_execution_steps
+        assert ledger.state in TERMINAL_PROJECT_STATES
+        states = ledger.states()
+        assert all(state in TERMINAL_NODE_STATES for state in states.values())
+        done = [node_id for node_id, state, _ in ledger.moves if state is NodeState.DONE]
+        assert len(done) == len(set(done)), "a node was done twice"
+        numbers = [(call.node_id, call.number) for call in self.began]
+        assert len(numbers) == len(set(numbers)), "a call was made twice"
+        aggregations = [
+            (call.node_id, call.attempt) for call in self.began if call.stage is Stage.AGGREGATE
+        ]
+        assert len(aggregations) == len(set(aggregations)), "two aggregations in one attempt"
+        if limit:
+            assert sum(node.agent_calls for node in ledger.nodes.values()) <= limit
+        root = states["root"]
+        if root is NodeState.CANCELLED or ledger.state is ProjectState.CANCELLED:
+            assert ledger.commands
+        elif root is NodeState.DONE:
+            complete = all(state is NodeState.DONE for state in states.values())
+            assert (ledger.state is ProjectState.COMPLETED) == complete
+            assert (ledger.state is ProjectState.PARTIAL) == (not complete)
+        else:
+            assert ledger.state is ProjectState.FAILED
+            assert ledger.error is not None
+        assert ledger.state is not ProjectState.COMPLETED or ledger.error is None
+        for node in ledger.nodes.values():
+            assert (node.state is NodeState.FAILED) <= (node.error is not None)
+            assert (node.state is NodeState.DONE) <= (node.error is None)
+
+
+@settings(max_examples=400, deadline=None)
+@given(scenarios)
+def test_every_run_ends_legally_and_truthfully(scenario: Scenario) -> None:
+    simulation = Simulation(scenario)
+    simulation.play()
+    simulation.check_end()
+
+
+@settings(max_examples=100, deadline=None)
+@given(scenarios, st.integers(1, 30))
+def test_every_order_given_before_the_end_is_answered(scenario: Scenario, turns: int) -> None:
+    simulation = Simulation(scenario)
+    for _ in range(turns):
+        simulation.turn()
+    if simulation.ledger.state in TERMINAL_PROJECT_STATES or simulation.process.run.ended:
+        return
+    command = CommandGiven("order", CommandType.CANCEL_PROJECT)
+    simulation.ledger.give(command)
+    simulation.events(command)
+    simulation.play()
+    simulation.check_end()
+    assert simulation.ledger.commands["order"] is CommandState.APPLIED
+    assert simulation.ledger.state is ProjectState.CANCELLED

@@ -1,0 +1,140 @@
+"""A store of one project in memory that takes decisions only as the contract allows them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+
+from google.protobuf.descriptor import EnumDescriptor
+
+from orchestrator_svc.graph.event import CommandGiven
+from orchestrator_svc.graph.mutation import (
+    CreateNode,
+    Mutation,
+    PatchCommand,
+    PatchNode,
+    PatchProject,
+)
+from orchestrator_svc.graph.node import Failure, Node
+from orchestrator_svc.graph.types import CommandState, NodeState, ProjectState
+from orchestrator_svc.publish.records import LoadedProject
+from ramify.v1.node_pb2 import NodeState as NodeStateEnum
+from ramify.v1.project_pb2 import ProjectState as ProjectStateEnum
+from ramify.v1.transition_pb2 import StateRule, state_rule
+
+
+def rules(enum: EnumDescriptor, prefix: str) -> dict[str, StateRule]:
+    """Return the lifecycle table that the contract carries, by state name."""
+    return {
+        value.name.removeprefix(prefix): value.GetOptions().Extensions[state_rule]
+        for value in enum.values
+    }
+
+
+NODE_RULES = rules(NodeStateEnum.DESCRIPTOR, "NODE_STATE_")
+PROJECT_RULES = rules(ProjectStateEnum.DESCRIPTOR, "PROJECT_STATE_")
+
+#: The stored fields of a node are those before the run's own counters.
+STORED_FIELDS = [f.name for f in fields(Node)][: [f.name for f in fields(Node)].index("unsettled")]
+
+
+@dataclass
+class Ledger:
+    """What is durable. `commit` applies a batch whole or raises AssertionError."""
+
+    goal: str = "a goal"
+    state: ProjectState = ProjectState.PENDING
+    root_id: str = ""
+    error: Failure | None = None
+    revision: int = 1
+    nodes: dict[str, Node] = field(default_factory=dict)
+    commands: dict[str, CommandState] = field(default_factory=dict)
+    moves: list[tuple[str, NodeState, int]] = field(default_factory=list)  #: node, state, attempt
+
+    def commit(self, groups: Iterable[Sequence[Mutation]]) -> int:
+        """Apply the mutations of one batch in order; return its revision."""
+        self.revision += 1
+        for group in groups:
+            assert group, "an empty group"
+            for mutation in group:
+                self._apply(mutation)
+        return self.revision
+
+    def _apply(self, mutation: Mutation) -> None:
+        if isinstance(mutation, CreateNode):
+            self._create(mutation)
+        elif isinstance(mutation, PatchNode):
+            self._patch(mutation)
+        elif isinstance(mutation, PatchProject):
+            if mutation.state is not self.state:
+                assert mutation.state in PROJECT_RULES[self.state].to, (self.state, mutation)
+            self.state = mutation.state
+            self.root_id = mutation.root_node_id or self.root_id
+            self.error = mutation.error
+        elif isinstance(mutation, PatchCommand):
+            assert self.commands[mutation.command_id] is CommandState.OPEN
+            self.commands[mutation.command_id] = mutation.state
+
+    def _create(self, mutation: CreateNode) -> None:
+        assert mutation.node_id not in self.nodes, f"{mutation.node_id} exists"
+        assert NODE_RULES[mutation.state].initial
+        parent = self.nodes.get(mutation.parent_id)
+        assert mutation.layer == (parent.layer + 1 if parent else 0)
+        self.nodes[mutation.node_id] = Node(
+            node_id=mutation.node_id,
+            goal=mutation.goal,
+            task_type=mutation.task_type,
+            node_type=mutation.node_type,
+            layer=mutation.layer,
+            parent_id=mutation.parent_id,
+            depends_on=mutation.depends_on,
+            details=mutation.details,
+            state=mutation.state,
+        )
+        self.moves.append((mutation.node_id, mutation.state, 0))
+
+    def _patch(self, mutation: PatchNode) -> None:
+        node, changes = self.nodes[mutation.node_id], mutation.changes
+        attempt = changes.get("attempt", node.attempt)
+        assert attempt in (node.attempt, node.attempt + 1)
+        state = changes.get("state", node.state)
+        if state is not node.state:
+            rule = NODE_RULES[node.state]
+            again = attempt == node.attempt + 1 and state in rule.to_with_new_attempt
+            assert state in rule.to or again, (node.node_id, node.state, state)
+            self.moves.append((node.node_id, state, attempt))
+        for name, value in changes.items():
+            setattr(node, name, value)
+
+    def load(self) -> LoadedProject:
+        """Return a copy of everything, as a fresh process reads it."""
+        return LoadedProject(
+            project_id="p",
+            project_uid="uid",
+            revision=self.revision,
+            goal=self.goal,
+            state=self.state,
+            profile="scripted",
+            root_id=self.root_id,
+            settings={},
+            nodes=tuple(stored_copy(node) for node in self.nodes.values()),
+        )
+
+    def open_commands(self) -> list[str]:
+        """Return the orders that nobody has answered."""
+        return [id_ for id_, state in self.commands.items() if state is CommandState.OPEN]
+
+    def give(self, event: CommandGiven) -> None:
+        """Make an order durable."""
+        self.revision += 1
+        self.commands[event.command_id] = CommandState.OPEN
+
+    def states(self) -> dict[str, NodeState]:
+        """Return the state of every node."""
+        return {node_id: node.state for node_id, node in self.nodes.items()}
+
+
+def stored_copy(node: Node) -> Node:
+    """Return a node with its stored fields only."""
+    return Node(**{name: copy.copy(getattr(node, name)) for name in STORED_FIELDS})
