@@ -35,7 +35,7 @@ class MemoryStore:
         self._compacted: dict[str, int] = {}
         self._deleted: set[str] = set()
         self._producers: dict[str, ProducerRecord] = {}
-        self._requests: list[RequestRecord] = []
+        self._requests: dict[tuple[str, str], RequestRecord] = {}
 
     async def commit(self, commit: Commit) -> None:
         """See `StateStore`."""
@@ -48,7 +48,7 @@ class MemoryStore:
             self._segments.setdefault(segment.project_uid, []).append(segment)
         for producer in commit.producers:
             self._producers[producer.producer_id] = producer
-        self._requests.extend(commit.requests)
+        self._requests |= {(r.method, r.request_id): r for r in commit.requests}
         for snapshot in commit.snapshots:
             await self.put_snapshot_chunk(snapshot)
         self.commits += 1
@@ -132,8 +132,8 @@ class MemoryStore:
 
     async def list_requests(self, after_micros: int) -> list[RequestRecord]:
         """See `StateStore`."""
-        self._requests = [r for r in self._requests if r.micros > after_micros]
-        return list(self._requests)
+        self._requests = {k: r for k, r in self._requests.items() if r.micros > after_micros}
+        return list(self._requests.values())
 
     async def aclose(self) -> None:
         """See `StateStore`."""
