@@ -169,9 +169,9 @@ class AsyncClient:
 
     # -- reading -------------------------------------------------------------
 
-    async def get_project(self, project_id: str) -> Project:
-        """Return a project with its counts, state and head revision."""
-        request = state_pb2.GetProjectRequest(project_id=project_id)
+    async def get_project(self, project_id: str, *, at_revision: int = 0) -> Project:
+        """Return a project with its counts, state and revision; as it was, if one is given."""
+        request = state_pb2.GetProjectRequest(project_id=project_id, at_revision=at_revision)
         method = self._state.GetProject
         response = await call(method, request, address=self.state_address, policy=self._policy)
         return response.project
@@ -211,14 +211,16 @@ class AsyncClient:
         states: Sequence[NodeState.ValueType] = (),
         parent_node_id: str = "",
         text: str = "",
+        at_revision: int = 0,
     ) -> AsyncGenerator[Node, None]:
-        """Yield nodes in the order of their creation, all as of one revision."""
+        """Yield nodes in the order of their creation, all as of one revision (0: the head)."""
         request = state_pb2.ListNodesRequest(
             project_id=project_id,
             page_size=PAGE_SIZE,
             states=states,
             parent_node_id=parent_node_id,
             text=text,
+            at_revision=at_revision,
         )
         method = self._state.ListNodes
         while True:
@@ -240,6 +242,59 @@ class AsyncClient:
         request = state_pb2.GetServerInfoRequest()
         method = self._state.GetServerInfo
         return await call(method, request, address=self.state_address, policy=self._policy)
+
+    # -- the past ------------------------------------------------------------
+
+    async def diff_project(
+        self, project_id: str, from_revision: int, to_revision: int = 0
+    ) -> AsyncGenerator[state_pb2.NodeDiff, None]:
+        """Yield the nodes that differ between two revisions (0: the head)."""
+        request = state_pb2.DiffProjectRequest(
+            project_id=project_id,
+            from_revision=from_revision,
+            to_revision=to_revision,
+            page_size=PAGE_SIZE,
+        )
+        method = self._state.DiffProject
+        while True:
+            page = await call(method, request, address=self.state_address, policy=self._policy)
+            for node in page.nodes:
+                yield node
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def fork_project(
+        self,
+        project_id: str,
+        *,
+        at_revision: int = 0,
+        new_project_id: str = "",
+        request_id: str = "",
+    ) -> Project:
+        """Make a new, paused project from a revision (0: the head) and return it."""
+        request = state_pb2.ForkProjectRequest(
+            project_id=project_id,
+            at_revision=at_revision,
+            new_project_id=new_project_id,
+            request_id=request_id or new_request_id(),
+        )
+        method = self._state.ForkProject
+        response = await call(method, request, address=self.state_address, policy=self._policy)
+        return response.project
+
+    async def compact_project(self, project_id: str, *, revision: int = 0) -> int:
+        """Drop history up to a revision (0: the head); return up to where it is gone."""
+        request = state_pb2.CompactProjectRequest(project_id=project_id, revision=revision)
+        method = self._state.CompactProject
+        response = await call(method, request, address=self.state_address, policy=self._policy)
+        return response.compacted_revision
+
+    async def delete_project(self, project_id: str, *, force: bool = False) -> None:
+        """Delete a project with its history; `force` also one that has not ended."""
+        request = state_pb2.DeleteProjectRequest(project_id=project_id, force=force)
+        method = self._state.DeleteProject
+        await call(method, request, address=self.state_address, policy=self._policy)
 
     # -- writing by hand -----------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ramify.cli import cancel, ls, run, show, stats, up, watch
+from ramify.cli import cancel, compact, delete, diff, fork, ls, run, show, stats, up, watch
 from ramify.cli.exits import CliError, ExitCode
 
 EPILOG = """\b
@@ -61,6 +61,10 @@ app.command("watch")(watch.watch)
 app.command("ls")(ls.ls)
 app.command("show")(show.show)
 app.command("cancel")(cancel.cancel)
+app.command("diff")(diff.diff)
+app.command("fork")(fork.fork)
+app.command("compact")(compact.compact)
+app.command("delete")(delete.delete)
 app.command("stats")(stats.stats)
 
 

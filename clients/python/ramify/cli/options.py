@@ -29,9 +29,17 @@ Json = Annotated[
     ),
 ]
 
+AtRevision = Annotated[
+    int,
+    typer.Option(
+        "--at", metavar="REV", min=0, help="As it was at this revision; default: the present."
+    ),
+]
+
 __all__ = [
     "DEFAULT_ORCHESTRATOR",
     "DEFAULT_STATE",
+    "AtRevision",
     "Json",
     "OrchestratorAddress",
     "ProjectArgument",

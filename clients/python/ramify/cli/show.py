@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ramify.cli.exits import CliError, ExitCode
-from ramify.cli.options import DEFAULT_STATE, Json, ProjectArgument, StateAddress
+from ramify.cli.options import DEFAULT_STATE, AtRevision, Json, ProjectArgument, StateAddress
 
 if TYPE_CHECKING:
     from ramify.client import AsyncClient
@@ -26,6 +26,7 @@ def show(
     tree: Annotated[
         bool, typer.Option("--tree", help="Print every node; the default without NODE.")
     ] = False,
+    at: AtRevision = 0,
     json: Json = False,
     state_svc: StateAddress = DEFAULT_STATE,
 ) -> int:
@@ -38,6 +39,7 @@ def show(
     Examples:
       ramify show ID
       ramify show ID NODE
+      ramify show ID --at 12                  # as it was at revision 12
       ramify show ID --result > report.md
       ramify show ID NODE --result
       ramify show ID --json | jq -c .node     # the project, then every node
@@ -49,13 +51,18 @@ def show(
     if result and tree:
         raise CliError("--result and --tree are two requests", "choose one", ExitCode.USAGE)
 
+    if at and (node_id or result):
+        raise CliError(
+            "--at shows a run with its tree", "leave out NODE and --result", ExitCode.USAGE
+        )
+
     async def work(client: "AsyncClient") -> int:
         if result:
             await _show_result(client, project_id, node_id, json)
         elif node_id:
             await _show_node(client, project_id, node_id, json)
         else:
-            await _show_run(client, project_id, json)
+            await _show_run(client, project_id, at, json)
         return ExitCode.OK
 
     return run_session(work, state_svc)
@@ -99,12 +106,12 @@ async def _show_node(client: "AsyncClient", project_id: str, node_id: str, json:
         out().print(node_card(node))
 
 
-async def _show_run(client: "AsyncClient", project_id: str, json: bool) -> None:
+async def _show_run(client: "AsyncClient", project_id: str, at: int, json: bool) -> None:
     from ramify.cli.terminal import print_json
     from ramify.v1.state_service_pb2 import GetNodeResponse, GetProjectResponse
 
-    project = await client.get_project(project_id)
-    nodes = [node async for node in client.list_nodes(project_id)]
+    project = await client.get_project(project_id, at_revision=at)
+    nodes = [node async for node in client.list_nodes(project_id, at_revision=at)]
     if json:
         print_json(GetProjectResponse(project=project))
         for node in nodes:
