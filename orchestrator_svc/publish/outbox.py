@@ -140,6 +140,11 @@ class Outbox(Generic[T]):
 
     # Connection
 
+    @property
+    def frames_in_flight(self) -> int:
+        """Frames of which some batch is not answered."""
+        return len(self._frames)
+
     def connected(self, credit_batches: int, credit_bytes: int) -> None:
         """Begin a connection: every lane has to attach again."""
         self.credit_batches, self.credit_bytes = credit_batches, credit_bytes
