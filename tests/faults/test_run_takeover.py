@@ -126,10 +126,15 @@ async def test_a_holder_that_was_only_stopped_is_fenced_without_harm(
     state: StateProcess, tmp_path: Path
 ) -> None:
     """It wakes up with calls in flight while the other one works: nothing it says counts."""
+    # The first hundred are so quick that it always has acks in its socket when it is stopped: on
+    # waking up it learns what it may begin, but not yet that the project is not its own.
+    quick = [{"node": pattern, "delay_ms": 1} for pattern in ("root.1.?", "root.1.??")]
     async with two(state, tmp_path) as pair:
-        project = await pair.by_a.script({"max_concurrent_nodes": 3}, breadth=60, delay_ms=80)
+        project = await pair.by_a.script(
+            {"max_concurrent_nodes": 8}, breadth=280, delay_ms=60, rules=quick
+        )
         async with pair.by_b.follow(project.project_id) as follower:
-            await follower.until(lambda history: history.count("DONE") >= 5)
+            await follower.until(lambda history: history.count("DONE") >= 20)
             pair.a.signal(signal.SIGSTOP)
             await follower.until(lambda _: HOLDER_B in lease_holders(follower))
             await follower.until(lambda history: history.interruptions)
@@ -144,7 +149,7 @@ async def test_a_holder_that_was_only_stopped_is_fenced_without_harm(
         history.check_calls(pair.calls())
         assert not history.failures
         assert max(history.interruptions.values()) == 1
-        assert len(history.interruptions) <= 3
+        assert len(history.interruptions) <= 8
 
         taken_at = min(call.time for call in pair.b.calls())
         late = [call for call in pair.a.calls() if call.time > taken_at]
