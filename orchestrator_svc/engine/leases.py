@@ -97,9 +97,13 @@ class LeaseKeeper:
         """Renew until cancelled."""
         while True:
             await asyncio.sleep(self.ttl / RENEWALS_PER_TTL)
-            leases = list(self._leases.values())
-            for start in range(0, len(leases), MAX_RENEWED_AT_ONCE):
-                await self._renew(leases[start : start + MAX_RENEWED_AT_ONCE])
+            await self.renew_now()
+
+    async def renew_now(self) -> None:
+        """Renew all leases once; runners of lost ones are told."""
+        leases = list(self._leases.values())
+        for start in range(0, len(leases), MAX_RENEWED_AT_ONCE):
+            await self._renew(leases[start : start + MAX_RENEWED_AT_ONCE])
 
     async def _renew(self, leases: list[Lease]) -> None:
         sent_at = asyncio.get_running_loop().time()

@@ -1,0 +1,202 @@
+"""A store in memory behind the engine's `Store` seam; acks come when the test lets them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+
+from orchestrator_svc.errors import LeaseHeld, RamifyError, StoreUnavailable
+from orchestrator_svc.graph.event import CommandGiven
+from orchestrator_svc.graph.mutation import Mutation
+from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES, CommandType
+from orchestrator_svc.publish.records import LoadedProject, Sighting
+from tests.unit.orchestrator_svc.ledger import Ledger
+
+
+class FakeStore:
+    """Projects by id; each batch is durable at once unless `hold` is set."""
+
+    def __init__(self) -> None:
+        self.ledgers: dict[str, Ledger] = {}
+        self.profiles: dict[str, str] = {}
+        self.options: dict[str, dict[str, object]] = {}
+        self.settings: dict[str, dict[str, int | float | bool]] = {}
+        self.hold = False
+        self.held: list[tuple[str, Sequence[Sequence[Mutation]], asyncio.Future[int]]] = []
+        self.refuse: list[RamifyError] = []  #: answers to the next batches
+        self.batches: list[tuple[str, int]] = []  #: project, lease epoch
+        self.lanes: set[str] = set()
+        self.loads = 0
+        self.changed = asyncio.Event()
+        self._watchers: dict[str, list[asyncio.Queue[Sighting]]] = {}
+
+    def add(
+        self,
+        project_id: str = "p",
+        *,
+        profile: str = "scripted",
+        settings: dict[str, int | float | bool] | None = None,
+        **options: object,
+    ) -> Ledger:
+        """Create a project."""
+        self.profiles[project_id] = profile
+        self.options[project_id] = options
+        self.settings[project_id] = settings or {}
+        ledger = self.ledgers[project_id] = Ledger()
+        return ledger
+
+    def order_cancel(self, project_id: str = "p", command_id: str = "c") -> None:
+        """Make an order durable and visible."""
+        ledger = self.ledgers[project_id]
+        command = CommandGiven(command_id, CommandType.CANCEL_PROJECT)
+        ledger.give(command)
+        self._show(project_id, Sighting(ledger.revision, (command,)))
+
+    async def until_ended(self, project_id: str = "p") -> Ledger:
+        """Wait until a project is in a terminal state."""
+        ledger = self.ledgers[project_id]
+        while ledger.state not in TERMINAL_PROJECT_STATES:
+            await self.changed.wait()
+        return ledger
+
+    async def until_held(self) -> None:
+        """Wait until a batch waits for its ack."""
+        while not self.held:
+            await self.changed.wait()
+
+    def release(self) -> None:
+        """Make what is held durable, in order, and hold no more."""
+        self.hold = False
+        held, self.held = self.held, []
+        for project_id, groups, future in held:
+            self._commit(project_id, groups, future)
+
+    def _commit(
+        self,
+        project_id: str,
+        groups: Sequence[Sequence[Mutation]],
+        future: asyncio.Future[int],
+    ) -> None:
+        revision = self.ledgers[project_id].commit(groups)
+        if not future.done():
+            future.set_result(revision)
+        self._show(project_id, Sighting(revision))
+        self._progressed()
+
+    def _show(self, project_id: str, sighting: Sighting) -> None:
+        for queue in self._watchers.get(project_id, ()):
+            queue.put_nowait(sighting)
+
+    def _progressed(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    # Store
+
+    async def quiesce(self, project_id: str) -> None:
+        """See `Store`."""
+        assert project_id not in self.lanes
+
+    async def load(self, project_id: str) -> LoadedProject:
+        """See `Store`."""
+        self.loads += 1
+        ledger = self.ledgers[project_id]
+        commands = (CommandGiven(c, CommandType.CANCEL_PROJECT) for c in ledger.open_commands())
+        return replace(
+            ledger.load(),
+            project_id=project_id,
+            profile=self.profiles[project_id],
+            settings=self.settings[project_id],
+            agent_options=self.options[project_id],  # type: ignore[arg-type]
+            open_commands=tuple(commands),
+        )
+
+    async def follow(
+        self, project_id: str, project_uid: str, after_revision: int
+    ) -> AsyncIterator[Sighting]:
+        """See `Store`."""
+        queue: asyncio.Queue[Sighting] = asyncio.Queue()
+        self._watchers.setdefault(project_id, []).append(queue)
+        yield Sighting(self.ledgers[project_id].revision)
+        while True:
+            yield await queue.get()
+
+    async def open_lane(self, project_id: str, project_uid: str) -> None:
+        """See `Store`."""
+        self.lanes.add(project_id)
+
+    def close_lane(self, project_id: str) -> None:
+        """See `Store`."""
+        self.lanes.discard(project_id)
+        self.held = [item for item in self.held if item[0] != project_id]
+
+    async def offer(
+        self, project_id: str, lease_epoch: int, groups: Sequence[Sequence[Mutation]]
+    ) -> list[asyncio.Future[int]]:
+        """See `Store`."""
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.batches.append((project_id, lease_epoch))
+        if self.refuse:
+            future.set_exception(self.refuse.pop(0))
+        elif self.hold:
+            self.held.append((project_id, groups, future))
+            self._progressed()
+        else:
+            self._commit(project_id, groups, future)
+        return [future]
+
+
+class FakeLeases:
+    """The lease calls and the list of unfinished projects."""
+
+    def __init__(self, store: FakeStore) -> None:
+        self.store = store
+        self.holders: dict[str, str] = {}
+        self.epochs: dict[str, int] = {}
+        self.away = False
+        self.renewals = 0
+        self.listed: list[str | None] = []
+
+    def _check(self) -> None:
+        if self.away:
+            raise StoreUnavailable()
+
+    async def acquire_lease(self, project_id: str, holder: str, ttl: float) -> int:
+        """See `LeaseClient`."""
+        self._check()
+        present = self.holders.get(project_id)
+        if present is not None and present != holder:
+            raise LeaseHeld(project_id=project_id, holder=present)
+        if present is None:
+            self.epochs[project_id] = self.epochs.get(project_id, 0) + 1
+        self.holders[project_id] = holder
+        return self.epochs[project_id]
+
+    async def renew_leases(
+        self, holder: str, leases: Sequence[tuple[str, int]], timeout: float
+    ) -> list[tuple[str, int]]:
+        """See `LeaseClient`."""
+        self._check()
+        self.renewals += 1
+        return [
+            (project_id, epoch)
+            for project_id, epoch in leases
+            if (self.holders.get(project_id), self.epochs.get(project_id)) != (holder, epoch)
+        ]
+
+    async def release_lease(self, project_id: str, holder: str, lease_epoch: int) -> bool:
+        """See `LeaseClient`."""
+        self._check()
+        return self.holders.pop(project_id, None) is not None
+
+    async def unfinished(self, *, holder: str | None) -> list[str]:
+        """See `Projects`."""
+        self._check()
+        self.listed.append(holder)
+        return [
+            project_id
+            for project_id, ledger in self.store.ledgers.items()
+            if ledger.state not in TERMINAL_PROJECT_STATES
+            and self.holders.get(project_id) in (None, holder)
+        ]

@@ -1,0 +1,301 @@
+"""Runners and their supervisor over a store in memory: order of effects, isolation, take-over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from orchestrator_svc.agents.profile import built_in_profiles
+from orchestrator_svc.engine.leases import Lease, LeaseKeeper
+from orchestrator_svc.engine.supervisor import Supervisor, merged
+from orchestrator_svc.errors import InvalidMutation, ProducerFenced, StoreUnavailable
+from orchestrator_svc.graph.run import Settings
+from orchestrator_svc.graph.types import CommandState, ErrorClass, NodeState, ProjectState
+from orchestrator_svc.metrics import Metrics
+from tests.unit.orchestrator_svc.engine.fake_store import FakeLeases, FakeStore
+
+S = NodeState
+SETTINGS = Settings(retry_delay_seconds=0.0, max_retries=1)
+
+
+class Keeper(LeaseKeeper):
+    """A keeper that shows the leases it has given."""
+
+    given: dict[str, Lease]
+
+    async def acquire(self, project_id: str) -> Lease:
+        """See `LeaseKeeper`."""
+        lease = await super().acquire(project_id)
+        self.given = {project_id: lease}
+        return lease
+
+
+class World:
+    """One orchestrator over a fake store."""
+
+    def __init__(self, store: FakeStore | None = None, leases: FakeLeases | None = None) -> None:
+        self.store = store or FakeStore()
+        self.leases = leases or FakeLeases(self.store)
+        self.metrics = Metrics()
+        self.keeper = Keeper(self.leases, holder="me", ttl=10.0, metrics=self.metrics)
+        self.supervisor = Supervisor(
+            store=self.store,
+            projects=self.leases,
+            leases=self.keeper,
+            profiles=built_in_profiles(Path("unused")),
+            default_profile="scripted",
+            settings=SETTINGS,
+            max_projects=10,
+            metrics=self.metrics,
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[World]:
+        """Let the supervisor run during the block."""
+        task = asyncio.create_task(self.supervisor.run(), name="supervisor")
+        await asyncio.sleep(0)
+        try:
+            yield self
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Let the loop turn until a condition holds."""
+        while not condition():
+            await asyncio.sleep(0)  # noqa: ASYNC110 - a turn of the loop, no time
+
+
+async def test_unfinished_projects_are_found_at_start_and_run_to_their_end() -> None:
+    world = World()
+    world.store.add("one", depth=2, breadth=2)
+    world.store.add("two", chain=True)
+    async with world.running():
+        for project_id in ("one", "two"):
+            ledger = await world.store.until_ended(project_id)
+            assert ledger.state is ProjectState.COMPLETED
+        await world.until(lambda: not world.supervisor.active())
+    assert not world.leases.holders, "leases are released"
+    assert world.leases.listed[0] == "me", "the first scan takes up what this name held"
+
+
+async def test_no_agent_is_called_before_its_claim_is_durable() -> None:
+    world = World()
+    world.store.hold = True
+    world.store.add()
+    async with world.running():
+        await world.store.until_held()
+        runner = world.supervisor.active()[0]
+        assert (runner.running_nodes, runner.steps) == (1, 1)
+        ledger = world.store.ledgers["p"]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not ledger.nodes
+        assert len(world.store.batches) == 1, "nothing follows from a claim that is not durable"
+        world.store.release()
+        assert (await world.store.until_ended()).state is ProjectState.COMPLETED
+
+
+async def test_every_batch_carries_the_lease_epoch() -> None:
+    world = World()
+    world.leases.epochs["p"] = 6
+    world.store.add()
+    async with world.running():
+        await world.store.until_ended()
+    assert {epoch for _, epoch in world.store.batches} == {7}
+
+
+async def test_a_hanging_agent_times_out_and_is_retried() -> None:
+    world = World()
+    world.store.add(
+        settings={"node_execution_timeout_seconds": 0.02},
+        breadth=2,
+        rules=[{"node": "root.1.0", "attempts": [1], "hang": True}],
+    )
+    async with world.running():
+        ledger = await world.store.until_ended()
+    assert ledger.state is ProjectState.COMPLETED
+    node = ledger.nodes["root.1.0"]
+    assert (node.attempt, node.retry_count) == (2, 1)
+
+
+async def test_an_exception_that_no_agent_should_raise_is_an_execution_error() -> None:
+    world = World()
+    world.store.add(breadth=2, rules=[{"node": "root.1.0", "crash": True, "message": "oops"}])
+    async with world.running():
+        ledger = await world.store.until_ended()
+    assert ledger.state is ProjectState.PARTIAL
+    error = ledger.nodes["root.1.0"].error
+    assert error is not None
+    assert error.error_class is ErrorClass.EXECUTION
+    assert error.message == "RuntimeError: oops"
+
+
+async def test_an_order_cancels_a_running_agent() -> None:
+    world = World()
+    world.store.add(rules=[{"node": "root.1.*", "hang": True}])
+    async with world.running():
+        ledger = world.store.ledgers["p"]
+        await world.until(lambda: S.RUNNING in [n.state for n in ledger.nodes.values()][1:])
+        world.store.order_cancel()
+        await world.store.until_ended()
+    assert ledger.state is ProjectState.CANCELLED
+    assert ledger.commands == {"c": CommandState.APPLIED}
+    assert set(ledger.states().values()) == {S.CANCELLED}
+
+
+async def test_an_order_from_before_the_start_is_carried_out_without_an_agent_call() -> None:
+    world = World()
+    world.store.add()
+    world.store.order_cancel()
+    async with world.running():
+        ledger = await world.store.until_ended()
+    assert ledger.state is ProjectState.CANCELLED
+    assert ledger.states() == {"root": S.CANCELLED}
+
+
+async def test_an_order_that_comes_with_the_end_is_refused_before_the_lease_is_released() -> None:
+    world = World()
+    world.store.hold = True
+    ledger = world.store.add(breadth=1)
+    async with world.running():
+        for _ in range(4):
+            await world.store.until_held()
+            if "root.1.0" in ledger.nodes and ledger.nodes["root.1.0"].state is S.DONE:
+                break
+            world.store.release()
+            world.store.hold = True
+        await world.store.until_held()
+        world.store.order_cancel()
+        world.store.release()
+        await world.store.until_ended()
+        await world.until(lambda: not world.supervisor.active())
+    assert ledger.open_commands() == []
+
+
+async def test_a_refused_batch_makes_the_runner_load_the_project_again_under_a_new_lease() -> None:
+    world = World()
+    world.store.add(breadth=2)
+    world.store.refuse = [InvalidMutation("no")]
+    async with world.running():
+        ledger = await world.store.until_ended()
+    assert ledger.state is ProjectState.COMPLETED
+    assert world.store.loads == 2
+    assert world.leases.epochs["p"] == 2
+
+
+async def test_a_fenced_runner_stops_without_another_write_and_without_a_release() -> None:
+    world = World()
+    world.store.add()
+    world.store.refuse = [ProducerFenced()]
+    async with world.running():
+        await world.until(lambda: world.store.batches and not world.supervisor.active())
+        for _ in range(20):
+            await asyncio.sleep(0)
+    assert len(world.store.batches) == 1
+    assert world.leases.holders == {"p": "me"}
+
+
+async def test_a_lost_lease_ends_the_runner() -> None:
+    world = World()
+    world.store.add(rules=[{"node": "root", "hang": True}])
+    async with world.running():
+        await world.until(lambda: world.supervisor.active() and world.store.batches)
+        world.leases.holders["p"] = "other"
+        await world.keeper.renew_now()
+        await world.until(lambda: not world.supervisor.active())
+    assert len(world.store.batches) == 1
+    assert world.leases.holders == {"p": "other"}
+
+
+async def test_no_agent_call_begins_under_a_lease_that_was_not_renewed_for_its_time() -> None:
+    world = World()
+    world.store.hold = True
+    ledger = world.store.add(breadth=1)
+    async with world.running():
+        await world.store.until_held()
+        world.keeper.given["p"].extend(0.0)
+        world.store.release()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert ledger.states() == {"root": S.RUNNING}, "the call waits for the lease"
+        await world.keeper.renew_now()
+        assert (await world.store.until_ended()).state is ProjectState.COMPLETED
+
+
+async def test_a_project_held_by_another_is_left_alone() -> None:
+    world = World()
+    world.store.add()
+    world.leases.holders["p"] = "other"
+    world.leases.epochs["p"] = 1
+    async with world.running():
+        world.supervisor.take_up("p")
+        await world.until(lambda: not world.supervisor.active())
+    assert not world.store.batches
+
+
+async def test_a_store_that_is_away_is_asked_again() -> None:
+    world = World()
+    world.store.add()
+    world.store.refuse = [StoreUnavailable()]
+    async with world.running():
+        ledger = await world.store.until_ended()
+    assert ledger.state is ProjectState.COMPLETED
+
+
+async def test_one_failing_project_does_not_disturb_the_others() -> None:
+    world = World()
+    world.store.add("bad", rules=[{"node": "root", "crash": True}])
+    world.store.add("lost", profile="nobody knows")
+    world.store.add("good")
+    async with world.running():
+        assert (await world.store.until_ended("good")).state is ProjectState.COMPLETED
+        assert (await world.store.until_ended("bad")).state is ProjectState.FAILED
+        lost = await world.store.until_ended("lost")
+    assert lost.state is ProjectState.FAILED
+    assert lost.error is not None
+    assert "nobody knows" in lost.error.message
+
+
+async def test_draining_gives_running_nodes_back_and_another_process_goes_on_at_once() -> None:
+    world = World()
+    ledger = world.store.add(breadth=2, rules=[{"node": "root.1.*", "attempts": [1], "hang": True}])
+    async with world.running():
+        await world.until(lambda: len(ledger.nodes) == 3 and ledger.moves[-1][1] is S.RUNNING)
+        await world.supervisor.drain(grace=0.0, deadline=5.0)
+        assert not world.supervisor.active()
+    assert not world.leases.holders
+    assert [ledger.nodes[f"root.1.{n}"].state for n in (0, 1)] == [S.READY, S.READY]
+    async with World(world.store, world.leases).running():
+        await world.store.until_ended()
+    assert ledger.state is ProjectState.COMPLETED
+    assert {ledger.nodes[f"root.1.{n}"].attempt for n in (0, 1)} == {2}
+    assert ledger.nodes["root.1.0"].retry_count == 0
+
+
+async def test_calls_that_end_within_the_grace_of_a_drain_are_kept() -> None:
+    world = World()
+    ledger = world.store.add(breadth=1, rules=[{"node": "root.1.0", "delay_ms": 30}])
+    async with world.running():
+        await world.until(lambda: len(ledger.nodes) == 2 and ledger.moves[-1][1] is S.RUNNING)
+        await world.supervisor.drain(grace=5.0, deadline=10.0)
+    assert ledger.states() == {"root": S.PLAN_DONE, "root.1.0": S.DONE}
+
+
+async def test_more_projects_than_there_is_room_for_wait() -> None:
+    world = World()
+    for number in range(11):
+        world.store.add(f"p{number}", rules=[{"node": "root", "hang": True}])
+    async with world.running():
+        await world.until(lambda: len(world.supervisor.active()) == 10)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(world.supervisor.active()) == 10
+
+
+def test_a_projects_own_keys_win_over_the_configured_ones() -> None:
+    settings = merged(SETTINGS, {"max_retries": 0, "skip_atomization": True})
+    assert (settings.max_retries, settings.skip_atomization) == (0, True)
+    assert settings.retry_delay_seconds == SETTINGS.retry_delay_seconds
