@@ -7,9 +7,10 @@ RamifyError
 ├── ProducerFenced, SequenceGap, LeaseHeld
 ├── RevisionCompacted, RevisionAhead
 ├── Overloaded, ServerDraining, StoreUnavailable
-├── CorruptRecord
+├── CorruptRecord, DamagedFile
 └── StartupError           before serving: one line for the operator, exit code 1
     ├── DataDirectoryLocked, DataDirectoryTooNew, DataDirectoryUnreadable
+    ├── DataDirectoryInUse
     ├── AddressInUse, InvalidConfig
 
 `rpc/error_map.py` translates them once, at the edge.
@@ -137,6 +138,13 @@ class CorruptRecord(RamifyError):
     """
 
 
+class DamagedFile(RamifyError):
+    """The file is damaged, incomplete or not of the kind that is needed; take another copy.
+
+    Nothing was stored. The fields name the place.
+    """
+
+
 class StartupError(RamifyError):
     """The service cannot start."""
 
@@ -151,6 +159,10 @@ class DataDirectoryTooNew(StartupError):
 
 class DataDirectoryUnreadable(StartupError):
     """The database cannot be read; restore a backup, or choose another directory with --data."""
+
+
+class DataDirectoryInUse(StartupError):
+    """The data directory is not empty, and nothing is ever replaced; choose or make another."""
 
 
 class AddressInUse(StartupError):

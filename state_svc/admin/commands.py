@@ -12,6 +12,8 @@ import apsw
 
 from state_svc.admin.check import Report, check_file
 from state_svc.admin.progress import StderrProgress
+from state_svc.admin.restore import restore as make_store
+from state_svc.errors import RamifyError
 from state_svc.store.data_file import DataFile, try_lock
 from state_svc.store.sqlite import FILE_NAME, LOCK_NAME
 
@@ -21,7 +23,9 @@ OK, FAILED, USAGE = 0, 1, 2
 def main(argv: list[str]) -> int:
     """Run an administrative command; return its exit code."""
     arguments = _parser().parse_args(argv)
-    return check(arguments.directory, as_json=arguments.json)
+    if argv[0] == "check":
+        return check(arguments.directory, as_json=arguments.json)
+    return restore(arguments.file, arguments.directory)
 
 
 def check(directory: Path, *, as_json: bool) -> int:
@@ -49,6 +53,20 @@ def check(directory: Path, *, as_json: bool) -> int:
     return FAILED if report.problems else OK
 
 
+def restore(backup: Path, directory: Path) -> int:
+    """Make a store from a backup, in a directory of its own."""
+    try:
+        restored = make_store(backup, directory, StderrProgress("restore"))
+    except (RamifyError, OSError) as error:
+        sys.stderr.write(f"restore: {error}\n")
+        return FAILED
+    sys.stdout.write(
+        f"restored {directory} from store {restored.from_store_id};"
+        f" it is store {restored.store_id} now\n{_summary(restored.report)}\n"
+    )
+    return OK
+
+
 def _summary(report: Report) -> str:
     count = len(report.problems)
     return (
@@ -71,8 +89,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("directory", metavar="DIR", type=Path, help="data directory")
     command.add_argument("--json", action="store_true", help="print one JSON document")
+    command = commands.add_parser(
+        "restore",
+        help="make a store from a backup",
+        description="Makes a store from a backup that `ramify backup` has written. The whole file"
+        " and the store in it are verified first; then the store appears in DIR at once. Its id"
+        " and the uids of its projects are new, so that clients notice.",
+        epilog="DIR must be empty or not exist: nothing is ever replaced. To replace a store, stop"
+        " state_svc and move its directory away. Exit codes: 0 done, 1 refused, 2 wrong arguments.",
+    )
+    command.add_argument("file", metavar="FILE", type=Path, help="the backup")
+    command.add_argument("directory", metavar="DIR", type=Path, help="data directory to make")
     return parser
 
 
 #: First arguments that ask for a command and not for the service.
-NAMES = frozenset({"check"})
+NAMES = frozenset({"check", "restore"})

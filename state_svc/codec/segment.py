@@ -55,11 +55,17 @@ def encode_segment(project_uid: str, run: Sequence[Applied], threshold: int) -> 
             position.producer_id = origin.producer_id
             position.epoch = origin.epoch
             position.sequence = origin.sequence
+    return pack_segment(segment, threshold)
+
+
+def pack_segment(segment: Segment, threshold: int) -> EncodedSegment:
+    """Return a segment as a record."""
+    uid, first, last = segment.project_uid, segment.first_revision, segment.last_revision
     raw = segment.SerializeToString()
     codec, data = compress(raw, threshold)
-    checksum = _checksum(project_uid, first, last, FORMAT_VERSION, codec, data)
+    checksum = _checksum(uid, first, last, FORMAT_VERSION, codec, data)
     record = SegmentRecord(
-        project_uid=project_uid,
+        project_uid=uid,
         first_revision=first,
         last_revision=last,
         format_version=FORMAT_VERSION,

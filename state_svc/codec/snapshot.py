@@ -93,7 +93,7 @@ def encode_snapshot(frozen: Frozen) -> Iterator[SnapshotRecord]:
     size = 0
     for node in frozen.nodes:
         if size > _CHUNK_BYTES:
-            yield _encode(chunk)
+            yield encode_chunk(chunk)
             chunk = SnapshotChunk(
                 project_uid=frozen.project_uid, revision=frozen.revision, chunk=chunk.chunk + 1
             )
@@ -106,10 +106,11 @@ def encode_snapshot(frozen: Frozen) -> Iterator[SnapshotRecord]:
         )
         size += len(node.data)
     chunk.last = True
-    yield _encode(chunk)
+    yield encode_chunk(chunk)
 
 
-def _encode(chunk: SnapshotChunk) -> SnapshotRecord:
+def encode_chunk(chunk: SnapshotChunk) -> SnapshotRecord:
+    """Return one chunk as a record."""
     codec, data = compress(chunk.SerializeToString(), _THRESHOLD)
     return SnapshotRecord(
         project_uid=chunk.project_uid,
@@ -135,7 +136,7 @@ def decode_snapshot(
     view = View(entity=Project())
     producers: dict[str, ProducerPosition] = {}
     for number, record in enumerate(records):
-        chunk = _decode(record)
+        chunk = decode_chunk(record)
         if chunk.chunk != number or chunk.last != (number == len(records) - 1):
             raise CorruptRecord(**_place(record), problem="a chunk is missing")
         if not number:
@@ -172,7 +173,8 @@ def decode_snapshot(
     return view, producers
 
 
-def _decode(record: SnapshotRecord) -> SnapshotChunk:
+def decode_chunk(record: SnapshotRecord) -> SnapshotChunk:
+    """Return the chunk of a record; raises `CorruptRecord` if a bit differs."""
     if record.format_version != FORMAT_VERSION:
         raise CorruptRecord(**_place(record), problem=f"unknown format {record.format_version}")
     expected = _checksum(

@@ -46,6 +46,7 @@ TABLE: dict[type[errors.RamifyError], tuple[int, ErrorReason.ValueType, bool]] =
     errors.Overloaded: (Code.RESOURCE_EXHAUSTED, ErrorReason.ERROR_REASON_OVERLOADED, True),
     errors.ServerDraining: (Code.UNAVAILABLE, ErrorReason.ERROR_REASON_SERVER_DRAINING, True),
     errors.StoreUnavailable: (Code.UNAVAILABLE, ErrorReason.ERROR_REASON_STORE_UNAVAILABLE, True),
+    errors.DamagedFile: (Code.INVALID_ARGUMENT, ErrorReason.ERROR_REASON_DAMAGED_FILE, False),
     errors.CorruptRecord: (Code.DATA_LOSS, ErrorReason.ERROR_REASON_CORRUPT_RECORD, False),
 }
 

@@ -17,6 +17,7 @@ from grpc_status import rpc_status
 from ramify.v1 import state_service_pb2
 from state_svc.errors import AddressInUse, RamifyError
 from state_svc.rpc.admin import AdminRpcs
+from state_svc.rpc.backup import BackupRpcs
 from state_svc.rpc.convert import UNPARSED, check_parsed
 from state_svc.rpc.error_map import to_status, unwrap
 from state_svc.rpc.history import HistoryRpcs
@@ -37,6 +38,7 @@ _GONE = ("UsageError", "ExecuteBatchError")
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
 Unary = Callable[[Any], Awaitable[Message]]
+Stream = Callable[[Any], AsyncIterator[bytes]]
 
 
 class RpcServer:
@@ -69,7 +71,11 @@ class RpcServer:
             "GetServerInfo": admin.get_server_info,
             "GetStats": admin.get_stats,
         }
-        self._add_handlers(unary, WatchRpcs(service).watch_project)
+        streams: dict[str, Stream] = {
+            "WatchProject": WatchRpcs(service).watch_project,
+            "Backup": BackupRpcs(service).backup,
+        }
+        self._add_handlers(unary, streams)
         self._add_standard_services()
 
     async def listen(self, address: str) -> int:
@@ -93,9 +99,7 @@ class RpcServer:
         """End what is still open after `grace` seconds."""
         await self._server.stop(grace)
 
-    def _add_handlers(
-        self, unary: dict[str, Unary], watch: Callable[[Any], AsyncIterator[bytes]]
-    ) -> None:
+    def _add_handlers(self, unary: dict[str, Unary], streams: dict[str, Stream]) -> None:
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         for method in SERVICE.methods:
             request = symbol_database.Default().GetSymbol(method.input_type.full_name)
@@ -103,9 +107,9 @@ class RpcServer:
                 handlers[method.name] = grpc.stream_stream_rpc_method_handler(
                     self._stream_mutations, _parser(request), _serialize
                 )
-            elif method.name == "WatchProject":
+            elif method.server_streaming:
                 handlers[method.name] = grpc.unary_stream_rpc_method_handler(
-                    _streaming(watch), _parser(request), _serialize
+                    _streaming(streams[method.name]), _parser(request), _serialize
                 )
             else:
                 handlers[method.name] = grpc.unary_unary_rpc_method_handler(
@@ -158,7 +162,7 @@ def _unary(handler: Unary) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]]
 
 
 def _streaming(
-    handler: Callable[[Any], AsyncIterator[bytes]],
+    handler: Stream,
 ) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[None]]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         try:

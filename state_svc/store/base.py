@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from state_svc.codec.project import ProjectRecord
@@ -77,6 +78,10 @@ class StateStore(Protocol):
     def store_id(self) -> str:
         """Identity of the store, made when it was created (SEM 13)."""
 
+    @property
+    def scratch(self) -> Path:
+        """Directory for files that are worth nothing after a restart; it may not exist yet."""
+
     async def commit(self, commit: Commit) -> None:
         """Make all records durable in one transaction.
 
@@ -127,6 +132,13 @@ class StateStore(Protocol):
 
     async def list_requests(self, after_micros: int) -> list[RequestRecord]:
         """Return requests answered after a time, and forget older ones."""
+
+    async def backup(self, path: Path) -> None:
+        """Write the whole store, as it is at one moment, into a new file.
+
+        Whatever the backend, the file is a database of `store/sqlite.py`. Commits go on
+        meanwhile. Raises `Overloaded` without room for it, or `StoreUnavailable`.
+        """
 
     async def aclose(self) -> None:
         """Release files and threads. Idempotent."""

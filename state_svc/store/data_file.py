@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import apsw
@@ -21,6 +22,7 @@ from state_svc.codec.snapshot import SnapshotRecord
 
 _BUSY_MS = 10_000
 _MAX_FINDINGS = 20  #: of SQLite's own check
+_SEGMENT = "segment_key, first_revision, last_revision, format_version, codec, checksum, data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,23 +110,19 @@ class DataFile:
 
     def segments(self, project: StoredProject) -> Iterator[SegmentRow]:
         """Yield the segments of a project in the order of revisions."""
-        query = (
-            "SELECT segment_key, first_revision, last_revision, format_version, codec, checksum,"
-            " data FROM segments WHERE project_key = ? ORDER BY last_revision"
-        )
-        for key, first, last, version, codec, checksum, data in self.db.execute(
-            query, (project.key,)
-        ):
-            record = SegmentRecord(
-                project_uid=project.record.project_uid,
-                first_revision=first,
-                last_revision=last,
-                format_version=version,
-                codec=codec,
-                checksum=checksum,
-                data=data,
-            )
-            yield SegmentRow(key, record)
+        query = f"SELECT {_SEGMENT} FROM segments WHERE project_key = ? ORDER BY last_revision"
+        for row in self.db.execute(query, (project.key,)):
+            yield _segment_row(project, row)
+
+    def segment_keys(self, project: StoredProject) -> list[int]:
+        """Return the keys of the segments of a project in the order of revisions."""
+        query = "SELECT segment_key FROM segments WHERE project_key = ? ORDER BY last_revision"
+        return [int(key) for (key,) in self.db.execute(query, (project.key,))]
+
+    def segment(self, project: StoredProject, key: int) -> SegmentRow:
+        """Return one segment of a project."""
+        query = f"SELECT {_SEGMENT} FROM segments WHERE segment_key = ?"
+        return next(_segment_row(project, row) for row in self.db.execute(query, (key,)))
 
     def snapshot_revisions(self, project: StoredProject) -> list[int]:
         """Return the revisions of which there is a chunk, oldest first."""
@@ -153,6 +151,20 @@ class DataFile:
             )
             found.append(SnapshotRow(key, record))
         return found
+
+
+def _segment_row(project: StoredProject, row: tuple[Any, ...]) -> SegmentRow:
+    key, first, last, version, codec, checksum, data = row
+    record = SegmentRecord(
+        project_uid=project.record.project_uid,
+        first_revision=first,
+        last_revision=last,
+        format_version=version,
+        codec=codec,
+        checksum=checksum,
+        data=data,
+    )
+    return SegmentRow(key, record)
 
 
 def _open(path: Path, writable: bool) -> apsw.Connection:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import uuid
 from bisect import bisect_right
 from collections.abc import Sequence
+from pathlib import Path
 
 from state_svc.codec.project import ProjectRecord
 from state_svc.codec.segment import SegmentRecord
@@ -16,6 +19,7 @@ from state_svc.store.base import (
     ProjectHead,
     RequestRecord,
 )
+from state_svc.store.sqlite import FILE_NAME, SqliteStore
 
 
 class MemoryStore:
@@ -29,6 +33,7 @@ class MemoryStore:
         self.store_id = uuid.uuid4().hex
         self.fail_next: str | None = None
         self.commits = 0
+        self.scratch = Path(tempfile.gettempdir())
         self._projects: dict[str, ProjectRecord] = {}
         self._segments: dict[str, list[SegmentRecord]] = {}
         self._snapshots: dict[str, dict[tuple[int, int], SnapshotRecord]] = {}
@@ -134,6 +139,26 @@ class MemoryStore:
         """See `StateStore`."""
         self._requests = {k: r for k, r in self._requests.items() if r.micros > after_micros}
         return list(self._requests.values())
+
+    async def backup(self, path: Path) -> None:
+        """See `StateStore`."""
+        with tempfile.TemporaryDirectory() as folder:
+            copy = SqliteStore(Path(folder))
+            await copy.commit(
+                Commit(
+                    projects=list(self._projects.values()),
+                    segments=[s for found in self._segments.values() for s in found],
+                    producers=list(self._producers.values()),
+                    requests=list(self._requests.values()),
+                    snapshots=[r for c in self._snapshots.values() for _, r in sorted(c.items())],
+                )
+            )
+            for uid, revision in self._compacted.items():
+                await copy.compact(uid, revision)
+            for uid in self._deleted:
+                await copy.delete_project(uid)
+            await copy.aclose()
+            shutil.move(Path(folder) / FILE_NAME, path)
 
     async def aclose(self) -> None:
         """See `StateStore`."""

@@ -13,10 +13,12 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import shutil
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
@@ -33,6 +35,7 @@ from state_svc.errors import (
     DataDirectoryTooNew,
     DataDirectoryUnreadable,
     InvalidConfig,
+    Overloaded,
     StoreUnavailable,
 )
 from state_svc.failpoints import failpoint
@@ -42,13 +45,17 @@ from state_svc.store.base import (
     ProjectHead,
     RequestRecord,
 )
+from state_svc.store.sqlite_copy import DatabaseCopy
 
 FORMAT_VERSION = 1  #: of the database; older ones are upgraded, newer ones refused
 FILE_NAME = "state.sqlite3"
 LOCK_NAME = "LOCK"
+SCRATCH_NAME = "scratch"  #: files that are worth nothing after a restart
 _READERS = 2
 _BUSY_MS = 10_000
 _DELETE_ROWS = 500
+_SPARE_BYTES = 256 << 20  #: left for the store itself when a copy is made beside it
+_COPY_PAUSE = 0.002  #: seconds between slices of a copy, for commits that wait for the disk
 _CHECKPOINT_PAGES = 4_000  #: the WAL is folded back about every 16 MB
 
 _Result = TypeVar("_Result")
@@ -73,6 +80,7 @@ class SqliteStore:
     def __init__(self, directory: Path) -> None:
         self._path = directory / FILE_NAME
         self._lock = _lock_directory(directory)
+        self.scratch = directory / SCRATCH_NAME
         self._writer_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-writer")
         self._reader_threads = ThreadPoolExecutor(_READERS, thread_name_prefix="sqlite-reader")
         self._readers = threading.local()
@@ -80,6 +88,7 @@ class SqliteStore:
         self._keys: dict[str, int] = {}  #: project_key by uid; the writer thread's
         self._closed = False
         try:
+            shutil.rmtree(self.scratch, ignore_errors=True)
             self._writer = self._open_writer()
             self.store_id = self._prepare()
             self._commit_id = self._last_commit_id()
@@ -190,6 +199,24 @@ class SqliteStore:
     async def list_requests(self, after_micros: int) -> list[RequestRecord]:
         """See `StateStore`."""
         return await self._in_thread(self._writer_thread, lambda: self._list_requests(after_micros))
+
+    async def backup(self, path: Path) -> None:
+        """See `StateStore`."""
+        size = sum(f.stat().st_size for f in self._path.parent.glob(f"{FILE_NAME}*"))
+        if shutil.disk_usage(path.parent).free < size + _SPARE_BYTES:
+            raise Overloaded(path=path.parent, problem=f"no room for a copy of {size} bytes")
+        thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-backup")
+        copy = await self._in_thread(thread, lambda: DatabaseCopy(self._path, path))
+        try:
+            left = True
+            while left:
+                left = await self._in_thread(thread, copy.step)
+                await asyncio.sleep(_COPY_PAUSE)
+        finally:
+            # Also if the caller has gone: after the slice that is being copied.
+            closing = thread.submit(copy.close)
+            thread.shutdown(wait=False)
+        await asyncio.wrap_future(closing)
 
     async def aclose(self) -> None:
         """See `StateStore`."""
@@ -462,3 +489,13 @@ def _lock_directory(directory: Path) -> int:
         os.close(handle)
         raise DataDirectoryLocked(data=directory) from error
     return handle
+
+
+@contextmanager
+def hold_directory(directory: Path) -> Iterator[None]:
+    """Hold the lock of a data directory, made if needed. Raises `DataDirectoryLocked`."""
+    handle = _lock_directory(directory)
+    try:
+        yield
+    finally:
+        os.close(handle)

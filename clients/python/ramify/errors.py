@@ -102,6 +102,10 @@ class CorruptRecordError(RamifyError):
     """Stored data fails its checksum. Stop and look at the server; nothing wrong was served."""
 
 
+class DamagedFileError(RamifyError):
+    """A file that was sent is damaged or of another kind. Nothing was stored; take another copy."""
+
+
 class InternalError(RamifyError):
     """The server failed in a way it does not explain. Its log has the cause."""
 
@@ -153,6 +157,7 @@ BY_REASON: Mapping[str, type[RamifyError]] = {
     "SERVER_DRAINING": ServerDrainingError,
     "STORE_UNAVAILABLE": StoreUnavailableError,
     "CORRUPT_RECORD": CorruptRecordError,
+    "DAMAGED_FILE": DamagedFileError,
     "LEASE_HELD": LeaseHeldError,
     "PROFILE_NOT_FOUND": ProfileNotFoundError,
     "PROJECT_ENDED": ProjectEndedError,

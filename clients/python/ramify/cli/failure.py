@@ -26,6 +26,7 @@ _TABLE: tuple[tuple[type[errors.RamifyError], str, ExitCode], ...] = (
         "the store holds less than you have seen; leave out --after to begin with a snapshot",
         ExitCode.REFUSED,
     ),
+    (errors.DamagedFileError, "nothing was stored", ExitCode.ERROR),
     (errors.CorruptRecordError, "the log of state_svc names the place", ExitCode.ERROR),
     (errors.StoreUnavailableError, "the log of state_svc says why", ExitCode.UNREACHABLE),
     (errors.ServerDrainingError, "try again when it is back", ExitCode.UNREACHABLE),

@@ -69,6 +69,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The project has ended, so the command cannot have an effect (FAILED_PRECONDITION)."""
     ERROR_REASON_PROJECT_ACTIVE: _ErrorReason.ValueType  # 20
     """The project has not ended or is leased (FAILED_PRECONDITION). Cancel it first, or use force."""
+    ERROR_REASON_DAMAGED_FILE: _ErrorReason.ValueType  # 21
+    """A file that was sent is damaged, incomplete or not of the kind that is needed
+    (INVALID_ARGUMENT). The metadata names the place. Nothing was stored.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 19
     """Anything else (INTERNAL). The server's log has the cause."""
 
@@ -122,6 +126,10 @@ ERROR_REASON_PROJECT_ENDED: ErrorReason.ValueType  # 18
 """The project has ended, so the command cannot have an effect (FAILED_PRECONDITION)."""
 ERROR_REASON_PROJECT_ACTIVE: ErrorReason.ValueType  # 20
 """The project has not ended or is leased (FAILED_PRECONDITION). Cancel it first, or use force."""
+ERROR_REASON_DAMAGED_FILE: ErrorReason.ValueType  # 21
+"""A file that was sent is damaged, incomplete or not of the kind that is needed
+(INVALID_ARGUMENT). The metadata names the place. Nothing was stored.
+"""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 19
 """Anything else (INTERNAL). The server's log has the cause."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

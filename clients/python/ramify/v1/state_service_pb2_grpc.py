@@ -123,6 +123,11 @@ class StateServiceStub(object):
                 request_serializer=ramify_dot_v1_dot_state__service__pb2.ReleaseLeaseRequest.SerializeToString,
                 response_deserializer=ramify_dot_v1_dot_state__service__pb2.ReleaseLeaseResponse.FromString,
                 _registered_method=True)
+        self.Backup = channel.unary_stream(
+                '/ramify.v1.StateService/Backup',
+                request_serializer=ramify_dot_v1_dot_state__service__pb2.BackupRequest.SerializeToString,
+                response_deserializer=ramify_dot_v1_dot_state__service__pb2.BackupResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/ramify.v1.StateService/GetServerInfo',
                 request_serializer=ramify_dot_v1_dot_state__service__pb2.GetServerInfoRequest.SerializeToString,
@@ -264,6 +269,14 @@ class StateServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Backup(self, request, context):
+        """Streams a backup of the whole store as it is at one moment, while it is written. One at a
+        time; a second one is refused with OVERLOADED. `python -m state_svc restore` reads it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
         """Returns versions, limits and the identity of the store.
         """
@@ -365,6 +378,11 @@ def add_StateServiceServicer_to_server(servicer, server):
                     servicer.ReleaseLease,
                     request_deserializer=ramify_dot_v1_dot_state__service__pb2.ReleaseLeaseRequest.FromString,
                     response_serializer=ramify_dot_v1_dot_state__service__pb2.ReleaseLeaseResponse.SerializeToString,
+            ),
+            'Backup': grpc.unary_stream_rpc_method_handler(
+                    servicer.Backup,
+                    request_deserializer=ramify_dot_v1_dot_state__service__pb2.BackupRequest.FromString,
+                    response_serializer=ramify_dot_v1_dot_state__service__pb2.BackupResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -840,6 +858,33 @@ class StateService(object):
             '/ramify.v1.StateService/ReleaseLease',
             ramify_dot_v1_dot_state__service__pb2.ReleaseLeaseRequest.SerializeToString,
             ramify_dot_v1_dot_state__service__pb2.ReleaseLeaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Backup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ramify.v1.StateService/Backup',
+            ramify_dot_v1_dot_state__service__pb2.BackupRequest.SerializeToString,
+            ramify_dot_v1_dot_state__service__pb2.BackupResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -77,6 +77,10 @@ class StateServiceStub:
     """Renews leases of one holder. Not a revision."""
     ReleaseLease: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.ReleaseLeaseRequest, _state_service_pb2.ReleaseLeaseResponse]
     """Gives a lease back."""
+    Backup: _grpc.UnaryStreamMultiCallable[_state_service_pb2.BackupRequest, _state_service_pb2.BackupResponse]
+    """Streams a backup of the whole store as it is at one moment, while it is written. One at a
+    time; a second one is refused with OVERLOADED. `python -m state_svc restore` reads it.
+    """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.GetServerInfoRequest, _state_service_pb2.GetServerInfoResponse]
     """Returns versions, limits and the identity of the store."""
     GetStats: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.GetStatsRequest, _state_service_pb2.GetStatsResponse]
@@ -131,6 +135,10 @@ class StateServiceAsyncStub(StateServiceStub):
     """Renews leases of one holder. Not a revision."""
     ReleaseLease: _aio.UnaryUnaryMultiCallable[_state_service_pb2.ReleaseLeaseRequest, _state_service_pb2.ReleaseLeaseResponse]  # type: ignore[assignment]
     """Gives a lease back."""
+    Backup: _aio.UnaryStreamMultiCallable[_state_service_pb2.BackupRequest, _state_service_pb2.BackupResponse]  # type: ignore[assignment]
+    """Streams a backup of the whole store as it is at one moment, while it is written. One at a
+    time; a second one is refused with OVERLOADED. `python -m state_svc restore` reads it.
+    """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_state_service_pb2.GetServerInfoRequest, _state_service_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """Returns versions, limits and the identity of the store."""
     GetStats: _aio.UnaryUnaryMultiCallable[_state_service_pb2.GetStatsRequest, _state_service_pb2.GetStatsResponse]  # type: ignore[assignment]
@@ -284,6 +292,16 @@ class StateServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_state_service_pb2.ReleaseLeaseResponse, _abc.Awaitable[_state_service_pb2.ReleaseLeaseResponse]]:
         """Gives a lease back."""
+
+    @_abc_1.abstractmethod
+    def Backup(
+        self,
+        request: _state_service_pb2.BackupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_state_service_pb2.BackupResponse], _abc.AsyncIterator[_state_service_pb2.BackupResponse]]:
+        """Streams a backup of the whole store as it is at one moment, while it is written. One at a
+        time; a second one is refused with OVERLOADED. `python -m state_svc restore` reads it.
+        """
 
     @_abc_1.abstractmethod
     def GetServerInfo(
