@@ -14,10 +14,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import pytest
 
 from ramify import AsyncClient, View, WatchStart
 from ramify.events import WatchDelta, WatchDisconnected, WatchResync, WatchSnapshot
+from ramify.v1.orchestrator_service_pb2 import GetRunnerRequest
 from tests.support.orchestrator_process import ORCHESTRATOR, STATE, Services
 from tests.support.research import (
     ONE_BY_ONE,
@@ -30,6 +33,7 @@ from tests.support.research import (
     undisturbed,
 )
 from tests.support.run_history import RunHistory
+from tests.support.wire import eventually, refusal
 
 __all__ = ["corpus", "undisturbed"]
 
@@ -233,3 +237,54 @@ async def test_orders_and_requests_outlive_the_orchestrator_that_took_them(
         follower.history.check_accounts()
         follower.history.check_calls(services.orchestrator.calls())
         assert not follower.history.failures
+
+
+async def test_while_state_svc_is_away_requests_are_refused_for_now(
+    make_services: Callable[..., Services],
+) -> None:
+    async with running(make_services()) as (services, runs):
+        project = (await runs.script({"max_concurrent_nodes": 1}, delay_ms=1)).project_id
+        await runs.finish(project)
+        services.state.kill()
+        for call in (runs.script(), runs.cancel(project)):
+            refused = await refusal(call)
+            assert refused.code == grpc.StatusCode.UNAVAILABLE
+            assert refused.reason == "STORE_UNAVAILABLE"
+            assert refused.retry
+        runner = await runs.stub.GetRunner(GetRunnerRequest())
+        assert not runner.projects
+        await asyncio.to_thread(services.state.start)
+
+        begin = partial(runs.start, "a scripted run", profile="scripted", request_id="once")
+
+        async def answers() -> bool:
+            try:
+                await begin()
+            except grpc.aio.AioRpcError as error:
+                if error.code() != grpc.StatusCode.UNAVAILABLE:
+                    raise
+                return False
+            return True
+
+        await eventually(answers, "the orchestrator finds state_svc again")
+        again = await begin()
+        assert (await runs.finish(again.project_id)).state == "COMPLETED"
+
+
+async def test_a_store_that_hangs_for_longer_than_the_lease_does_no_harm(
+    make_services: Callable[..., Services], corpus: Path, undisturbed: Undisturbed
+) -> None:
+    async with running(make_services("--lease-ttl-seconds", "1")) as (services, runs):
+        project = await start(runs, corpus, {"max_concurrent_nodes": 2})
+        async with runs.follow(project) as follower:
+            await follower.through(undisturbed.revisions // 3)
+            assert not follower.history.ended
+            services.state.signal(signal.SIGSTOP)
+            await eventually(
+                lambda: services.orchestrator.read_log().count("leases not renewed") >= 4,
+                "the lease has run out",
+            )
+            services.state.signal(signal.SIGCONT)
+            calls = services.orchestrator.calls
+            history = await prove(runs, project, follower, undisturbed, calls)
+    assert len(history.interruptions) <= 2
