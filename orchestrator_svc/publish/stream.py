@@ -21,7 +21,7 @@ from orchestrator_svc.errors import ProducerFenced, ProjectReplaced, RamifyError
 from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.backoff import Backoff
 from orchestrator_svc.publish.errors_in import TRANSIENT, from_rpc, from_stream
-from orchestrator_svc.publish.outbox import Acked, Outbox, PositionLost
+from orchestrator_svc.publish.outbox import Acked, LaneState, Outbox, PositionLost
 from ramify.v1 import mutation_pb2, state_service_pb2
 from ramify.v1.error_pb2 import ErrorReason
 
@@ -129,7 +129,8 @@ class MutationStream:
         outbox = self._outbox
         while outbox.held_batches >= MAX_HELD_BATCHES or outbox.held_bytes >= MAX_HELD_BYTES:
             await self._progress.wait()
-        if self._outbox.lane(project_id) is None:
+        lane = outbox.lane(project_id)
+        if lane is None or lane.state is LaneState.CLOSED:
             raise ProjectReplaced(project_id=project_id)
         batch = mutation_pb2.MutationBatch(
             project_id=project_id, mutations=mutations, lease_epoch=lease_epoch

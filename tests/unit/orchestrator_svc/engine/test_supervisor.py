@@ -64,8 +64,8 @@ class World:
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Let the loop turn until a condition holds."""
-        while not condition():
-            await asyncio.sleep(0)  # noqa: ASYNC110 - a turn of the loop, no time
+        while not condition():  # noqa: ASYNC110 - a turn of the loop, no time
+            await asyncio.sleep(0)
 
 
 async def test_unfinished_projects_are_found_at_start_and_run_to_their_end() -> None:

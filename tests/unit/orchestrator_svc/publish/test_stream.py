@@ -1,0 +1,162 @@
+"""The mutation stream over a real connection: resends, gaps, fencing, replaced stores."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from orchestrator_svc.errors import (
+    IllegalTransition,
+    ProducerFenced,
+    ProjectReplaced,
+    leaves,
+)
+from orchestrator_svc.publish.stream import MutationStream
+from ramify.v1 import error_pb2, mutation_pb2
+from tests.unit.orchestrator_svc.publish.fake_server import FakeServer, serving
+
+
+async def write(stream: MutationStream, text: str, project: str = "p") -> asyncio.Future[int]:
+    """Offer one batch that can be told from others."""
+    mutation = mutation_pb2.Mutation()
+    mutation.node.node_id = text
+    return await stream.offer(project, [mutation], lease_epoch=3)
+
+
+def stored(fake: FakeServer, project: str = "p") -> list[str]:
+    """Return what is durable, in order."""
+    return [batch.mutations[0].node.node_id for batch in fake.durable.get(project, ())]
+
+
+async def test_batches_are_durable_in_order_and_futures_tell_their_revisions() -> None:
+    fake = FakeServer()
+    async with serving(fake) as stream:
+        await stream.open_lane("p", "uid")
+        futures = [await write(stream, f"n{i}") for i in range(20)]
+        assert await asyncio.gather(*futures) == [11 + i for i in range(20)]
+        assert stream.held_batches == 0
+    assert stored(fake) == [f"n{i}" for i in range(20)]
+    assert {batch.lease_epoch for batch in fake.durable["p"]} == {3}
+    assert fake.opens == [("orchestrator/x", 5)]
+
+
+async def test_what_was_not_acked_is_resent_after_a_reconnect_and_counts_once() -> None:
+    fake = FakeServer()
+    fake.hang_up_after = 3
+    async with serving(fake) as stream:
+        await stream.open_lane("p", "uid")
+        futures = [await write(stream, f"n{i}") for i in range(8)]
+        assert await asyncio.gather(*futures) == [11 + i for i in range(8)]
+    assert stored(fake) == [f"n{i}" for i in range(8)]
+    assert len(fake.opens) == 2
+    assert fake.received.count(("p", 3)) == 2, "the third was durable but its ack was lost"
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [error_pb2.ERROR_REASON_STORE_UNAVAILABLE, error_pb2.ERROR_REASON_OVERLOADED],
+)
+async def test_a_refusal_that_may_pass_is_resent_in_order(
+    reason: error_pb2.ErrorReason.ValueType,
+) -> None:
+    fake = FakeServer()
+    fake.refuse = [error_pb2.Error(reason=reason)]
+    async with serving(fake) as stream:
+        await stream.open_lane("p", "uid")
+        futures = [await write(stream, f"n{i}") for i in range(6)]
+        await asyncio.gather(*futures)
+    assert stored(fake) == [f"n{i}" for i in range(6)]
+
+
+async def test_a_refusal_for_good_ends_the_lane_and_no_other() -> None:
+    fake = FakeServer()
+    async with serving(fake) as stream:
+        await stream.open_lane("p", "uid")
+        await stream.open_lane("q", "uid")
+        fake.refuse = [error_pb2.Error(reason=error_pb2.ERROR_REASON_ILLEGAL_TRANSITION)]
+        bad = [await write(stream, f"n{i}") for i in range(3)]
+        for future in bad:
+            with pytest.raises(IllegalTransition):
+                await future
+        assert await (await write(stream, "fine", "q")) == 11
+        with pytest.raises(ProjectReplaced):
+            _ = await write(stream, "late")
+        await stream.quiesce("p")
+        await stream.open_lane("p", "uid")
+        assert await (await write(stream, "again")) == 11
+    assert stored(fake) == ["again"]
+
+
+async def test_a_reopened_lane_goes_on_after_what_this_epoch_has_written() -> None:
+    fake = FakeServer()
+    async with serving(fake) as stream:
+        await stream.open_lane("p", "uid")
+        await (await write(stream, "one"))
+        stream.close_lane("p")
+        await stream.quiesce("p")
+        await stream.open_lane("p", "uid")
+        assert await (await write(stream, "two")) == 12
+
+
+async def test_a_project_of_another_identity_is_never_written() -> None:
+    fake = FakeServer()
+    fake.uids["p"] = "another"
+    async with serving(fake) as stream:
+        with pytest.raises(ProjectReplaced):
+            await stream.open_lane("p", "uid")
+    assert not fake.received
+
+
+async def test_a_store_that_went_back_in_time_ends_the_lane_without_a_resend() -> None:
+    fake = FakeServer()
+    async with serving(fake) as stream:
+        await stream.open_lane("p", "uid")
+        for text in ("one", "two"):
+            await (await write(stream, text))
+        fake.silent = True
+        lost = await write(stream, "three")
+        fake.durable["p"] = []
+        fake.hang_up_after = 1
+        await stream.open_lane("q", "uid")
+        _ = await write(stream, "ends the connection", "q")
+        with pytest.raises(ProjectReplaced):
+            await lost
+    assert fake.received.count(("p", 3)) <= 1
+
+
+async def test_a_replaced_store_ends_every_lane() -> None:
+    fake = FakeServer()
+    async with serving(fake) as stream:
+        await stream.open_lane("p", "uid")
+        fake.store_id = "another"
+        fake.hang_up_after = 1
+        lost = await write(stream, "one")
+        with pytest.raises(ProjectReplaced):
+            await lost
+
+
+async def test_an_epoch_behind_the_last_one_is_raised_once_at_the_start() -> None:
+    fake = FakeServer()
+    fake.fence_below = 900
+    async with serving(fake) as stream:
+        assert stream.epoch == 901
+    assert [epoch for _, epoch in fake.opens] == [5, 901]
+
+
+async def test_a_newer_epoch_ends_the_stream_and_every_lane_for_ever() -> None:
+    fake = FakeServer()
+    with pytest.raises(ExceptionGroup) as caught:
+        await _write_until_fenced(fake)
+    assert isinstance(next(leaves(caught.value)), ProducerFenced)
+    assert len(fake.opens) == 1
+
+
+async def _write_until_fenced(fake: FakeServer) -> None:
+    async with serving(fake) as stream:
+        await stream.open_lane("p", "uid")
+        fake.silent = True
+        held = await write(stream, "one")
+        await fake.fence(9)
+        with pytest.raises(ProducerFenced):
+            await held

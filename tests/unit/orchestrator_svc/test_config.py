@@ -1,0 +1,106 @@
+"""Settings: defaults < file < environment < flags, and every mistake is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator_svc.config import (
+    ENV_PREFIX,
+    EXECUTION_SECTION,
+    SECTION,
+    ExecutionConfig,
+    ServiceConfig,
+    load_config,
+)
+from orchestrator_svc.errors import StartupError
+from orchestrator_svc.graph.run import Settings
+from orchestrator_svc.identity import producer_id
+
+STATE = ["--state", "127.0.0.1:7420"]
+
+
+def write(path: Path, text: str) -> list[str]:
+    """Write a config file; return the flag that names it."""
+    path.write_text(text)
+    return ["--config", str(path)]
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    flags = write(
+        tmp_path / "ramify.yaml",
+        f"{SECTION}: {{listen: 'h:1', log_level: DEBUG, name: file}}\n"
+        f"{EXECUTION_SECTION}: {{max_retries: 1, max_recursion_depth: 2}}\n"
+        "state_svc: {anything: goes}\n",
+    )
+    env = {f"{ENV_PREFIX}LISTEN": "h:2", f"{ENV_PREFIX}MAX_RETRIES": "7", "OTHER": "x"}
+    config = load_config([*STATE, *flags, "--name", "flag"], env)
+    assert (config.listen, config.name, config.log_level) == ("h:2", "flag", "DEBUG")
+    assert (config.execution.max_retries, config.execution.max_recursion_depth) == (7, 2)
+
+
+def test_execution_keys_are_flags_too() -> None:
+    config = load_config([*STATE, "--max-concurrent-nodes", "3", "--skip-atomization", "yes"], {})
+    assert config.execution.max_concurrent_nodes == 3
+    assert config.execution.skip_atomization is True
+
+
+@pytest.mark.parametrize(
+    "text, problem",
+    [
+        (f"{SECTION}: {{colour: red}}", "colour"),
+        (f"{EXECUTION_SECTION}: {{max_retry: 1}}", "execution.max_retry"),
+        (f"{SECTION}: {{max_retries: 1}}", "belongs to the section execution"),
+        (f"{EXECUTION_SECTION}: {{max_retries: 101}}", "max_retries"),
+        (f"{SECTION}: [1]", "not a mapping"),
+        ("a", "holds no sections"),
+        ("{", "cannot be read"),
+    ],
+)
+def test_a_bad_file_is_refused_with_the_key(tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises(StartupError, match=problem):
+        load_config([*STATE, *write(tmp_path / "c.yaml", text)], {})
+
+
+@pytest.mark.parametrize(
+    "argv, env, problem",
+    [
+        ([], {}, "state is needed"),
+        ([*STATE, "--listen", "nowhere"], {}, "listen"),
+        ([*STATE, "--lease-ttl-seconds", "0"], {}, "lease_ttl_seconds"),
+        (STATE, {f"{ENV_PREFIX}COLOUR": "red"}, "colour"),
+        ([*STATE, "--config", "no-such-file"], {}, "no-such-file"),
+    ],
+)
+def test_a_bad_flag_or_variable_is_refused_with_the_key(
+    argv: list[str], env: dict[str, str], problem: str
+) -> None:
+    with pytest.raises(StartupError, match=problem):
+        load_config(argv, env)
+
+
+def test_the_defaults_of_the_file_and_of_the_core_are_the_same() -> None:
+    assert ExecutionConfig.model_validate({}).to_settings() == Settings()
+
+
+def test_every_key_says_what_it_is() -> None:
+    for model in (ServiceConfig, ExecutionConfig):
+        assert all(field.description for field in model.model_fields.values())
+
+
+def test_a_name_is_kept_so_that_a_restart_is_the_same_producer(tmp_path: Path) -> None:
+    first = producer_id(tmp_path / "data", None)
+    assert first.startswith("orchestrator/")
+    assert producer_id(tmp_path / "data", None) == first
+    assert producer_id(tmp_path / "other", None) != first
+    assert producer_id(tmp_path / "data", "given") == "orchestrator/given"
+
+
+def test_a_data_folder_that_cannot_be_used_is_an_error_for_the_operator(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StartupError, match="--data"):
+        producer_id(tmp_path / "file", None)
+    (tmp_path / "name").write_text("not a name!")
+    with pytest.raises(StartupError, match="does not hold a name"):
+        producer_id(tmp_path, None)
