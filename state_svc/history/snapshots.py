@@ -22,7 +22,7 @@ from state_svc.store.base import StateStore
 _log = logging.getLogger(__name__)
 
 
-KEPT = 4  #: newest snapshots of a project; older ones are dropped
+KEPT = 4  #: newest snapshots of a project; older ones are dropped, save where history begins
 
 
 @dataclass(slots=True)
@@ -76,7 +76,9 @@ class Snapshotter:
             await self._store.put_snapshot_chunk(record)
             size += len(record.data)
         self._growth.setdefault(project.uid, _Growth()).snapshot_size = size
-        old = (await self._store.list_snapshots(project.uid))[:-KEPT]
+        stored = await self._store.list_snapshots(project.uid)
+        # What is retained of a compacted history, or of a fork's, is replayed from its begin.
+        old = [revision for revision in stored[:-KEPT] if revision != project.view.compacted]
         if old:
             await self._store.drop_snapshots(project.uid, old)
         return frozen.revision

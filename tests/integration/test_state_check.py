@@ -12,9 +12,11 @@ from typing import Any
 import apsw
 import pytest
 
+from ramify.v1.state_service_pb2 import CompactProjectRequest
 from state_svc.admin.check import Report, check_file
 from state_svc.codec.snapshot import SnapshotRecord, decode_snapshot, encode_snapshot, freeze
 from state_svc.model.project import LiveProject
+from state_svc.rpc.history import HistoryRpcs
 from state_svc.store.data_file import DataFile
 from tests.support.embedded import embedded
 from tests.support.mutations import READY, RUNNING, create, delete, patch
@@ -183,6 +185,22 @@ def test_a_compacted_project_without_its_snapshot_is_found(data: Path) -> None:
     assert look(data).problems == []
     change(data, "DELETE FROM snapshots")
     assert {p.first_revision for p in look(data).problems} == {22}
+
+
+async def test_the_snapshot_that_a_compacted_history_begins_from_is_kept(tmp_path: Path) -> None:
+    """Later snapshots do not push it out; else nothing before them could be read."""
+    async with embedded(tmp_path / "data") as store:
+        await store.create("p")
+        service = store.service
+        await service.snapshots.take(await service.live("p"))
+        request = CompactProjectRequest(project_id="p", revision=1)
+        assert (await HistoryRpcs(service).compact_project(request)).compacted_revision == 1
+        for number in range(8):
+            await store.commit("p", create(f"n{number}"))
+            await service.snapshots.take(await service.live("p"))
+        past = await service.past.view_at(await service.live("p"), 2)
+        assert list(past.nodes) == ["n0"]
+    assert look(tmp_path / "data").problems == []
 
 
 @pytest.mark.parametrize(
