@@ -57,8 +57,14 @@ class Proxy:
         self._flowing.clear()
 
     def swallow(self) -> None:
-        """Take everything and forward nothing, also of new connections: a black hole."""
+        """Take everything and forward nothing: a black hole.
+
+        Connections that exist now or are made before `heal` never come back, as after a route
+        that is gone; what TCP has lost is lost with its connection.
+        """
         self._black_hole = True
+        for link in self._links:
+            link.lost = True
 
     def half_close(self) -> None:
         """Send the end of the stream to the clients, but go on taking what they send."""
@@ -77,11 +83,13 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
-        link = _Link(writer, far_writer)
+        link = _Link(writer, far_writer, self._black_hole)
         self._links.add(link)
         self._idle.clear()
         try:
-            await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
+            await asyncio.gather(
+                self._pump(link, reader, far_writer), self._pump(link, far_reader, writer)
+            )
         except OSError:
             pass
         finally:
@@ -90,21 +98,24 @@ class Proxy:
             if not self._links:
                 self._idle.set()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         while data := await reader.read(_CHUNK):
             await self._flowing.wait()
-            if self._black_hole or writer.transport.is_closing():
+            if link.lost or writer.transport.is_closing():
                 continue
             writer.write(data)
             await writer.drain()
-        if not self._black_hole and writer.can_write_eof() and not writer.transport.is_closing():
+        if not link.lost and writer.can_write_eof() and not writer.transport.is_closing():
             writer.write_eof()
 
 
 class _Link:
     """One connection and the one behind it."""
 
-    def __init__(self, near: asyncio.StreamWriter, far: asyncio.StreamWriter) -> None:
+    def __init__(self, near: asyncio.StreamWriter, far: asyncio.StreamWriter, lost: bool) -> None:
+        self.lost = lost
         self._near = near
         self._far = far
 
