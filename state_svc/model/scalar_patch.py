@@ -31,6 +31,8 @@ _STRINGS = {
     _tag("output_summary", _BYTES): limits.MAX_TEXT_CHARS,
 }
 
+_USUAL = frozenset({_STATE, _ATTEMPT, _RETRIES, *_STRINGS})
+
 
 def scan(live: LiveNode, patch: bytes) -> tuple[int, int, str] | None:
     """Return (state, attempt, agent_name) after an encoded patch; None if it is not usual.
@@ -48,6 +50,8 @@ def scan(live: LiveNode, patch: bytes) -> tuple[int, int, str] | None:
         if tag & 0x80:
             tag = tag & 0x7F | patch[at] << 7
             at += 1
+        if tag not in _USUAL:
+            return None
         value = patch[at]
         at += 1
         if value & 0x80:
@@ -76,6 +80,6 @@ def scan(live: LiveNode, patch: bytes) -> tuple[int, int, str] | None:
                 return None
             if tag == _AGENT:
                 agent_name = patch[at - value : at].decode()
-        elif tag != _RETRIES or patch[start:at] in data:
+        elif patch[start:at] in data:
             return None
     return (state, attempt, agent_name) if end else None
