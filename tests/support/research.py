@@ -93,7 +93,7 @@ async def prove(
     history.check_calls(calls())
     assert not history.failures, "a crash costs no retry"
     assert results(history) == undisturbed.results
-    await runs.ready()
+    await runs.state_ready()
     assert (await runs.report(project_id)).encode() == undisturbed.report.encode()
     await check_watchers_agree(runs, project_id, follower)
     return history
@@ -101,7 +101,7 @@ async def prove(
 
 async def check_watchers_agree(runs: Runs, project_id: str, follower: Follower) -> None:
     """A watcher that lived through it all saw what a new one sees, and what reads show."""
-    await runs.ready()
+    await runs.state_ready()
     head = (await runs.wire.project(project_id)).revision
     await follower.caught_up(head)
     async with runs.follow(project_id) as again:

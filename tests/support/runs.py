@@ -161,9 +161,14 @@ class Runs:
 
     async def ready(self) -> None:
         """Wait until both services can be reached: a channel notices a restart with a delay."""
+        await self.state_ready()
+        async with asyncio.timeout(CALL_SECONDS):
+            await self._channel.channel_ready()
+
+    async def state_ready(self) -> None:
+        """Wait until state_svc can be reached."""
         async with asyncio.timeout(CALL_SECONDS):
             await self.wire.channel.channel_ready()
-            await self._channel.channel_ready()
 
     async def start(
         self,
