@@ -398,7 +398,8 @@ class SqliteStore:
         def run() -> _Result:
             try:
                 return work()
-            except (apsw.CorruptError, apsw.NotADBError) as error:
+            # An SQLError too: our statements are constant, so it is the schema that is damaged.
+            except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError) as error:
                 raise CorruptRecord(path=self._path, problem=str(error)) from error
             except (apsw.Error, OSError) as error:
                 raise StoreUnavailable(path=self._path, problem=str(error)) from error
