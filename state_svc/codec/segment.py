@@ -123,5 +123,15 @@ def decode_delta(segment: Segment) -> Delta:
         ) from error
 
 
+def check_contiguous(project_uid: str, after: int, records: Sequence[SegmentRecord]) -> None:
+    """Raise `CorruptRecord` unless the records go on after revision `after` without a hole."""
+    for record in records:
+        if record.first_revision > after + 1:
+            raise CorruptRecord(
+                project_uid=project_uid, revision=after + 1, problem="the revision is missing"
+            )
+        after = record.last_revision
+
+
 def _checksum(uid: str, first: int, last: int, version: int, codec: int, data: bytes) -> int:
     return zlib.crc32(data, zlib.crc32(f"{uid}/{first}/{last}/{version}/{codec}".encode()))

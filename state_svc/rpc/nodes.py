@@ -18,10 +18,9 @@ from ramify.v1.state_service_pb2 import (
     ListNodesResponse,
     NodeHistoryEntry,
 )
-from state_svc.codec.segment import SegmentRecord, decode_delta, decode_segment
-from state_svc.errors import CorruptRecord, InvalidRequest, NodeNotFound
+from state_svc.codec.segment import SegmentRecord, check_contiguous, decode_delta, decode_segment
+from state_svc.errors import InvalidRequest, NodeNotFound
 from state_svc.model.node import LiveNode
-from state_svc.model.project import LiveProject
 from state_svc.rpc.convert import MAX_PAGE_BYTES, check_enum, page_size
 from state_svc.service import Service
 
@@ -96,7 +95,7 @@ class NodeRpcs:
             records = await self._service.store.read_segments(project.uid, at, _HISTORY_BYTES)
             if not records:
                 break
-            _check_contiguous(project, records, max(at, view.compacted))
+            check_contiguous(project.uid, max(at, view.compacted), records)
             entries = await asyncio.to_thread(
                 _search, records, request.node_id, after, until, size + 1 - len(response.entries)
             )
@@ -180,16 +179,6 @@ def _fitting(entries: Sequence[NodeHistoryEntry]) -> int:
         if at and taken > MAX_PAGE_BYTES:
             return at
     return len(entries)
-
-
-def _check_contiguous(project: LiveProject, records: Sequence[SegmentRecord], after: int) -> None:
-    """Raise `CorruptRecord` if a revision after `after` is missing."""
-    for record in records:
-        if record.first_revision > after + 1:
-            raise CorruptRecord(
-                project_uid=project.uid, revision=after + 1, problem="the revision is missing"
-            )
-        after = record.last_revision
 
 
 def _parse_pair(token: str) -> tuple[int, int]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
-from ramify.v1.mutation_pb2 import Delta
-from state_svc.codec.delta import MAX_FRAME_BYTES, encode_watch_delta
-from state_svc.codec.segment import SegmentRecord, decode_delta, decode_segment
+from ramify.v1.mutation_pb2 import Change, RevisionInfo
+from state_svc.codec.delta import MAX_FRAME_BYTES, encode_watch_deltas, revision_field
+from state_svc.codec.segment import SegmentRecord, check_contiguous, decode_delta, decode_segment
 from state_svc.errors import CorruptRecord
 from state_svc.history.rebuild import rebuild
 from state_svc.history.replay import Replay
@@ -33,83 +33,86 @@ class CatchUp:
         self._until = project.view.revision
         self._replay: Replay | None = None
 
-    async def messages(self, announced: int) -> AsyncIterator[tuple[bytes, int]]:
-        """Yield (message, last revision); an empty message when the filter showed nothing.
+    async def messages(self, announced: int) -> AsyncIterator[tuple[bytes, int | None]]:
+        """Yield (message, revision that it promises); None as revision for a fragment.
 
-        `announced` is the last revision that the watcher was promised.
+        An empty message says that the filter showed nothing up to the revision. `announced` is
+        the last revision that the watcher was promised.
         """
         while self._at < self._until:
             records = await self._store.read_segments(self._project.uid, self._at, _CHUNK_BYTES)
-            if not records or records[0].first_revision > self._at + 1:
+            if not records:
                 raise CorruptRecord(
                     project_uid=self._project.uid,
                     revision=self._at + 1,
                     problem="the revision is missing",
                 )
+            check_contiguous(self._project.uid, self._at, records)
             if self._filter.selects_nodes and self._replay is None:
                 self._replay = await rebuild(self._store, self._project.uid, self._at)
-            for body, last in await asyncio.to_thread(self._bodies, records):
+            pieces = self._pieces(records)
+            while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+                body, last = piece
                 if body:
-                    yield encode_watch_delta(announced + 1, last, body), last
+                    for message, promised in encode_watch_deltas(announced + 1, last, body):
+                        yield message, promised
                     announced = last
                 else:
                     yield b"", last
                 self._at = last
 
-    def _bodies(self, records: list[SegmentRecord]) -> list[tuple[bytes, int]]:
-        """Return the bodies of messages and where they end; runs in a thread."""
-        found: list[tuple[bytes, int]] = []
+    def _pieces(self, records: list[SegmentRecord]) -> Iterator[tuple[bytes, int]]:
+        """Yield the bodies of messages and where they end; each step runs in a thread."""
         bodies: list[bytes] = []
         size, at = 0, self._at
         for record in records:
             if record.first_revision > self._until:
                 break
-            if record.first_revision > at + 1:
-                raise CorruptRecord(
-                    project_uid=self._project.uid,
-                    revision=at + 1,
-                    problem="the revision is missing",
-                )
-            segment = decode_segment(record)
-            body = self._body(segment, at)
-            if bodies and size + len(body) > MAX_FRAME_BYTES:
-                found.append((b"".join(bodies), at))
-                bodies, size = [], 0
-            bodies.append(body)
-            size += len(body)
-            at = min(segment.last_revision, self._until)
-        found.append((b"".join(bodies), at))
-        return found
+            for body, last in self._shown(decode_segment(record), at):
+                if bodies and size + len(body) > MAX_FRAME_BYTES:
+                    yield b"".join(bodies), at
+                    bodies, size = [], 0
+                bodies.append(body)
+                size += len(body)
+                at = last
+        yield b"".join(bodies), at
 
-    def _body(self, segment: Segment, at: int) -> bytes:
-        """Return what the filter shows of a segment after revision `at`."""
+    def _shown(self, segment: Segment, at: int) -> Iterator[tuple[bytes, int]]:
+        """Yield what the filter shows of a segment after revision `at`, and where it ends."""
         delta = decode_delta(segment)
+        last = min(segment.last_revision, self._until)
         whole = segment.first_revision > at and segment.last_revision <= self._until
-        if (
-            self._filter.is_default
-            and whole
-            and not any(c.HasField("command") for c in delta.changes)
-        ):
+        hidden = any(change.HasField("command") for change in delta.changes)
+        if self._filter.is_default and whole and not hidden:
             delta.ClearField("first_revision")
             delta.ClearField("last_revision")
-            return delta.SerializeToString()
+            yield delta.SerializeToString(), last
+            return
         changes = [c for c in delta.changes if at < c.revision <= self._until]
         infos = [i for i in delta.revisions if at < i.revision <= self._until]
         if self._replay is None:
             images: list[Image] = [(None, None)] * len(changes)
-            return self._filter.project_changes(infos, changes, images, _find_nothing)
-        micros = {info.revision: read_micros(info.commit_time) for info in infos}
+            yield self._filter.project_changes(infos, changes, images, _find_nothing), last
+            return
+        for info in infos:
+            mine = [change for change in changes if change.revision == info.revision]
+            yield self._replayed(self._replay, info, mine), info.revision
+        if infos and infos[-1].revision == last:
+            return
+        yield b"", last
+
+    def _replayed(self, replay: Replay, info: RevisionInfo, changes: list[Change]) -> bytes:
+        """Move the replay over one revision; return what the filter shows of it."""
+        micros = read_micros(info.commit_time)
         bodies = []
         for change in changes:
-            before = self._replay.view.nodes.get(change.node.node_id)
-            self._replay.add_change(change, micros[change.revision])
-            after = self._replay.view.nodes.get(change.node.node_id)
-            image = [(before, after)]
-            bodies.append(self._filter.project_changes((), [change], image, self._find))
-        shown = Delta.FromString(b"".join(bodies))
-        seen = {change.revision for change in shown.changes}
-        shown.revisions.extend(info for info in infos if info.revision in seen)
-        return shown.SerializeToString()
+            before = replay.view.nodes.get(change.node.node_id)
+            replay.add_change(change, micros)
+            after = replay.view.nodes.get(change.node.node_id)
+            shown = self._filter.project_changes((), [change], [(before, after)], self._find)
+            bodies.append(shown)
+        body = b"".join(bodies)
+        return revision_field(info) + body if body else b""
 
     def _find(self, node_id: str) -> NodeSpec | None:
         node = self._replay.view.nodes.get(node_id) if self._replay is not None else None

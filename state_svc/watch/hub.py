@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 
 from ramify.v1.state_service_pb2 import WatchEndReason
-from state_svc.codec.delta import encode_watch_delta, split
+from state_svc.codec.delta import MAX_BODY_BYTES, encode_watch_delta, split
 from state_svc.errors import Overloaded
 from state_svc.metrics import ServiceMetrics
 from state_svc.model.checksum import RunningChecksum, view_checksum
@@ -184,6 +184,9 @@ class WatchHub:
             for watcher in watchers:
                 if not body:
                     watcher.through = last
+                    continue
+                if len(body) > MAX_BODY_BYTES:
+                    watcher.drop()  # it reads fragments from the store
                     continue
                 first = watcher.announced + 1
                 frame = frames.get(first)

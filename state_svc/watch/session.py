@@ -123,12 +123,13 @@ class WatchSession:
     async def _catch_up(self, watcher: Watcher) -> AsyncIterator[bytes]:
         """Yield what the store has after the watcher's place, up to the present head."""
         catch_up = CatchUp(self._store, self._project, self._filter, watcher.through)
-        async for message, last in catch_up.messages(watcher.announced):
-            if message:
-                watcher.sent(last)
-                yield message
-            else:
-                watcher.through = last
+        async for message, promised in catch_up.messages(watcher.announced):
+            if not message and promised is not None:
+                watcher.through = promised
+                continue
+            if promised is not None:
+                watcher.sent(promised)
+            yield message
 
     def _created(self) -> bytes:
         view = self._project.view

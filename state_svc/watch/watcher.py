@@ -49,17 +49,21 @@ class Watcher:
     def put(self, frame: bytes, last: int) -> bool:
         """Take a message that ends at revision `last`; False if the mailbox was full."""
         if len(self._frames) >= MAILBOX_FRAMES or self._bytes + len(frame) > MAILBOX_BYTES:
-            self._frames.clear()
-            self._bytes = 0
-            self.synced = False
-            self.through = self.announced = self._sent
-            self._wake.set()
+            self.drop()
             return False
         self._frames.append((frame, last))
         self._bytes += len(frame)
         self.through = self.announced = last
         self._wake.set()
         return True
+
+    def drop(self) -> None:
+        """Lose the mailbox: become unsynced and read on from what was sent."""
+        self._frames.clear()
+        self._bytes = 0
+        self.synced = False
+        self.through = self.announced = self._sent
+        self._wake.set()
 
     def pop(self) -> bytes | None:
         """Return the next message to send, None if there is none now.

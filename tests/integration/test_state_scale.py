@@ -160,11 +160,6 @@ async def test_a_commit_of_many_large_batches_can_be_watched_later(start_state: 
         assert (await wire.project(project_id)).node_counts["PENDING"] == 26
 
 
-@pytest.mark.xfail(
-    reason="one revision in which many large nodes enter a filter is one message; "
-    "see FOUND.md, left",
-    strict=True,
-)
 async def test_many_large_nodes_may_enter_a_filter_in_one_revision(plain_wire: Wire) -> None:
     wire = plain_wire
     project_id = (await wire.create_project()).project_id

@@ -41,6 +41,7 @@ class WatchLog:
         self.resyncs: list[int] = []
         self.ended = False
         self._chunk: int | None = None
+        self._fragments: list[Delta] = []
         self._view_revision = 0
 
     def begin(self, request: WatchProjectRequest) -> None:
@@ -85,6 +86,18 @@ class WatchLog:
         self.messages.append(message)
 
     def _take_delta(self, delta: Delta, resume: int) -> None:
+        if not resume or self._fragments:  # a revision too large for one message
+            parts = self._fragments
+            begins = {parts[-1].last_revision} if parts else {self.announced + 1}
+            assert delta.first_revision in begins
+            parts.append(delta)
+            if not resume:
+                return
+            whole = Delta(first_revision=parts[0].first_revision, last_revision=resume)
+            whole.revisions.extend(delta.revisions)
+            for part in parts:
+                whole.changes.extend(part.changes)
+            self._fragments, delta = [], whole
         first, last = delta.first_revision, delta.last_revision
         if self.announced < 0:  # from `head`: the first message says where that was
             self.announced = first - 1

@@ -495,7 +495,9 @@ Global___Change: _TypeAlias = Change  # noqa: Y015
 
 @_typing.final
 class Delta(_message.Message):
-    """Delta holds all changes of an interval of revisions, in order. To apply it: for each change
+    """Delta holds all changes of an interval of revisions, in order. A single revision that is too
+    large for one message comes in fragments: deltas in a row, of which only the last has a
+    `resume_revision`; apply them together. To apply a delta: for each change
     replace the entity by the whole one, or set the patch's fields, remove its removals and clear
     its `clear_fields`; then set `version`, `update_revision` and `update_time` from the change and
     its revision.
