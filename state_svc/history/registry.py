@@ -45,6 +45,8 @@ class ProjectRegistry:
 
     async def open(self) -> None:
         """Read what the store has; projects themselves are loaded later."""
+        for uid in await self._store.list_unfinished():  # an import that was cut off half-way
+            await self._store.drop_unfinished(uid)
         for head in await self._store.list_projects():
             entry = _Entry(head.record, head.revision, head.compacted, head.deleted)
             if not head.deleted:

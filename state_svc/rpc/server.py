@@ -24,6 +24,7 @@ from state_svc.rpc.history import HistoryRpcs
 from state_svc.rpc.leases import LeaseRpcs
 from state_svc.rpc.nodes import NodeRpcs
 from state_svc.rpc.options import server_options
+from state_svc.rpc.portable import PortableRpcs
 from state_svc.rpc.projects import ProjectRpcs
 from state_svc.rpc.reflection_v1 import add_descriptor
 from state_svc.rpc.stream import StreamSession, StreamSessions
@@ -39,6 +40,7 @@ _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
 Unary = Callable[[Any], Awaitable[Message]]
 Stream = Callable[[Any], AsyncIterator[bytes]]
+Upload = Callable[[AsyncIterator[Any]], Awaitable[Message]]
 
 
 class RpcServer:
@@ -71,11 +73,13 @@ class RpcServer:
             "GetServerInfo": admin.get_server_info,
             "GetStats": admin.get_stats,
         }
+        portable = PortableRpcs(service)
         streams: dict[str, Stream] = {
             "WatchProject": WatchRpcs(service).watch_project,
             "Backup": BackupRpcs(service).backup,
+            "ExportProject": portable.export_project,
         }
-        self._add_handlers(unary, streams)
+        self._add_handlers(unary, streams, {"ImportProject": portable.import_project})
         self._add_standard_services()
 
     async def listen(self, address: str) -> int:
@@ -99,13 +103,19 @@ class RpcServer:
         """End what is still open after `grace` seconds."""
         await self._server.stop(grace)
 
-    def _add_handlers(self, unary: dict[str, Unary], streams: dict[str, Stream]) -> None:
+    def _add_handlers(
+        self, unary: dict[str, Unary], streams: dict[str, Stream], uploads: dict[str, Upload]
+    ) -> None:
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         for method in SERVICE.methods:
             request = symbol_database.Default().GetSymbol(method.input_type.full_name)
             if method.name == "StreamMutations":
                 handlers[method.name] = grpc.stream_stream_rpc_method_handler(
                     self._stream_mutations, _parser(request), _serialize
+                )
+            elif method.client_streaming:
+                handlers[method.name] = grpc.stream_unary_rpc_method_handler(
+                    _uploading(uploads[method.name]), _parser(request), _serialize
                 )
             elif method.server_streaming:
                 handlers[method.name] = grpc.unary_stream_rpc_method_handler(
@@ -168,6 +178,20 @@ def _streaming(
         try:
             async for message in handler(check_parsed(request)):
                 await context.write(message)
+        except Exception as error:
+            await _abort(context, error)
+
+    return call
+
+
+def _uploading(
+    handler: Upload,
+) -> Callable[[AsyncIterator[Any], grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]:
+    async def call(
+        requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> Any:
+        try:
+            return await handler(check_parsed(request) async for request in requests)
         except Exception as error:
             await _abort(context, error)
 

@@ -15,7 +15,7 @@ A backend must hold:
 - Records come back byte for byte; whether they make sense is the codec's business.
 - A snapshot is found once its last chunk is stored; chunks are stored one by one, in order.
 - Nothing is deleted or overwritten except by the upserts named in `Commit`, and by
-  `drop_snapshots`, `compact` and `delete_project`. What these three forget may take several
+  `drop_snapshots`, `compact`, `delete_project` and `drop_unfinished`. To forget may take several
   transactions; whoever reads in between sees more than is promised, never less.
 """
 
@@ -126,6 +126,21 @@ class StateStore(Protocol):
 
     async def delete_project(self, project_uid: str) -> None:
         """Note that a project is deleted, durably; then drop all it has but its id."""
+
+    async def begin_project(self, record: ProjectRecord, compacted: int) -> None:
+        """Store a project that does not exist yet, durably, with its compacted revision.
+
+        Its segments and snapshots may be stored, but it is not listed before `finish_project`.
+        """
+
+    async def finish_project(self, project_uid: str, requests: Sequence[RequestRecord]) -> None:
+        """Make a project exist that was begun, and note the requests it answers, in one step."""
+
+    async def list_unfinished(self) -> list[str]:
+        """Return the uids of projects that were begun and not finished."""
+
+    async def drop_unfinished(self, project_uid: str) -> bool:
+        """Forget a project that was begun, and its id; False if there is none or it is finished."""
 
     async def list_producers(self) -> list[ProducerRecord]:
         """Return the epoch of every producer."""

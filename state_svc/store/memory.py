@@ -39,6 +39,7 @@ class MemoryStore:
         self._snapshots: dict[str, dict[tuple[int, int], SnapshotRecord]] = {}
         self._compacted: dict[str, int] = {}
         self._deleted: set[str] = set()
+        self._unfinished: set[str] = set()
         self._producers: dict[str, ProducerRecord] = {}
         self._requests: dict[tuple[str, str], RequestRecord] = {}
 
@@ -70,6 +71,7 @@ class MemoryStore:
                 record, await self.read_head(uid), self._compacted.get(uid, 0), uid in self._deleted
             )
             for uid, record in self._projects.items()
+            if uid not in self._unfinished
         ]
 
     async def read_head(self, project_uid: str) -> int:
@@ -131,6 +133,30 @@ class MemoryStore:
         self._segments.pop(project_uid, None)
         self._snapshots.pop(project_uid, None)
 
+    async def begin_project(self, record: ProjectRecord, compacted: int) -> None:
+        """See `StateStore`."""
+        self._unfinished.add(record.project_uid)
+        self._projects[record.project_uid] = record
+        self._compacted[record.project_uid] = compacted
+
+    async def finish_project(self, project_uid: str, requests: Sequence[RequestRecord]) -> None:
+        """See `StateStore`."""
+        await self.commit(Commit(requests=list(requests)))
+        self._unfinished.remove(project_uid)
+
+    async def list_unfinished(self) -> list[str]:
+        """See `StateStore`."""
+        return list(self._unfinished)
+
+    async def drop_unfinished(self, project_uid: str) -> bool:
+        """See `StateStore`."""
+        if project_uid not in self._unfinished:
+            return False
+        self._unfinished.remove(project_uid)
+        for kept in (self._projects, self._compacted, self._segments, self._snapshots):
+            kept.pop(project_uid, None)
+        return True
+
     async def list_producers(self) -> list[ProducerRecord]:
         """See `StateStore`."""
         return list(self._producers.values())
@@ -144,17 +170,26 @@ class MemoryStore:
         """See `StateStore`."""
         with tempfile.TemporaryDirectory() as folder:
             copy = SqliteStore(Path(folder))
+            there = self._projects.keys() - self._unfinished
             await copy.commit(
                 Commit(
-                    projects=list(self._projects.values()),
-                    segments=[s for found in self._segments.values() for s in found],
+                    projects=[p for uid, p in self._projects.items() if uid in there],
+                    segments=[
+                        s for u, found in self._segments.items() if u in there for s in found
+                    ],
                     producers=list(self._producers.values()),
                     requests=list(self._requests.values()),
-                    snapshots=[r for c in self._snapshots.values() for _, r in sorted(c.items())],
+                    snapshots=[
+                        record
+                        for uid, chunks in self._snapshots.items()
+                        if uid in there
+                        for _, record in sorted(chunks.items())
+                    ],
                 )
             )
             for uid, revision in self._compacted.items():
-                await copy.compact(uid, revision)
+                if uid in there:
+                    await copy.compact(uid, revision)
             for uid in self._deleted:
                 await copy.delete_project(uid)
             await copy.aclose()

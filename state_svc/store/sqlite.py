@@ -51,6 +51,7 @@ FORMAT_VERSION = 1  #: of the database; older ones are upgraded, newer ones refu
 FILE_NAME = "state.sqlite3"
 LOCK_NAME = "LOCK"
 SCRATCH_NAME = "scratch"  #: files that are worth nothing after a restart
+_UNFINISHED = 2  #: value of `deleted` of a project that does not exist yet
 _READERS = 2
 _BUSY_MS = 10_000
 _DELETE_ROWS = 500
@@ -169,7 +170,46 @@ class SqliteStore:
         await self._delete("segments", "project_key = ?", (key,))
         await self._delete("snapshots", "project_key = ?", (key,))
 
-    async def _write(self, statement: str, values: tuple[int, ...]) -> int:
+    async def begin_project(self, record: ProjectRecord, compacted: int) -> None:
+        """See `StateStore`."""
+        await self._write(
+            "INSERT INTO projects"
+            " (project_uid, project_id, data, checksum, compacted_revision, deleted)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                record.project_uid,
+                record.project_id,
+                record.data,
+                record.checksum,
+                compacted,
+                _UNFINISHED,
+            ),
+        )
+
+    async def finish_project(self, project_uid: str, requests: Sequence[RequestRecord]) -> None:
+        """See `StateStore`."""
+        await self._in_thread(
+            self._writer_thread, lambda: self._finish_project(project_uid, requests)
+        )
+
+    async def list_unfinished(self) -> list[str]:
+        """See `StateStore`."""
+        query = "SELECT project_uid FROM projects WHERE deleted = ?"
+        return await self._read(
+            lambda db: [str(uid) for (uid,) in db.execute(query, (_UNFINISHED,))]
+        )
+
+    async def drop_unfinished(self, project_uid: str) -> bool:
+        """See `StateStore`."""
+        if project_uid not in await self.list_unfinished():
+            return False
+        key = await self._in_thread(self._writer_thread, lambda: self._key(project_uid))
+        await self._delete("segments", "project_key = ?", (key,))
+        await self._delete("snapshots", "project_key = ?", (key,))
+        await self._write("DELETE FROM projects WHERE project_key = ?", (key,))
+        return True
+
+    async def _write(self, statement: str, values: tuple[int | str | bytes, ...]) -> int:
         """Run one statement as a transaction; return how many rows it changed."""
 
         def work() -> int:
@@ -259,15 +299,7 @@ class SqliteStore:
                     "INSERT OR REPLACE INTO producers (producer_id, epoch) VALUES (?, ?)",
                     [(record.producer_id, record.epoch) for record in commit.producers],
                 )
-            if commit.requests:
-                db.executemany(
-                    "INSERT OR REPLACE INTO requests"
-                    " (method, request_id, project_id, revision, micros) VALUES (?, ?, ?, ?, ?)",
-                    [
-                        (r.method, r.request_id, r.project_id, r.revision, r.micros)
-                        for r in commit.requests
-                    ],
-                )
+            self._put_requests(commit.requests)
             for snapshot in commit.snapshots:
                 self._put_snapshot_chunk(snapshot)
             failpoint("before_commit")
@@ -278,6 +310,22 @@ class SqliteStore:
                 db.execute("ROLLBACK")
             raise
         self._commit_id = commit_id
+
+    def _put_requests(self, requests: Sequence[RequestRecord]) -> None:
+        if requests:
+            self._writer.executemany(
+                "INSERT OR REPLACE INTO requests"
+                " (method, request_id, project_id, revision, micros) VALUES (?, ?, ?, ?, ?)",
+                [(r.method, r.request_id, r.project_id, r.revision, r.micros) for r in requests],
+            )
+
+    def _finish_project(self, project_uid: str, requests: Sequence[RequestRecord]) -> None:
+        with self._writer:
+            self._writer.execute(
+                "UPDATE projects SET deleted = 0 WHERE project_uid = ? AND deleted = ?",
+                (project_uid, _UNFINISHED),
+            )
+            self._put_requests(requests)
 
     def _put_snapshot_chunk(self, record: SnapshotRecord) -> None:
         self._writer.execute(
@@ -382,7 +430,7 @@ class SqliteStore:
     def _list_projects(self, db: apsw.Connection) -> list[ProjectHead]:
         query = (
             "SELECT project_uid, project_id, data, checksum, compacted_revision, deleted,"
-            f" {_HEAD} FROM projects ORDER BY project_key"
+            f" {_HEAD} FROM projects WHERE deleted <> {_UNFINISHED} ORDER BY project_key"
         )
         return [
             ProjectHead(

@@ -14,7 +14,8 @@ CREATE TABLE projects (
     checksum    INTEGER NOT NULL,
     -- Segments up to this revision may be gone.
     compacted_revision INTEGER NOT NULL DEFAULT 0,
-    -- A deleted project keeps its row, so that its id is never reused.
+    -- 1: deleted; it keeps its row, so that its id is never reused. 2: being stored, it does not
+    -- exist yet.
     deleted     INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 

@@ -2084,6 +2084,119 @@ class BackupResponse(_message.Message):
 Global___BackupResponse: _TypeAlias = BackupResponse  # noqa: Y015
 
 @_typing.final
+class ExportProjectRequest(_message.Message):
+    """ExportProjectRequest names a project."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """Which project."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportProjectRequest: _TypeAlias = ExportProjectRequest  # noqa: Y015
+
+@_typing.final
+class ExportProjectResponse(_message.Message):
+    """ExportProjectResponse is a part of an exported project. The `data` of all messages, joined in
+    order, is the file; its format is described in `protos/state_svc/storage/v1/file.proto`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    DONE_REVISION_FIELD_NUMBER: _builtins.int
+    LAST_REVISION_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """The next bytes of the file; at most 1 MiB."""
+    done_revision: _builtins.int
+    """Revisions up to this one are in the file by now."""
+    last_revision: _builtins.int
+    """Last revision of the file."""
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+        done_revision: _builtins.int = ...,
+        last_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "done_revision", b"done_revision", "last_revision", b"last_revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportProjectResponse: _TypeAlias = ExportProjectResponse  # noqa: Y015
+
+@_typing.final
+class ImportProjectRequest(_message.Message):
+    """ImportProjectRequest is a part of an exported project."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """First message only: id of the new project; empty: its id when it was exported."""
+    request_id: _builtins.str
+    """First message only: makes the call safe to repeat for 24 hours; at most 128 characters.
+    Empty: not repeatable.
+    """
+    data: _builtins.bytes
+    """The next bytes of the file; of any length that a message may have."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "project_id", b"project_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportProjectRequest: _TypeAlias = ImportProjectRequest  # noqa: Y015
+
+@_typing.final
+class ImportProjectResponse(_message.Message):
+    """ImportProjectResponse returns the new project."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def project(self) -> _project_pb2.Project:
+        """The new project, with a uid of its own. If the run had not ended it is PAUSED, and if it was
+        leased it is not any more: that is one revision more than was exported. Positions of
+        producers are not imported.
+        """
+
+    def __init__(
+        self,
+        *,
+        project: _project_pb2.Project | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["project", b"project"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project", b"project"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportProjectResponse: _TypeAlias = ImportProjectResponse  # noqa: Y015
+
+@_typing.final
 class GetServerInfoRequest(_message.Message):
     """GetServerInfoRequest has no fields."""
 

@@ -128,6 +128,16 @@ class StateServiceStub(object):
                 request_serializer=ramify_dot_v1_dot_state__service__pb2.BackupRequest.SerializeToString,
                 response_deserializer=ramify_dot_v1_dot_state__service__pb2.BackupResponse.FromString,
                 _registered_method=True)
+        self.ExportProject = channel.unary_stream(
+                '/ramify.v1.StateService/ExportProject',
+                request_serializer=ramify_dot_v1_dot_state__service__pb2.ExportProjectRequest.SerializeToString,
+                response_deserializer=ramify_dot_v1_dot_state__service__pb2.ExportProjectResponse.FromString,
+                _registered_method=True)
+        self.ImportProject = channel.stream_unary(
+                '/ramify.v1.StateService/ImportProject',
+                request_serializer=ramify_dot_v1_dot_state__service__pb2.ImportProjectRequest.SerializeToString,
+                response_deserializer=ramify_dot_v1_dot_state__service__pb2.ImportProjectResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/ramify.v1.StateService/GetServerInfo',
                 request_serializer=ramify_dot_v1_dot_state__service__pb2.GetServerInfoRequest.SerializeToString,
@@ -277,6 +287,22 @@ class StateServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportProject(self, request, context):
+        """Streams one project with its retained history, as it is at its head, while it is written.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportProject(self, request_iterator, context):
+        """Makes a new project from an exported one, with its history. It exists once all of it is
+        verified and durable; a file that is damaged or cut off is refused with DAMAGED_FILE.
+        Repeating a `request_id` returns the first answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
         """Returns versions, limits and the identity of the store.
         """
@@ -383,6 +409,16 @@ def add_StateServiceServicer_to_server(servicer, server):
                     servicer.Backup,
                     request_deserializer=ramify_dot_v1_dot_state__service__pb2.BackupRequest.FromString,
                     response_serializer=ramify_dot_v1_dot_state__service__pb2.BackupResponse.SerializeToString,
+            ),
+            'ExportProject': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportProject,
+                    request_deserializer=ramify_dot_v1_dot_state__service__pb2.ExportProjectRequest.FromString,
+                    response_serializer=ramify_dot_v1_dot_state__service__pb2.ExportProjectResponse.SerializeToString,
+            ),
+            'ImportProject': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportProject,
+                    request_deserializer=ramify_dot_v1_dot_state__service__pb2.ImportProjectRequest.FromString,
+                    response_serializer=ramify_dot_v1_dot_state__service__pb2.ImportProjectResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -885,6 +921,60 @@ class StateService(object):
             '/ramify.v1.StateService/Backup',
             ramify_dot_v1_dot_state__service__pb2.BackupRequest.SerializeToString,
             ramify_dot_v1_dot_state__service__pb2.BackupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ramify.v1.StateService/ExportProject',
+            ramify_dot_v1_dot_state__service__pb2.ExportProjectRequest.SerializeToString,
+            ramify_dot_v1_dot_state__service__pb2.ExportProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportProject(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/ramify.v1.StateService/ImportProject',
+            ramify_dot_v1_dot_state__service__pb2.ImportProjectRequest.SerializeToString,
+            ramify_dot_v1_dot_state__service__pb2.ImportProjectResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -81,6 +81,13 @@ class StateServiceStub:
     """Streams a backup of the whole store as it is at one moment, while it is written. One at a
     time; a second one is refused with OVERLOADED. `python -m state_svc restore` reads it.
     """
+    ExportProject: _grpc.UnaryStreamMultiCallable[_state_service_pb2.ExportProjectRequest, _state_service_pb2.ExportProjectResponse]
+    """Streams one project with its retained history, as it is at its head, while it is written."""
+    ImportProject: _grpc.StreamUnaryMultiCallable[_state_service_pb2.ImportProjectRequest, _state_service_pb2.ImportProjectResponse]
+    """Makes a new project from an exported one, with its history. It exists once all of it is
+    verified and durable; a file that is damaged or cut off is refused with DAMAGED_FILE.
+    Repeating a `request_id` returns the first answer.
+    """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.GetServerInfoRequest, _state_service_pb2.GetServerInfoResponse]
     """Returns versions, limits and the identity of the store."""
     GetStats: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.GetStatsRequest, _state_service_pb2.GetStatsResponse]
@@ -138,6 +145,13 @@ class StateServiceAsyncStub(StateServiceStub):
     Backup: _aio.UnaryStreamMultiCallable[_state_service_pb2.BackupRequest, _state_service_pb2.BackupResponse]  # type: ignore[assignment]
     """Streams a backup of the whole store as it is at one moment, while it is written. One at a
     time; a second one is refused with OVERLOADED. `python -m state_svc restore` reads it.
+    """
+    ExportProject: _aio.UnaryStreamMultiCallable[_state_service_pb2.ExportProjectRequest, _state_service_pb2.ExportProjectResponse]  # type: ignore[assignment]
+    """Streams one project with its retained history, as it is at its head, while it is written."""
+    ImportProject: _aio.StreamUnaryMultiCallable[_state_service_pb2.ImportProjectRequest, _state_service_pb2.ImportProjectResponse]  # type: ignore[assignment]
+    """Makes a new project from an exported one, with its history. It exists once all of it is
+    verified and durable; a file that is damaged or cut off is refused with DAMAGED_FILE.
+    Repeating a `request_id` returns the first answer.
     """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_state_service_pb2.GetServerInfoRequest, _state_service_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """Returns versions, limits and the identity of the store."""
@@ -301,6 +315,25 @@ class StateServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_state_service_pb2.BackupResponse], _abc.AsyncIterator[_state_service_pb2.BackupResponse]]:
         """Streams a backup of the whole store as it is at one moment, while it is written. One at a
         time; a second one is refused with OVERLOADED. `python -m state_svc restore` reads it.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportProject(
+        self,
+        request: _state_service_pb2.ExportProjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_state_service_pb2.ExportProjectResponse], _abc.AsyncIterator[_state_service_pb2.ExportProjectResponse]]:
+        """Streams one project with its retained history, as it is at its head, while it is written."""
+
+    @_abc_1.abstractmethod
+    def ImportProject(
+        self,
+        request_iterator: _MaybeAsyncIterator[_state_service_pb2.ImportProjectRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_state_service_pb2.ImportProjectResponse, _abc.Awaitable[_state_service_pb2.ImportProjectResponse]]:
+        """Makes a new project from an exported one, with its history. It exists once all of it is
+        verified and durable; a file that is damaged or cut off is refused with DAMAGED_FILE.
+        Repeating a `request_id` returns the first answer.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,192 @@
+"""Reads an exported project: verifies all of it first, then turns it into records of a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from google.protobuf.message import DecodeError
+
+from ramify.v1.mutation_pb2 import Delta
+from ramify.v1.project_pb2 import Project, ProjectPatch, ProjectState
+from state_svc.admin.identity import Identity
+from state_svc.admin.portable import FileReader, check_version
+from state_svc.codec.segment import SegmentRecord, decode_delta, pack_segment
+from state_svc.codec.snapshot import SnapshotRecord, decode_snapshot, encode_chunk
+from state_svc.errors import CorruptRecord
+from state_svc.history.replay import Replay
+from state_svc.model.checksum import view_checksum
+from state_svc.model.ids import is_project_id
+from state_svc.model.node import set_micros
+from state_svc.model.patch import replay_project
+from state_svc.model.project import Applied, View
+from state_svc.storage.v1.file_pb2 import ExportHeader
+from state_svc.storage.v1.segment_pb2 import Position, Segment
+from state_svc.storage.v1.snapshot_pb2 import SnapshotChunk
+
+_THRESHOLD = 1_024
+_BROKEN = (CorruptRecord, DecodeError, LookupError, TypeError, ValueError)
+_PAUSED_ON_ARRIVAL = frozenset(
+    {
+        ProjectState.PROJECT_STATE_PENDING,
+        ProjectState.PROJECT_STATE_RUNNING,
+        ProjectState.PROJECT_STATE_WAITING,
+        ProjectState.PROJECT_STATE_PAUSING,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectFile:
+    """A file that was read to its end and is right."""
+
+    header: ExportHeader
+    view: View  #: the project at its last revision
+
+
+def verify(stream: BinaryIO, max_nodes: int) -> ProjectFile:
+    """Read a whole file and replay its history. Raises `DamagedFile`, which names the place."""
+    reader = FileReader(stream)
+    records = reader.records()
+    first = next(records, None)
+    if first is None or first.WhichOneof("record") != "project":
+        raise reader.damaged("it is not an exported project")
+    header = first.project
+    check_version(reader, header.file_version)
+    reading = _Reading(header)
+    for record in records:
+        try:
+            if record.WhichOneof("record") == "snapshot":
+                reading.add_chunk(record.snapshot)
+            elif record.WhichOneof("record") == "segments":
+                for segment in record.segments.segments:
+                    reading.add_segment(segment)
+            else:
+                raise ValueError("a record that is not part of a project")
+        except _BROKEN as error:
+            raise reader.damaged(_text(error), revision=reading.at + 1) from error
+        if len(reading.replay.view.nodes) > max_nodes:
+            raise reader.damaged(f"more than {max_nodes} nodes")
+    view = reading.replay.view
+    trailer = reader.trailer
+    if trailer is None or view.revision != header.revision or not view.revision:
+        raise reader.damaged(f"the history ends at {view.revision}, not at {header.revision}")
+    if (view_checksum(view.nodes.values()), len(view.nodes)) != (
+        trailer.view_checksum,
+        trailer.node_count,
+    ):
+        raise reader.damaged("replay gives another view checksum", revision=view.revision)
+    entity = view.entity
+    if (entity.project_uid, entity.project_id) != (header.project_uid, header.project_id):
+        raise reader.damaged("the project in it is another one than its header says")
+    if not is_project_id(header.project_id):
+        raise reader.damaged("the project id is not valid")
+    view.compacted = header.compacted_revision
+    return ProjectFile(header, view)
+
+
+class _Reading:
+    """The replay of a file that is not trusted."""
+
+    def __init__(self, header: ExportHeader) -> None:
+        self.replay = Replay()
+        self.at = 0
+        self._header = header
+        self._chunks: list[SnapshotRecord] = []
+
+    def add_chunk(self, chunk: SnapshotChunk) -> None:
+        """Take the next chunk of the snapshot that the history begins from."""
+        header = self._header
+        if self.at or (chunk.project_uid, chunk.revision) != (
+            header.project_uid,
+            header.compacted_revision,
+        ):
+            raise ValueError("a snapshot that does not belong here")
+        self._chunks.append(encode_chunk(chunk))
+        if chunk.last:
+            self.replay.view, _ = decode_snapshot(self._chunks)
+            self.at = chunk.revision
+
+    def add_segment(self, segment: Segment) -> None:
+        """Replay the next segment."""
+        first, last = segment.first_revision, segment.last_revision
+        if segment.project_uid != self._header.project_uid:
+            raise ValueError("a segment of another project")
+        if self.at < self._header.compacted_revision or first != self.at + 1 or last < first:
+            raise ValueError(f"revision {self.at + 1} is missing")
+        delta = decode_delta(segment)
+        if [info.revision for info in delta.revisions] != list(range(first, last + 1)):
+            raise ValueError(f"not the revisions {first} to {last}")
+        places = [(change.revision, change.index) for change in delta.changes]
+        if places != sorted(set(places)) or (places and not first <= places[0][0]):
+            raise ValueError("changes out of order")
+        if places and places[-1][0] > last:
+            raise ValueError("a change of a later revision")
+        self.replay.add_delta(delta, last)
+        self.at = last
+
+
+def records_of(stream: BinaryIO, identity: Identity) -> Iterator[SnapshotRecord | SegmentRecord]:
+    """Yield a verified file as records of a new project, in order.
+
+    Positions of producers are left out: here the same names may be others.
+    """
+    for record in FileReader(stream).records():
+        if record.WhichOneof("record") == "snapshot":
+            chunk = record.snapshot
+            identity.chunk(chunk)
+            chunk.ClearField("producers")
+            yield encode_chunk(chunk)
+        for segment in record.segments.segments:
+            identity.segment(segment)
+            count = segment.last_revision - segment.first_revision + 1
+            segment.ClearField("positions")
+            segment.positions.extend([Position()] * count)
+            yield pack_segment(segment, _THRESHOLD).record
+
+
+def settle(view: View, *, micros: int, actor: str) -> Applied | None:
+    """Return the revision that pauses a run that has not ended and releases its lease.
+
+    Else an orchestrator would begin to execute it, perhaps beside the one it was exported from.
+    """
+    before = view.entity
+    patch = ProjectPatch()
+    if before.lease.holder:
+        patch.lease.lease_epoch = before.lease.lease_epoch
+    if before.state in _PAUSED_ON_ARRIVAL:
+        patch.state = ProjectState.PROJECT_STATE_PAUSED
+    if not patch.ListFields():
+        return None
+    micros = max(micros, view.micros)
+    after = Project()
+    after.CopyFrom(before)
+    replay_project(after, patch)
+    after.version += 1
+    set_micros(after.update_time, micros)
+    revision = view.revision + 1
+    delta = Delta()
+    change = delta.changes.add(revision=revision)
+    change.project.version = after.version
+    change.project.patch.CopyFrom(patch)
+    change.project.previous_state = before.state
+    info = delta.revisions.add(revision=revision, actor=actor)
+    set_micros(info.commit_time, micros)
+    return Applied(
+        revision=revision,
+        micros=micros,
+        mutation_count=1,
+        info=info,
+        body=delta.SerializeToString(),
+        images=[(None, None)],
+        nodes={},
+        entity=after,
+        commands={},
+    )
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, CorruptRecord):
+        return error.fields["problem"]
+    return f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"

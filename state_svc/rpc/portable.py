@@ -1,0 +1,223 @@
+"""The RPCs that let a project leave as a file and come in from one."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from typing import BinaryIO
+
+from ramify.v1.state_service_pb2 import (
+    ExportProjectRequest,
+    ExportProjectResponse,
+    ImportProjectRequest,
+    ImportProjectResponse,
+)
+from state_svc.admin.arrival import ProjectFile, records_of, settle, verify
+from state_svc.admin.export import ExportSource, write_project
+from state_svc.admin.identity import Identity
+from state_svc.codec.project import encode_project
+from state_svc.codec.segment import SegmentRecord, encode_segment
+from state_svc.codec.snapshot import SnapshotRecord
+from state_svc.errors import (
+    CorruptRecord,
+    InvalidRequest,
+    Overloaded,
+    ProjectExists,
+    RamifyError,
+    RevisionCompacted,
+    StoreUnavailable,
+)
+from state_svc.model.ids import is_project_id
+from state_svc.model.project import LiveProject
+from state_svc.rpc.once import once
+from state_svc.service import Service, now_micros
+from state_svc.store.base import Commit, RequestRecord
+
+_PIECE_BYTES = 512 << 10  #: of a file, in one message
+_COMMIT_BYTES = 1 << 20  #: of stored segments, in one commit
+_MAX_IMPORTS = 4  #: under way at one time; each holds its project in memory
+_SPARE_BYTES = 256 << 20  #: left on the disk by a file that comes in
+_THRESHOLD = 1_024
+
+
+class PortableRpcs:
+    """Handlers by RPC name."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._imports = 0
+
+    async def export_project(self, request: ExportProjectRequest) -> AsyncIterator[bytes]:
+        """Yield encoded messages: the project at its present head."""
+        service = self._service
+        service.check_open()
+        project = await service.live(request.project_id)
+        view = project.view
+        source = ExportSource(
+            project_id=project.project_id,
+            project_uid=project.uid,
+            revision=view.revision,
+            compacted=view.compacted,
+            nodes=list(view.nodes.values()),
+            micros=now_micros(),
+        )
+        try:
+            async for data, revision in write_project(service.store, source):
+                for start in range(0, len(data), _PIECE_BYTES):
+                    yield ExportProjectResponse(
+                        data=data[start : start + _PIECE_BYTES],
+                        done_revision=revision,
+                        last_revision=source.revision,
+                    ).SerializeToString()
+        except CorruptRecord:
+            # Unless it was deleted or compacted meanwhile.
+            compacted = (await service.live(request.project_id)).view.compacted
+            if compacted > source.compacted:
+                raise RevisionCompacted(compacted_revision=compacted) from None
+            raise
+
+    async def import_project(
+        self, requests: AsyncIterator[ImportProjectRequest]
+    ) -> ImportProjectResponse:
+        """Take the whole file, verify it, store it as a new project."""
+        service = self._service
+        service.check_open()
+        if self._imports >= _MAX_IMPORTS:
+            raise Overloaded(problem=f"{_MAX_IMPORTS} imports are under way")
+        self._imports += 1
+        try:
+            file = await asyncio.to_thread(self._open_scratch)
+            try:
+                first = await self._receive(requests, file)
+            except BaseException:
+                file.close()
+                raise
+            return await self._take(first, file)
+        except OSError as error:
+            raise StoreUnavailable(problem=str(error.strerror)) from error
+        finally:
+            self._imports -= 1
+
+    async def _receive(
+        self, requests: AsyncIterator[ImportProjectRequest], file: BinaryIO
+    ) -> ImportProjectRequest:
+        first: ImportProjectRequest | None = None
+        async for request in requests:
+            if first is None:
+                first = ImportProjectRequest(
+                    project_id=request.project_id, request_id=request.request_id
+                )
+                if first.project_id and not is_project_id(first.project_id):
+                    raise InvalidRequest(field="project_id", problem="is not a valid project id")
+            elif request.project_id or request.request_id:
+                raise InvalidRequest(field="project_id", problem="comes in the first message only")
+            await asyncio.to_thread(self._write, file, request.data)
+        if first is None:
+            raise InvalidRequest(field="data", problem="is needed")
+        return first
+
+    async def _take(self, first: ImportProjectRequest, file: BinaryIO) -> ImportProjectResponse:
+        service = self._service
+        begun = False
+
+        async def work() -> RequestRecord:
+            nonlocal begun
+            begun = True
+            with file:
+                file.seek(0)
+                found = await asyncio.to_thread(verify, file, service.limits.max_project_nodes)
+                return await self._store(first, file, found)
+
+        try:
+            record = await once(service, "ImportProject", first.request_id, work)
+        finally:
+            if not begun:  # else the work closes it, which goes on when its caller gives up
+                file.close()
+        project = await service.live(record.project_id)
+        return ImportProjectResponse(project=project.view.to_project())
+
+    async def _store(
+        self, first: ImportProjectRequest, file: BinaryIO, found: ProjectFile
+    ) -> RequestRecord:
+        """Store a verified file; the project exists once all of it is durable."""
+        service = self._service
+        project_id = first.project_id or found.header.project_id
+        if project_id in service.projects:
+            raise ProjectExists(project_id=project_id)
+        identity = Identity(uuid.uuid4().hex, project_id)
+        view, compacted = found.view, found.view.compacted
+        identity.entity(view.entity)
+        arrival = settle(view, micros=now_micros(), actor="import")
+        if arrival is not None:
+            view.apply(arrival)
+        project = LiveProject(view)
+        record = RequestRecord(
+            "ImportProject", first.request_id, project_id, view.revision, now_micros()
+        )
+        failure: RamifyError | None = None
+        with service.projects.reserved(project_id):
+            try:
+                await service.store.begin_project(encode_project(view.entity), compacted)
+                await self._store_records(file, identity)
+                if arrival is not None:
+                    segment = encode_segment(project.uid, [arrival], _THRESHOLD).record
+                    await service.store.commit(Commit(segments=[segment]))
+                await service.store.finish_project(
+                    project.uid, [record] if record.request_id else []
+                )
+            except RamifyError as error:
+                # If it is not unfinished, the last step took effect after all.
+                if await service.store.drop_unfinished(project.uid) or not await self._exists(
+                    project.uid
+                ):
+                    failure = error
+        if failure is not None:
+            raise failure
+        service.projects.add(project)
+        return record
+
+    async def _store_records(self, file: BinaryIO, identity: Identity) -> None:
+        store = self._service.store
+        file.seek(0)
+        records = records_of(file, identity)
+        run: list[SegmentRecord] = []
+        size = 0
+        while (record := await asyncio.to_thread(_next, records)) is not None:
+            if isinstance(record, SnapshotRecord):
+                await store.put_snapshot_chunk(record)
+                continue
+            run.append(record)
+            size += len(record.data)
+            if size >= _COMMIT_BYTES:
+                await store.commit(Commit(segments=run))
+                run, size = [], 0
+        if run:
+            await store.commit(Commit(segments=run))
+
+    async def _exists(self, project_uid: str) -> bool:
+        return any(
+            head.record.project_uid == project_uid
+            for head in await self._service.store.list_projects()
+        )
+
+    def _open_scratch(self) -> BinaryIO:
+        """Open a file that goes away when it is closed, however that happens."""
+        scratch = self._service.store.scratch
+        scratch.mkdir(exist_ok=True)
+        path = scratch / f"import-{uuid.uuid4().hex}"
+        file = path.open("x+b")
+        path.unlink()
+        return file
+
+    def _write(self, file: BinaryIO, data: bytes) -> None:
+        if shutil.disk_usage(self._service.store.scratch).free < _SPARE_BYTES + len(data):
+            raise Overloaded(problem="no room on the disk for the file")
+        file.write(data)
+
+
+def _next(
+    records: Iterator[SnapshotRecord | SegmentRecord],
+) -> SnapshotRecord | SegmentRecord | None:
+    return next(records, None)
