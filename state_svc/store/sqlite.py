@@ -449,6 +449,8 @@ class SqliteStore:
             # An SQLError too: our statements are constant, so it is the schema that is damaged.
             except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError) as error:
                 raise CorruptRecord(path=self._path, problem=str(error)) from error
+            except (TypeError, ValueError) as error:  # NULL or text where the schema has neither
+                raise CorruptRecord(path=self._path, problem=str(error)) from error
             except (apsw.Error, OSError) as error:
                 raise StoreUnavailable(path=self._path, problem=str(error)) from error
 
@@ -479,6 +481,13 @@ def _read_segments(
     for first, last, version, codec, checksum, data in db.execute(
         _SELECT_SEGMENTS, (key, after_revision)
     ):
+        whole = all(isinstance(value, int) for value in (first, last, version, codec, checksum))
+        if not whole or not isinstance(data, bytes):  # STRICT tables hold nothing else
+            raise CorruptRecord(
+                project_uid=project_uid,
+                revision=after_revision + 1,
+                problem="a row does not have the types of its table",
+            )
         size += len(data)
         if found and size > max_bytes:
             break
