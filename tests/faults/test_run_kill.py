@@ -252,7 +252,7 @@ async def test_while_state_svc_is_away_requests_are_refused_for_now(
             assert refused.reason == "STORE_UNAVAILABLE"
             assert refused.retry
         runner = await runs.stub.GetRunner(GetRunnerRequest())
-        assert not runner.projects
+        assert runner.holder == services.orchestrator.ready["holder"]
         await asyncio.to_thread(services.state.start)
 
         begin = partial(runs.start, "a scripted run", profile="scripted", request_id="once")
