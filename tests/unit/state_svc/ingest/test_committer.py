@@ -1,0 +1,427 @@
+"""The commit loop: commit, then ack, then publish; a failed commit leaves no trace (SEM 7)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from ramify.v1.mutation_pb2 import Mutation
+from ramify.v1.payload_pb2 import Payload
+from state_svc.codec.project import encode_project
+from state_svc.codec.segment import decode_segment
+from state_svc.errors import RamifyError, StoreUnavailable
+from state_svc.ingest.batching import BatchLimits
+from state_svc.ingest.committer import Committer, PendingBatch
+from state_svc.metrics import ServiceMetrics
+from state_svc.model.apply import apply_batch
+from state_svc.model.producer import Verdict, judge
+from state_svc.model.project import Applied, LiveProject, Origin
+from state_svc.store.base import Commit, ProducerRecord, RequestRecord
+from state_svc.store.memory import MemoryStore
+from tests.support.live import NOW, live_project
+from tests.support.mutations import READY, change_project, create, patch
+
+_MANY = 1 << 30
+
+
+class _HeldStore(MemoryStore):
+    """Lets a test look while a commit is being written, or its outcome is being learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.one_by_one = False
+        self.asked = asyncio.Event()
+        self.readable = asyncio.Event()
+        self.readable.set()
+
+    async def commit(self, commit: Commit) -> None:
+        self.entered.set()
+        await self.gate.wait()
+        if self.one_by_one:
+            self.gate.clear()
+        await super().commit(commit)
+
+    async def recover(self) -> None:
+        self.asked.set()
+        await self.readable.wait()
+
+
+class _Bench:
+    """A commit loop, and in `log` what its owners and watchers were told, in order."""
+
+    def __init__(self, store: MemoryStore, *, eager: bool = True, delay: float = 3_600.0) -> None:
+        self.store = store
+        self.log: list[tuple[str, str, tuple[int, ...]]] = []
+        self.grown: list[tuple[str, int]] = []
+        self.failures: list[RamifyError] = []
+        self.metrics = ServiceMetrics()
+        self.committer = Committer(
+            store,
+            limits=BatchLimits(max_delay=delay),
+            eager=eager,
+            compression_threshold=1_024,
+            publish=self._publish,
+            grew=lambda project, count, _: self.grown.append((project.project_id, count)),
+            metrics=self.metrics,
+            max_pending_bytes=1_000,
+        )
+
+    def on_durable(self, batches: Sequence[PendingBatch]) -> None:
+        self._note("ack", batches)
+
+    def on_failed(self, batches: Sequence[PendingBatch], error: RamifyError) -> None:
+        self._note("failed", batches)
+        self.failures.append(error)
+
+    def _note(self, what: str, batches: Sequence[PendingBatch]) -> None:
+        for project in dict.fromkeys(batch.project for batch in batches):
+            revisions = (b.applied.revision for b in batches if b.project is project)
+            self.log.append((what, project.project_id, tuple(revisions)))
+
+    def _publish(self, project: LiveProject, run: Sequence[Applied]) -> None:
+        assert project.view.revision == run[-1].revision, "shown before it is in the view"
+        self.log.append(("publish", project.project_id, tuple(a.revision for a in run)))
+
+    def submit(
+        self, project: LiveProject, *mutations: Mutation, sequence: int = 0, immediate: bool = False
+    ) -> Applied:
+        origin = Origin("producer", 1, sequence) if sequence else Origin()
+        applied = apply_batch(project, mutations, micros=NOW, origin=origin)
+        self.committer.submit(
+            PendingBatch(
+                project=project, applied=applied, owner=self, size=100, immediate=immediate
+            )
+        )
+        return applied
+
+    def unavailable(self) -> bool:
+        return self.committer.unavailable is not None
+
+    async def project(self, project_id: str) -> LiveProject:
+        """Return a project that the store knows, at revision 1."""
+        project = live_project(project_id=project_id)
+        await MemoryStore.commit(self.store, Commit(projects=[encode_project(project.entity)]))
+        return project
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as tasks:
+            loop = tasks.create_task(self.committer.run())
+            yield
+            loop.cancel()
+
+
+@pytest.fixture
+def store() -> _HeldStore:
+    return _HeldStore()
+
+
+@pytest.fixture
+def bench(store: _HeldStore) -> _Bench:
+    return _Bench(store)
+
+
+# The good way
+
+
+async def test_a_batch_is_committed_then_acked_then_published(bench: _Bench) -> None:
+    project = await bench.project("p")
+    async with bench.running():
+        bench.submit(project, create("a"))
+        bench.submit(project, patch("a", state=READY))
+        assert bench.log == []
+        await bench.committer.settled(project)
+        assert bench.log == [("ack", "p", (2, 3)), ("publish", "p", (2, 3))]
+    assert await bench.store.read_head("uid-p") == 3
+    assert not project.has_pending
+    assert bench.grown == [("p", 2)]
+
+
+async def test_nothing_is_acked_or_shown_while_the_commit_is_being_written(
+    bench: _Bench, store: _HeldStore
+) -> None:
+    project = await bench.project("p")
+    store.gate.clear()
+    async with bench.running():
+        bench.submit(project, create("a"))
+        await store.entered.wait()
+        assert bench.log == []
+        assert project.view.revision == 1
+        assert project.revision == 2
+        store.gate.set()
+        await bench.committer.settled(project)
+    assert bench.log == [("ack", "p", (2,)), ("publish", "p", (2,))]
+
+
+async def test_what_comes_in_during_a_commit_shares_the_next_one(
+    bench: _Bench, store: _HeldStore
+) -> None:
+    first, second = await bench.project("p"), await bench.project("q")
+    store.gate.clear()
+    before = store.commits
+    async with bench.running():
+        bench.submit(first, create("a"))
+        await store.entered.wait()
+        bench.submit(first, create("b"))
+        bench.submit(second, create("c"))
+        bench.submit(first, create("d"))
+        store.gate.set()
+        await bench.committer.drain()
+    assert store.commits == before + 2
+    assert bench.log == [
+        ("ack", "p", (2,)),
+        ("publish", "p", (2,)),
+        ("ack", "p", (3, 4)),
+        ("ack", "q", (2,)),
+        ("publish", "p", (3, 4)),
+        ("publish", "q", (2,)),
+    ]
+
+
+async def test_all_of_a_commit_is_in_the_same_transaction(bench: _Bench) -> None:
+    project = await bench.project("p")
+    request = RequestRecord("CommitBatch", "r", "p", 2, NOW)
+    applied = apply_batch(project, [change_project(root_node_id="a")], micros=NOW)
+    before = bench.store.commits
+    async with bench.running():
+        epoch = asyncio.create_task(bench.committer.put_producer("producer", 4))
+        await asyncio.sleep(0)
+        bench.committer.submit(
+            PendingBatch(project=project, applied=applied, owner=bench, size=1, request=request)
+        )
+        await epoch
+        await bench.committer.drain()
+    assert bench.store.commits == before + 1
+    assert await bench.store.list_producers() == [ProducerRecord("producer", 4)]
+    assert await bench.store.list_requests(0) == [request]
+    (head,) = await bench.store.list_projects()
+    assert head.record == encode_project(project.entity)
+
+
+async def test_a_lazy_loop_waits_until_a_batch_is_immediate(store: _HeldStore) -> None:
+    bench = _Bench(store, eager=False)
+    project = await bench.project("p")
+    async with bench.running():
+        bench.submit(project, create("a"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not store.entered.is_set()
+        bench.submit(project, create("b"), immediate=True)
+        await store.entered.wait()
+        await bench.committer.drain()
+    assert bench.log[0] == ("ack", "p", (2, 3))
+
+
+async def test_a_lazy_loop_commits_what_has_aged(store: _HeldStore) -> None:
+    bench = _Bench(store, eager=False, delay=0.01)
+    project = await bench.project("p")
+    async with bench.running():
+        bench.submit(project, create("a"))
+        await store.entered.wait()
+        await bench.committer.settled(project)
+    assert bench.log[0] == ("ack", "p", (2,))
+
+
+async def test_settled_and_drain_do_not_wait_for_the_age_of_a_batch(store: _HeldStore) -> None:
+    bench = _Bench(store, eager=False)
+    project = await bench.project("p")
+    async with bench.running():
+        await bench.committer.settled(project)
+        await bench.committer.drain()
+        bench.submit(project, create("a"))
+        await bench.committer.settled(project)
+        bench.submit(project, create("b"))
+        await bench.committer.drain()
+    assert await store.read_head("uid-p") == 3
+
+
+async def test_settled_waits_for_what_is_accepted_now_and_nothing_later(
+    bench: _Bench, store: _HeldStore
+) -> None:
+    project = await bench.project("p")
+    called: list[int] = []
+    store.gate.clear()
+    store.one_by_one = True
+    async with bench.running():
+        bench.submit(project, create("a"))
+        bench.committer.after_commit(project, lambda: called.append(project.view.revision))
+        await store.entered.wait()
+        settled = asyncio.create_task(bench.committer.settled(project))
+        await asyncio.sleep(0)
+        bench.submit(project, create("b"))
+        store.gate.set()
+        await settled
+        assert project.view.revision == 2
+        store.gate.set()
+        await bench.committer.drain()
+    assert called == [2]
+
+
+async def test_one_large_commit_is_several_segments_without_a_hole(bench: _Bench) -> None:
+    project = await bench.project("p")
+    bench.submit(project, create("a"))
+    for number in range(3):
+        large = Payload(data=bytes([number]) * 700_000)
+        bench.submit(project, patch("a", result=large))
+    before = bench.store.commits
+    async with bench.running():
+        await bench.committer.drain()
+    assert bench.store.commits == before + 1
+    records = await bench.store.read_segments("uid-p", 0, _MANY)
+    spans = [(record.first_revision, record.last_revision) for record in records]
+    assert spans == [(2, 3), (4, 4), (5, 5)]
+    for record in records:
+        decode_segment(record)
+    assert bench.log == [("ack", "p", (2, 3, 4, 5)), ("publish", "p", (2, 3, 4, 5))]
+
+
+async def test_readers_wait_while_too_many_bytes_are_pending(
+    bench: _Bench, store: _HeldStore
+) -> None:
+    project = await bench.project("p")
+    await bench.committer.room()
+    for number in range(10):
+        bench.submit(project, create(f"n{number}"))
+    waiting = asyncio.create_task(bench.committer.room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    async with bench.running():
+        await waiting
+        await bench.committer.drain()
+
+
+# The bad way
+
+
+async def test_a_failed_commit_drops_what_is_pending_and_consumes_no_sequence(
+    bench: _Bench, store: _HeldStore
+) -> None:
+    project = await bench.project("p")
+    store.gate.clear()
+    async with bench.running():
+        bench.submit(project, create("a"), sequence=1)
+        await store.entered.wait()
+        bench.submit(project, patch("a", state=READY), sequence=2)
+        store.fail_next = "before"
+        store.gate.set()
+        await bench.committer.settled(project)
+        assert bench.log == [("failed", "p", (2, 3))], "also what was accepted on top of it"
+        assert isinstance(bench.failures[0], StoreUnavailable)
+        assert (project.revision, project.node("a")) == (1, None)
+        assert judge(project.producers["producer"], 1, 1) is Verdict.ACCEPT
+        again = bench.submit(project, create("a"), sequence=1)
+        assert again.revision == 2
+        await bench.committer.settled(project)
+    assert bench.log[1:] == [("ack", "p", (2,)), ("publish", "p", (2,))]
+    assert await store.read_head("uid-p") == 2
+
+
+async def test_a_commit_that_took_effect_but_lost_its_answer_is_acked(
+    bench: _Bench, store: _HeldStore
+) -> None:
+    project = await bench.project("p")
+    store.fail_next = "after"
+    async with bench.running():
+        bench.submit(project, create("a"), sequence=1)
+        await bench.committer.settled(project)
+    assert bench.log == [("ack", "p", (2,)), ("publish", "p", (2,))]
+    assert judge(project.producers["producer"], 1, 1) is Verdict.REPEAT
+    assert len(await store.read_segments("uid-p", 0, _MANY)) == 1
+
+
+@pytest.mark.parametrize(
+    "fail, expected",
+    [
+        ("before", [("failed", "p", (2,))]),
+        ("after", [("ack", "p", (2,)), ("publish", "p", (2,))]),
+    ],
+)
+async def test_while_the_outcome_is_unknown_nobody_is_told_and_nothing_is_taken(
+    bench: _Bench,
+    store: _HeldStore,
+    fail: str,
+    expected: list[tuple[str, str, tuple[int, ...]]],
+) -> None:
+    project, other = await bench.project("p"), await bench.project("q")
+    store.fail_next = fail
+    store.readable.clear()
+    async with bench.running():
+        bench.submit(project, create("a"))
+        await store.asked.wait()
+        assert bench.log == []
+        assert bench.unavailable()
+        with pytest.raises(StoreUnavailable):
+            bench.submit(other, create("b"))
+        assert not other.has_pending
+        with pytest.raises(StoreUnavailable):
+            await bench.committer.put_producer("p", 1)
+        store.readable.set()
+        await bench.committer.settled(project)
+        assert not bench.unavailable()
+        assert bench.log == expected
+        bench.submit(other, create("b"))
+        await bench.committer.drain()
+    assert bench.log[len(expected) :] == [("ack", "q", (2,)), ("publish", "q", (2,))]
+
+
+async def test_batches_of_other_projects_that_wait_survive_a_failed_commit(
+    bench: _Bench, store: _HeldStore
+) -> None:
+    first, second = await bench.project("p"), await bench.project("q")
+    store.gate.clear()
+    async with bench.running():
+        bench.submit(first, create("a"))
+        await store.entered.wait()
+        bench.submit(second, create("b"))
+        bench.submit(first, create("c"))
+        bench.submit(second, create("d"))
+        store.fail_next = "before"
+        store.gate.set()
+        await bench.committer.drain()
+    assert bench.log == [
+        ("failed", "p", (2, 3)),
+        ("ack", "q", (2, 3)),
+        ("publish", "q", (2, 3)),
+    ]
+    assert await store.read_head("uid-p") == 0
+    assert await store.read_head("uid-q") == 3
+
+
+@pytest.mark.parametrize("fail", ["before", "after"])
+async def test_the_epoch_of_a_producer_is_learned_too(
+    bench: _Bench, store: _HeldStore, fail: str
+) -> None:
+    store.fail_next = fail
+    async with bench.running():
+        putting = asyncio.create_task(bench.committer.put_producer("producer", 4))
+        await asyncio.wait([putting])
+        stored = await store.list_producers()
+    if fail == "before":
+        assert isinstance(putting.exception(), StoreUnavailable)
+        assert stored == []
+    else:
+        assert putting.exception() is None
+        assert stored == [ProducerRecord("producer", 4)]
+
+
+async def test_a_failed_commit_is_counted_and_a_durable_one_too(
+    bench: _Bench, store: _HeldStore
+) -> None:
+    project = await bench.project("p")
+    async with bench.running():
+        store.fail_next = "before"
+        bench.submit(project, create("a"))
+        await bench.committer.drain()
+        bench.submit(project, create("a"), patch("a", state=READY), immediate=True)
+        await bench.committer.drain()
+    stats = bench.metrics.service.to_stats()
+    assert (stats.commits, stats.batches, stats.total_updates) == (1, 1, 2)
+    assert stats.immediate_updates == 2
+    failed = bench.metrics.registry.get_sample_value("ramify_state_failed_commits_total")
+    assert failed == 1
