@@ -22,7 +22,6 @@ T = TypeVar("T")
 CALL_TIMEOUT = 10.0  #: seconds of one unary call
 PAGE_SIZE = 1_000
 
-_IMPOSSIBLE_REVISION = (1 << 64) - 1
 _UNFINISHED = [PROJECT_STATES[s] for s in ProjectState if s not in TERMINAL_PROJECT_STATES]
 
 
@@ -75,16 +74,11 @@ class StateClient:
                 return found
 
     async def give_command(
-        self,
-        project_id: str,
-        command: command_pb2.Command,
-        *,
-        request_id: str,
-        only_repeat: bool = False,
+        self, project_id: str, command: command_pb2.Command, *, request_id: str
     ) -> int:
         """Make an order durable; return its revision (SEM 19).
 
-        With `only_repeat` a new order is refused with `VersionConflict`, but a request that was
+        Raises `ProjectEnded` for a new order to a project that has ended; a request that was
         answered before still gets its first answer.
         """
         mutation = mutation_pb2.Mutation()
@@ -95,7 +89,6 @@ class StateClient:
             mutations=[mutation],
             request_id=request_id,
             actor=command.actor,
-            expected_revision=_IMPOSSIBLE_REVISION if only_repeat else None,
         )
         response = await translated(self._stub.CommitBatch(request, timeout=CALL_TIMEOUT))
         return response.revision

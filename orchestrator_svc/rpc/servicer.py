@@ -15,9 +15,7 @@ from orchestrator_svc.engine.supervisor import Supervisor
 from orchestrator_svc.errors import (
     InvalidRequest,
     ProfileNotFound,
-    ProjectEnded,
     ServerDraining,
-    VersionConflict,
 )
 from orchestrator_svc.graph.plan import MAX_GOAL_CHARS, MIN_GOAL_CHARS
 from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES
@@ -91,15 +89,9 @@ class OrchestratorServicer:
             actor=request.actor,
             message=request.reason,
         )
-        project = await self._client.get_project(request.project_id)
-        state = read_project_state(project.state)
-        ended = state in TERMINAL_PROJECT_STATES
-        try:
-            revision = await self._client.give_command(
-                request.project_id, command, request_id=request.request_id, only_repeat=ended
-            )
-        except VersionConflict as error:
-            raise ProjectEnded(project_id=request.project_id, state=state) from error
+        revision = await self._client.give_command(
+            request.project_id, command, request_id=request.request_id
+        )
         self._supervisor.take_up(request.project_id)
         return pb.CancelProjectResponse(command_id=command.command_id, revision=revision)
 

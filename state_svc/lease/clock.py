@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ramify.v1.project_pb2 import Project
-from state_svc.lease.table import LeaseTable
+from state_svc.lease.table import DEFAULT_TTL, LeaseTable
 
 
 def lease_now() -> float:
@@ -13,9 +13,16 @@ def lease_now() -> float:
     return time.monotonic()
 
 
+def lease_ttl(entity: Project) -> float:
+    """Return how long the lease of a project lasts, in seconds."""
+    lease = entity.lease
+    return lease.ttl.ToNanoseconds() / 1e9 if lease.HasField("ttl") else DEFAULT_TTL
+
+
 def lease_is_held(entity: Project, leases: LeaseTable) -> bool:
     """Whether somebody holds a lease on the project that has not run out."""
     lease = entity.lease
     if not lease.holder:
         return False
-    return not leases.expired(entity.project_uid, lease.lease_epoch, now=lease_now())
+    ttl = lease_ttl(entity)
+    return not leases.expired(entity.project_uid, lease.lease_epoch, ttl=ttl, now=lease_now())

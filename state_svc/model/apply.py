@@ -39,6 +39,7 @@ from state_svc.model.wire import (
 
 _INVALID = ErrorReason.ERROR_REASON_INVALID_MUTATION
 _ILLEGAL = ErrorReason.ERROR_REASON_ILLEGAL_TRANSITION
+_ENDED = ErrorReason.ERROR_REASON_PROJECT_ENDED
 _CONFLICT = ErrorReason.ERROR_REASON_VERSION_CONFLICT
 _PENDING = NodeState.NODE_STATE_PENDING
 #: An encoded node is written anew after so many appended patches, which bounds its size.
@@ -109,7 +110,9 @@ class _Application:
                 )
         if self._violations:
             violations = sorted(self._violations, key=lambda v: v.index)
-            raise BatchRejected(tuple(violations[: limits.MAX_VIOLATIONS]))
+            raise BatchRejected(
+                tuple(violations[: limits.MAX_VIOLATIONS]), project_id=self._project.project_id
+            )
         return Applied(
             revision=self._revision,
             micros=self._micros,
@@ -295,6 +298,10 @@ class _Application:
                 raise Problem(_INVALID, "command.command_id", f"{command_id!r} is not a valid id")
             if before is not None:
                 raise Problem(_INVALID, "command.command_id", f"{command_id} exists already")
+            state = (self._entity or self._project.entity).state
+            if state in transitions.PROJECT.terminal:
+                name = transitions.PROJECT.names[state]
+                raise Problem(_ENDED, "command.create", f"the project is {name}")
             after.CopyFrom(mutation.create)
             found = validate.first_problem(after, validate.COMMAND_FIELDS)
             if found is not None or not after.type:

@@ -22,14 +22,16 @@ def create_project(entity: Project, *, micros: int, actor: str) -> Applied:
 
 
 def change_lease(
-    project: LiveProject, holder: str, epoch: int, *, micros: int, actor: str
+    project: LiveProject, holder: str, epoch: int, *, micros: int, actor: str, ttl: float = 0.0
 ) -> Applied:
-    """Return the revision that grants a lease, or (empty holder) releases it."""
+    """Return the revision that grants a lease of `ttl` seconds, or (empty holder) releases it."""
     before = project.entity
     micros = max(micros, project.micros)
     patch = ProjectPatch()
     patch.lease.holder = holder
     patch.lease.lease_epoch = epoch
+    if ttl:
+        patch.lease.ttl.FromNanoseconds(int(ttl * 1e9))
     after = Project()
     after.CopyFrom(before)
     after.lease.CopyFrom(patch.lease)

@@ -14,7 +14,7 @@ from ramify.v1.state_service_pb2 import (
     RenewLeasesResponse,
 )
 from state_svc.errors import InvalidRequest, LeaseHeld, ProjectNotFound
-from state_svc.lease.clock import lease_is_held, lease_now
+from state_svc.lease.clock import lease_is_held, lease_now, lease_ttl
 from state_svc.lease.table import DEFAULT_TTL, MAX_TTL, MIN_TTL
 from state_svc.model.entity import change_lease
 from state_svc.model.ids import is_producer_id
@@ -40,22 +40,23 @@ class LeaseRpcs:
             raise InvalidRequest(field="ttl", problem=f"is {ttl} s, allowed are 1 to 60 s")
         project = await service.live(request.project_id)
         lease = project.entity.lease
-        if lease.holder == request.holder:
-            epoch = lease.lease_epoch
-            await service.committer.settled(project)
-            service.leases.grant(project.uid, epoch, ttl=ttl, now=lease_now())
-        else:
+        epoch = lease.lease_epoch
+        mine = lease.holder == request.holder
+        if not mine:
             if lease_is_held(project.entity, service.leases):
                 raise LeaseHeld(project_id=project.project_id, holder=lease.holder)
-            service.leases.end(project.uid, lease.lease_epoch)
-            epoch = lease.lease_epoch + 1
-            # From here on a batch of the former holder is refused.
-            service.leases.grant(project.uid, epoch, ttl=ttl, now=lease_now())
+            service.leases.end(project.uid, epoch)
+            epoch += 1
+        # From here on a batch of a former holder is refused.
+        service.leases.renew(project.uid, epoch, ttl=ttl, now=lease_now())
+        if mine and lease_ttl(project.entity) == ttl:
+            await service.committer.settled(project)
+        else:
             applied = change_lease(
-                project, request.holder, epoch, micros=now_micros(), actor=request.holder
+                project, request.holder, epoch, ttl=ttl, micros=now_micros(), actor=request.holder
             )
             await service.commit(project, applied, size=request.ByteSize())
-            service.leases.renew(project.uid, epoch, now=lease_now())
+            service.leases.renew(project.uid, epoch, ttl=ttl, now=lease_now())
         return AcquireLeaseResponse(
             lease_epoch=epoch, revision=project.view.revision, ttl=_duration(ttl)
         )
@@ -75,7 +76,8 @@ class LeaseRpcs:
                 continue
             lease = project.entity.lease
             if (lease.holder, lease.lease_epoch) == (request.holder, held.lease_epoch):
-                service.leases.renew(project.uid, held.lease_epoch, now=now)
+                ttl = lease_ttl(project.entity)
+                service.leases.renew(project.uid, held.lease_epoch, ttl=ttl, now=now)
             else:
                 lost.append(held)
         return RenewLeasesResponse(lost=lost)
