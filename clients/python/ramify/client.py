@@ -1,10 +1,11 @@
 """The asynchronous client of both services."""
 
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
+import grpc.aio
 from google.protobuf.struct_pb2 import Value
 
 from ramify.addresses import orchestrator_address, state_address
@@ -12,7 +13,9 @@ from ramify.calls import CallPolicy, call
 from ramify.channel import open_channel
 from ramify.cursor import WatchCursor, WatchStart
 from ramify.events import WatchEvent
+from ramify.rpc_errors import error_from_rpc
 from ramify.states import TERMINAL_PROJECT_STATES
+from ramify.transfer import import_requests, parts
 from ramify.v1 import orchestrator_service_pb2 as orchestrator_pb2
 from ramify.v1 import state_service_pb2 as state_pb2
 from ramify.v1.mutation_pb2 import Mutation
@@ -345,6 +348,33 @@ class AsyncClient:
         method = self._state.FlushProject
         response = await call(method, request, address=self.state_address, policy=self._policy)
         return response.revision
+
+    # -- files ---------------------------------------------------------------
+
+    def backup(self) -> AsyncGenerator[state_pb2.BackupResponse, None]:
+        """Yield the parts of a backup of the whole store; their `data`, joined, is the file."""
+        return parts(self._state.Backup(state_pb2.BackupRequest()), self.state_address)
+
+    def export_project(
+        self, project_id: str
+    ) -> AsyncGenerator[state_pb2.ExportProjectResponse, None]:
+        """Yield the parts of a project with its history; their `data`, joined, is the file."""
+        request = state_pb2.ExportProjectRequest(project_id=project_id)
+        return parts(self._state.ExportProject(request), self.state_address)
+
+    async def import_project(
+        self, data: Iterable[bytes], *, project_id: str = "", request_id: str = ""
+    ) -> Project:
+        """Make a new project from the pieces of an exported one; return it.
+
+        It keeps its id unless another is given. Raises `DamagedFileError`; then nothing was
+        stored. Not repeated on failures: the pieces may be gone.
+        """
+        requests = import_requests(data, project_id, request_id or new_request_id())
+        try:
+            return (await self._state.ImportProject(requests)).project
+        except grpc.aio.AioRpcError as failure:
+            raise error_from_rpc(failure, self.state_address) from failure
 
 
 def new_request_id() -> str:

@@ -10,7 +10,22 @@ from typing import Annotated
 
 import typer
 
-from ramify.cli import cancel, compact, delete, diff, fork, ls, run, show, stats, up, watch
+from ramify.cli import (
+    backup,
+    cancel,
+    compact,
+    delete,
+    diff,
+    export,
+    fork,
+    imports,
+    ls,
+    run,
+    show,
+    stats,
+    up,
+    watch,
+)
 from ramify.cli.exits import CliError, ExitCode
 
 EPILOG = """\b
@@ -66,6 +81,9 @@ app.command("fork")(fork.fork)
 app.command("compact")(compact.compact)
 app.command("delete")(delete.delete)
 app.command("stats")(stats.stats)
+app.command("backup")(backup.backup)
+app.command("export")(export.export)
+app.command("import")(imports.import_)
 
 
 def main() -> None:
