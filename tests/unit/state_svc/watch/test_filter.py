@@ -1,0 +1,195 @@
+"""A filtered watch shows what comes into its view and what leaves it (SEM 31)."""
+
+from __future__ import annotations
+
+from ramify.v1.mutation_pb2 import Change, Delta, Mutation, Removal
+from ramify.v1.node_pb2 import NodeState, TaskType
+from ramify.v1.state_service_pb2 import EntityKind, WatchFilter
+from state_svc.model.node import NodeSpec
+from state_svc.model.project import LiveProject
+from state_svc.watch.filter import ViewFilter
+from tests.support.live import live_project, node, write
+from tests.support.mutations import (
+    CANCELLED,
+    READY,
+    RUNNING,
+    change_project,
+    create,
+    delete,
+    order_cancel,
+    patch,
+)
+
+_NODE = EntityKind.ENTITY_KIND_NODE
+_PROJECT = EntityKind.ENTITY_KIND_PROJECT
+_COMMAND = EntityKind.ENTITY_KIND_COMMAND
+_RUNNING = WatchFilter(states=[NodeState.NODE_STATE_RUNNING])
+
+
+def _shown(request: WatchFilter, project: LiveProject, *mutations: Mutation) -> Delta:
+    """Return what a filter shows of a batch."""
+    gone = {n.spec.node_id: n.spec for n in project.view.nodes.values()}
+    applied = write(project, *mutations)
+
+    def find(node_id: str) -> NodeSpec | None:
+        live = project.view.nodes.get(node_id)
+        return gone.get(node_id) if live is None else live.spec
+
+    body = ViewFilter(request).project_changes(
+        [applied.info], applied.changes(), applied.images, find
+    )
+    return Delta.FromString(body)
+
+
+def _one(delta: Delta) -> Change:
+    assert len(delta.changes) == len(delta.revisions) == 1
+    return delta.changes[0]
+
+
+def _tree() -> LiveProject:
+    return live_project(
+        create("root"),
+        create("left", "root", 1),
+        create("right", "root", 1, task_type=TaskType.TASK_TYPE_WRITE),
+        create("deep", "left", 2),
+        create("deeper", "deep", 3),
+    )
+
+
+def _selected(request: WatchFilter, project: LiveProject) -> list[str]:
+    nodes = project.view.nodes
+
+    def find(node_id: str) -> NodeSpec | None:
+        live = nodes.get(node_id)
+        return None if live is None else live.spec
+
+    found = ViewFilter(request).select(nodes.values(), find)
+    return [live.spec.node_id for live in found]
+
+
+# Selection
+
+
+def test_an_empty_filter_shows_all_nodes_and_the_project_but_no_commands() -> None:
+    project = _tree()
+    assert _selected(WatchFilter(), project) == ["root", "left", "right", "deep", "deeper"]
+    view = ViewFilter(WatchFilter())
+    assert (view.is_default, view.shows_project, view.shows_commands) == (True, True, False)
+    delta = _shown(
+        WatchFilter(), project, order_cancel("c"), change_project(root_node_id="root"), create("n")
+    )
+    assert [c.WhichOneof("entity") for c in delta.changes] == ["project", "node"]
+
+
+def test_a_subtree_is_its_root_and_everything_below() -> None:
+    project = _tree()
+    assert _selected(WatchFilter(subtree_root_node_id="left"), project) == [
+        "left",
+        "deep",
+        "deeper",
+    ]
+    assert _selected(WatchFilter(subtree_root_node_id="none"), project) == []
+
+
+def test_a_depth_counts_from_the_subtree_or_from_the_project() -> None:
+    project = _tree()
+    assert _selected(WatchFilter(max_depth=0), project) == ["root"]
+    assert _selected(WatchFilter(max_depth=1), project) == ["root", "left", "right"]
+    below = WatchFilter(subtree_root_node_id="left", max_depth=1)
+    assert _selected(below, project) == ["left", "deep"]
+
+
+def test_criteria_hold_together_and_their_values_are_alternatives() -> None:
+    project = _tree()
+    write(project, patch("left", agent_name="a"), patch("right", agent_name="b", state=READY))
+    assert _selected(WatchFilter(agent_names=["a", "b"]), project) == ["left", "right"]
+    both = WatchFilter(agent_names=["a", "b"], states=[READY])
+    assert _selected(both, project) == ["right"]
+    assert _selected(WatchFilter(task_types=[TaskType.TASK_TYPE_WRITE]), project) == ["right"]
+
+
+def test_kinds_that_are_asked_for_are_the_only_ones_shown() -> None:
+    project = _tree()
+    assert _selected(WatchFilter(kinds=[_PROJECT]), project) == []
+    for kinds, expected in (
+        ([_COMMAND], ["command"]),
+        ([_PROJECT, _COMMAND], ["command", "project"]),
+        ([_NODE], ["node"]),
+    ):
+        delta = _shown(
+            WatchFilter(kinds=kinds),
+            _tree(),
+            order_cancel("c"),
+            change_project(root_node_id="root"),
+            create("n"),
+        )
+        assert [c.WhichOneof("entity") for c in delta.changes] == expected
+
+
+def test_equal_filters_share_their_messages() -> None:
+    first = ViewFilter(WatchFilter(states=[1, 2], agent_names=["a"]))  # type: ignore[list-item]
+    again = ViewFilter(WatchFilter(agent_names=["a"], states=[1, 2]))  # type: ignore[list-item]
+    other = ViewFilter(WatchFilter(states=[1, 2]))  # type: ignore[list-item]
+    assert first.key == again.key != other.key
+
+
+# Changes
+
+
+def test_a_node_that_enters_the_view_is_sent_whole() -> None:
+    project = _tree()
+    write(project, patch("left", state=READY, waiting_on="x"))
+    change = _one(_shown(_RUNNING, project, patch("left", state=RUNNING)))
+    assert change.node.node == node(project, "left")
+    assert (change.node.version, change.node.previous_state) == (3, READY)
+
+
+def test_a_node_that_stays_in_the_view_is_sent_as_its_change() -> None:
+    project = _tree()
+    write(project, patch("left", state=RUNNING))
+    change = _one(_shown(_RUNNING, project, patch("left", waiting_on="x")))
+    assert change.node.patch.waiting_on == "x"
+
+
+def test_a_node_that_leaves_the_view_is_removed_and_said_to_have_left() -> None:
+    project = _tree()
+    write(project, patch("left", state=RUNNING, agent_name="a"))
+    change = _one(_shown(_RUNNING, project, patch("left", state=CANCELLED)))
+    assert change.node.removal == Removal.REMOVAL_LEFT
+    assert (change.node.node_id, change.node.version) == ("left", 3)
+    assert (change.node.previous_state, change.node.previous_agent_name) == (RUNNING, "a")
+
+
+def test_a_node_that_is_deleted_is_said_to_be_deleted() -> None:
+    project = _tree()
+    subtree = WatchFilter(subtree_root_node_id="left")
+    change = _one(_shown(subtree, project, delete("deeper")))
+    assert change.node.removal == Removal.REMOVAL_DELETED
+
+
+def test_a_whole_branch_deleted_in_one_batch_is_shown_to_its_watchers() -> None:
+    project = _tree()
+    subtree = WatchFilter(subtree_root_node_id="left")
+    delta = _shown(subtree, project, delete("deeper"), delete("deep"), delete("left"))
+    assert [c.node.node_id for c in delta.changes] == ["deeper", "deep", "left"]
+
+
+def test_what_is_outside_before_and_after_is_not_sent_and_its_revision_folds() -> None:
+    project = _tree()
+    delta = _shown(_RUNNING, project, patch("left", state=READY), create("new"), delete("right"))
+    assert delta == Delta()
+
+
+def test_a_revision_shows_only_the_changes_that_match_at_their_own_place() -> None:
+    project = _tree()
+    delta = _shown(
+        _RUNNING, project, patch("left", state=READY), patch("right", state=RUNNING), create("new")
+    )
+    assert (_one(delta).index, _one(delta).node.node_id) == (1, "right")
+    assert delta.revisions[0].revision == 3
+
+
+def test_a_node_may_enter_and_leave_in_one_batch() -> None:
+    project = _tree()
+    delta = _shown(_RUNNING, project, patch("left", state=RUNNING), patch("left", state=CANCELLED))
+    assert [c.node.WhichOneof("effect") for c in delta.changes] == ["node", "removal"]
