@@ -68,12 +68,15 @@ def restore(backup: Path, directory: Path) -> int:
 
 
 def _summary(report: Report) -> str:
-    count = len(report.problems)
     return (
-        f"{report.projects:,} projects, {report.revisions:,} revisions in"
-        f" {report.segments:,} segments, {report.snapshots:,} snapshots, {report.nodes:,} nodes:"
-        f" {'no problem' if not count else '1 problem' if count == 1 else f'{count:,} problems'}"
+        f"{_count(report.projects, 'project')}, {_count(report.revisions, 'revision')} in"
+        f" {_count(report.segments, 'segment')}, {_count(report.snapshots, 'snapshot')},"
+        f" {_count(report.nodes, 'node')}: {_count(len(report.problems), 'problem')}"
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}" if number else f"no {noun}"
 
 
 def _parser() -> argparse.ArgumentParser:
