@@ -45,7 +45,7 @@ class ProjectRegistry:
 
     async def open(self) -> None:
         """Read what the store has; projects themselves are loaded later."""
-        for uid in await self._store.list_unfinished():  # an import that was cut off half-way
+        for uid in await self._store.list_unfinished():  # a fork or import that was cut off
             await self._store.drop_unfinished(uid)
         for head in await self._store.list_projects():
             entry = _Entry(head.record, head.revision, head.compacted, head.deleted)
@@ -55,9 +55,9 @@ class ProjectRegistry:
                 except CorruptRecord as error:  # of this project alone: the others are served
                     _log.error("project cannot be read", extra={"fields": error.fields})
                     entry.damage = error
-                if not head.revision and entry.damage is None:  # a fork that was cut off half-way
-                    await self._store.delete_project(head.record.project_uid)
-                    entry.deleted = True
+                if not head.revision and entry.damage is None:
+                    uid = head.record.project_uid
+                    entry.damage = CorruptRecord(project_uid=uid, problem="it has no revisions")
             self._entries[head.record.project_id] = entry
 
     def loaded(self, project_id: str) -> LiveProject | None:

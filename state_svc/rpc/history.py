@@ -18,9 +18,9 @@ from ramify.v1.state_service_pb2 import (
     ForkProjectResponse,
     WatchEndReason,
 )
-from state_svc.codec.project import encode_project
 from state_svc.codec.snapshot import SnapshotRecord, encode_snapshot, freeze
 from state_svc.errors import InvalidRequest, ProjectActive, ProjectExists, RevisionAhead
+from state_svc.history.newcomer import store_newcomer
 from state_svc.history.past import differing, fork_view, node_diff
 from state_svc.lease.clock import lease_is_held
 from state_svc.model import transitions
@@ -29,7 +29,7 @@ from state_svc.model.project import LiveProject
 from state_svc.rpc.convert import page_size
 from state_svc.rpc.once import once
 from state_svc.service import Service, new_id, now_micros
-from state_svc.store.base import Commit, RequestRecord
+from state_svc.store.base import RequestRecord
 
 _MAX_PAGE_BYTES = 2 << 20
 
@@ -91,19 +91,15 @@ class HistoryRpcs:
         return ForkProjectResponse(project=project.view.to_project())
 
     async def _store_fork(self, fork: LiveProject, request: RequestRecord) -> None:
-        """Store a project as a snapshot; it exists once the last chunk is durable."""
+        """Store a project as a snapshot at its revision 1."""
         service = self._service
-        with service.projects.reserved(fork.project_id):
-            await service.store.commit(Commit(projects=[encode_project(fork.view.entity)]))
-            await service.store.compact(fork.uid, fork.view.compacted)
+
+        async def write() -> None:
             records = encode_snapshot(freeze(fork))
             while (record := await asyncio.to_thread(_next, records)) is not None:
-                if not record.last:
-                    await service.store.put_snapshot_chunk(record)
-                    continue
-                requests = [request] if request.request_id else []
-                await service.store.commit(Commit(snapshots=[record], requests=requests))
-        service.projects.add(fork)
+                await service.store.put_snapshot_chunk(record)
+
+        await store_newcomer(service.store, service.projects, fork, request, write)
 
     async def compact_project(self, request: CompactProjectRequest) -> CompactProjectResponse:
         """Drop segments up to the newest snapshot that is not after the revision asked for."""

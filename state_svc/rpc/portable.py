@@ -17,7 +17,6 @@ from ramify.v1.state_service_pb2 import (
 from state_svc.admin.arrival import ProjectFile, records_of, settle, verify
 from state_svc.admin.export import ExportSource, write_project
 from state_svc.admin.identity import Identity
-from state_svc.codec.project import encode_project
 from state_svc.codec.segment import SegmentRecord, encode_segment
 from state_svc.codec.snapshot import SnapshotRecord
 from state_svc.errors import (
@@ -25,10 +24,10 @@ from state_svc.errors import (
     InvalidRequest,
     Overloaded,
     ProjectExists,
-    RamifyError,
     RevisionCompacted,
     StoreUnavailable,
 )
+from state_svc.history.newcomer import store_newcomer
 from state_svc.model.ids import is_project_id
 from state_svc.model.project import LiveProject
 from state_svc.rpc.once import once
@@ -147,7 +146,7 @@ class PortableRpcs:
         if project_id in service.projects:
             raise ProjectExists(project_id=project_id)
         identity = Identity(uuid.uuid4().hex, project_id)
-        view, compacted = found.view, found.view.compacted
+        view = found.view
         identity.entity(view.entity)
         arrival = settle(view, micros=now_micros(), actor="import")
         if arrival is not None:
@@ -156,26 +155,14 @@ class PortableRpcs:
         record = RequestRecord(
             "ImportProject", first.request_id, project_id, view.revision, now_micros()
         )
-        failure: RamifyError | None = None
-        with service.projects.reserved(project_id):
-            try:
-                await service.store.begin_project(encode_project(view.entity), compacted)
-                await self._store_records(file, identity)
-                if arrival is not None:
-                    segment = encode_segment(project.uid, [arrival], _THRESHOLD).record
-                    await service.store.commit(Commit(segments=[segment]))
-                await service.store.finish_project(
-                    project.uid, [record] if record.request_id else []
-                )
-            except RamifyError as error:
-                # If it is not unfinished, the last step took effect after all.
-                if await service.store.drop_unfinished(project.uid) or not await self._exists(
-                    project.uid
-                ):
-                    failure = error
-        if failure is not None:
-            raise failure
-        service.projects.add(project)
+
+        async def write() -> None:
+            await self._store_records(file, identity)
+            if arrival is not None:
+                segment = encode_segment(project.uid, [arrival], _THRESHOLD).record
+                await service.store.commit(Commit(segments=[segment]))
+
+        await store_newcomer(service.store, service.projects, project, record, write)
         return record
 
     async def _store_records(self, file: BinaryIO, identity: Identity) -> None:
@@ -195,12 +182,6 @@ class PortableRpcs:
                 run, size = [], 0
         if run:
             await store.commit(Commit(segments=run))
-
-    async def _exists(self, project_uid: str) -> bool:
-        return any(
-            head.record.project_uid == project_uid
-            for head in await self._service.store.list_projects()
-        )
 
     def _open_scratch(self) -> BinaryIO:
         """Open a file that goes away when it is closed, however that happens."""
