@@ -5,6 +5,7 @@ Pure: reads a `LiveProject`, changes nothing, returns `Applied`. The rules are S
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from ramify.v1.command_pb2 import Command, CommandState
@@ -85,6 +86,8 @@ class _Application:
         self._images: list[tuple[LiveNode | None, LiveNode | None]] = []
         self._violations: list[Violation] = []
         self._created: list[Created] = []
+        #: How many nodes name each as parent or dependency; counted at the first deletion.
+        self._references: Counter[str] | None = None
         self._info = RevisionInfo(revision=self._revision, actor=actor, traceparent=traceparent)
         set_micros(self._info.commit_time, micros)
         self._parts = [bytes_field(Delta.REVISIONS_FIELD_NUMBER, self._info.SerializeToString())]
@@ -205,6 +208,8 @@ class _Application:
         live = live_from_message(node, version=1, revision=self._revision, micros=self._micros)
         self._nodes[node_id] = live
         self._images.append((None, live))
+        if self._references is not None:
+            self._references.update(_named_by(live))
         self._created.append(Created(index, live, tuple(node.depends_on)))
 
     def _patch_node(self, index: int, live: LiveNode, request: NodePatch, effect: bytes) -> None:
@@ -238,12 +243,13 @@ class _Application:
     def _delete_node(self, index: int, live: LiveNode) -> None:
         node_id = live.spec.node_id
         touched = self._nodes
-        others = (n for n in self._project.all_nodes() if n.spec.node_id not in touched)
-        for other in [*others, *(n for n in touched.values() if n is not None)]:
-            if other.spec.parent == node_id:
-                raise Problem(_INVALID, "node.delete", f"{node_id} has children")
-            if node_id in Node.FromString(other.data).depends_on:
-                raise Problem(_INVALID, "node.delete", f"{other.spec.node_id} depends on {node_id}")
+        if self._references is None:
+            others = [n for n in self._project.all_nodes() if n.spec.node_id not in touched]
+            others.extend(node for node in touched.values() if node is not None)
+            self._references = Counter(name for node in others for name in _named_by(node))
+        if self._references[node_id]:
+            raise Problem(_INVALID, "node.delete", f"{node_id} has children or dependants")
+        self._references.subtract(_named_by(live))
         change = Change(revision=self._revision, index=index)
         change.node.node_id = node_id
         change.node.version = live.version + 1
@@ -331,3 +337,9 @@ class _Application:
         self._parts.append(message_change(change))
         self._commands[command_id] = after
         self._images.append((None, None))
+
+
+def _named_by(node: LiveNode) -> list[str]:
+    """Return the parent and the dependencies of a node."""
+    parent = node.spec.parent
+    return [*Node.FromString(node.data).depends_on, *([parent] if parent else [])]

@@ -42,6 +42,7 @@ class ProjectRpcs:
         service.check_open()
 
         async def commit() -> RequestRecord:
+            await service.committer.room()
             project = await service.live(request.project_id)
             micros = now_micros()
             applied = admit(project, request, limits=service.limits, micros=micros)

@@ -69,12 +69,14 @@ class StreamSessions:
         """
         service = self._service
         producer_id, epoch = request.producer_id, request.epoch
-        if not epoch:
-            producer_id, epoch = producer_id or new_id("ephemeral"), 1
-            if producer_id in service.producers:
+        # An id that is made here is nobody else's, so there is nothing to fence.
+        assigned = not epoch
+        if assigned:
+            if producer_id:
                 raise InvalidRequest(
-                    field="open.epoch", problem="a known producer must name its epoch"
+                    field="open.epoch", problem="a producer with an id must name its epoch"
                 )
+            producer_id, epoch = new_id("ephemeral"), 1
         if not is_producer_id(producer_id):
             raise InvalidRequest(field="open.producer_id", problem="is not a valid producer id")
         if epoch > _MAX_EPOCH:
@@ -83,7 +85,7 @@ class StreamSessions:
         if epoch < current:
             raise ProducerFenced(producer_id=producer_id, current_epoch=current)
         session.producer_id, session.epoch = producer_id, epoch
-        if epoch > current:
+        if epoch > current and not assigned:
             service.producers[producer_id] = epoch
             for older in list(self._sessions.get(producer_id, ())):
                 older.fence(epoch)

@@ -398,7 +398,7 @@ class SqliteStore:
             db.execute("COMMIT")
         for (store_id,) in db.execute("SELECT value FROM meta WHERE key = 'store_id'"):
             return str(store_id)
-        raise CorruptRecord(path=self._path, problem="the store has no id")
+        raise CorruptRecord(file=self._path.name, problem="the store has no id")
 
     def _last_commit_id(self) -> int:
         query = "SELECT commit_id FROM segments ORDER BY segment_key DESC LIMIT 1"
@@ -448,11 +448,11 @@ class SqliteStore:
                 return work()
             # An SQLError too: our statements are constant, so it is the schema that is damaged.
             except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError) as error:
-                raise CorruptRecord(path=self._path, problem=str(error)) from error
+                raise CorruptRecord(file=self._path.name, problem=str(error)) from error
             except (TypeError, ValueError) as error:  # NULL or text where the schema has neither
-                raise CorruptRecord(path=self._path, problem=str(error)) from error
+                raise CorruptRecord(file=self._path.name, problem=str(error)) from error
             except (apsw.Error, OSError) as error:
-                raise StoreUnavailable(path=self._path, problem=str(error)) from error
+                raise StoreUnavailable(file=self._path.name, problem=str(error)) from error
 
         return await asyncio.get_running_loop().run_in_executor(threads, run)
 

@@ -150,10 +150,10 @@ class OpenStream(_message.Message):
     PRODUCER_ID_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     producer_id: _builtins.str
-    """Id of the producer, `[A-Za-z0-9._~/-]{1,128}`; may be empty with `epoch` 0."""
+    """Id of the producer, `[A-Za-z0-9._~/-]{1,128}`; empty with `epoch` 0, and only then."""
     epoch: _builtins.int
     """Generation of the producer. A higher one fences the lower, for ever and in every project.
-    0 asks the server for an ephemeral producer.
+    0 asks the server for an ephemeral producer, whose id comes with `welcome`.
     """
     def __init__(
         self,
