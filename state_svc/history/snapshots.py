@@ -5,6 +5,8 @@ project, but not before the segments since the last one have half its size: so a
 that changes little does not write itself again and again. Its chunks are written one by one
 between commits, so a large one delays no commit for long. If the process dies half-way, the
 incomplete snapshot is not found and nothing is lost.
+
+The same task compacts, so that no snapshot is dropped while a history is cut down to it.
 """
 
 from __future__ import annotations
@@ -25,6 +27,15 @@ _log = logging.getLogger(__name__)
 KEPT = 4  #: newest snapshots of a project; older ones are dropped, save where history begins
 
 
+@dataclass(frozen=True, slots=True)
+class _Compaction:
+    """An order to drop the history of a project up to a revision."""
+
+    project: LiveProject
+    wanted: int
+    done: asyncio.Future[int]
+
+
 @dataclass(slots=True)
 class _Growth:
     """What a project has gained since its last snapshot, and how large that one was."""
@@ -42,7 +53,7 @@ class Snapshotter:
         self._revisions = revisions
         self._size = size
         self._growth: dict[str, _Growth] = {}
-        self._due: asyncio.Queue[LiveProject] = asyncio.Queue()
+        self._due: asyncio.Queue[LiveProject | _Compaction] = asyncio.Queue()
 
     def grew(self, project: LiveProject, revisions: int, size: int) -> None:
         """Note a durable commit: its revisions and the stored bytes of its segment."""
@@ -56,16 +67,45 @@ class Snapshotter:
             growth.revisions = growth.size = 0
             self._due.put_nowait(project)
 
+    async def compact(self, project: LiveProject, wanted: int) -> int:
+        """Drop history up to the newest snapshot that is not after `wanted`; return where.
+
+        If `wanted` is the head, a snapshot is taken there first. Raises `StoreUnavailable` or
+        `CorruptRecord`.
+        """
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._due.put_nowait(_Compaction(project, wanted, done))
+        return await done
+
     async def run(self) -> None:
-        """Take snapshots as they become due, for ever."""
+        """Take snapshots as they become due and compact when asked, for ever."""
         while True:
-            project = await self._due.get()
+            due = await self._due.get()
             try:
-                await self.take(project)
+                if isinstance(due, LiveProject):
+                    await self.take(due)
+                    continue
+                compacted = await self._compact(due.project, due.wanted)
             except (StoreUnavailable, CorruptRecord) as error:
-                # Nothing depends on it: the segments are all there, and the next one is due soon.
-                fields = {"project_id": project.project_id, "error": error.message}
-                _log.warning("snapshot failed", extra={"fields": fields})
+                if isinstance(due, LiveProject):
+                    # Nothing depends on it: the segments are there, and the next is due soon.
+                    fields = {"project_id": due.project_id, "error": error.message}
+                    _log.warning("snapshot failed", extra={"fields": fields})
+                elif not due.done.done():
+                    due.done.set_exception(error)
+            else:
+                if not due.done.done():
+                    due.done.set_result(compacted)
+
+    async def _compact(self, project: LiveProject, wanted: int) -> int:
+        snapshots = [r for r in await self._store.list_snapshots(project.uid) if r <= wanted]
+        if wanted == project.view.revision and wanted not in snapshots:
+            snapshots.append(await self.take(project))
+        compacted = max([project.view.compacted, *snapshots])
+        if compacted > project.view.compacted:
+            await self._store.compact(project.uid, compacted)
+            project.view.compacted = compacted
+        return compacted
 
     async def take(self, project: LiveProject) -> int:
         """Write a snapshot of the project as it is now; return its revision."""

@@ -110,13 +110,7 @@ class HistoryRpcs:
         wanted = request.revision or head
         if wanted > head:
             raise RevisionAhead(revision=wanted, head_revision=head)
-        snapshots = [r for r in await service.store.list_snapshots(project.uid) if r <= wanted]
-        if wanted == head and head not in snapshots:
-            snapshots.append(await service.snapshots.take(project))
-        compacted = max([project.view.compacted, *snapshots])
-        if compacted > project.view.compacted:
-            await service.store.compact(project.uid, compacted)
-            project.view.compacted = compacted
+        compacted = await service.snapshots.compact(project, wanted)
         return CompactProjectResponse(compacted_revision=compacted)
 
     async def delete_project(self, request: DeleteProjectRequest) -> DeleteProjectResponse:
