@@ -145,12 +145,14 @@ class _Application:
 
     def _apply_node(self, index: int, mutation: NodeMutation) -> None:
         node_id = mutation.node_id
-        effect = mutation.patch.SerializeToString()
+        request = mutation.patch
+        effect = request.SerializeToString()
         kind = "patch" if effect else mutation.WhichOneof("change")
         if kind == "create":
             self._create_node(index, node_id, mutation.create)
             return
-        live = self._node(node_id)
+        touched = self._nodes
+        live = touched[node_id] if node_id in touched else self._project.node(node_id)
         if live is None:
             raise Problem(_INVALID, "node.node_id", f"there is no node {node_id!r}")
         if mutation.HasField("expected_version") and mutation.expected_version != live.version:
@@ -167,7 +169,7 @@ class _Application:
                 f"{node_id} is {transitions.NODE.names[live.state]}",
             )
         if kind == "patch":
-            self._patch_node(index, live, mutation.patch, effect)
+            self._patch_node(index, live, request, effect)
         elif kind == "delete":
             self._delete_node(index, live)
         else:

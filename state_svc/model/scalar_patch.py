@@ -19,19 +19,19 @@ def _tag(name: str, wire_type: int) -> int:
     return NodePatch.DESCRIPTOR.fields_by_name[name].number << 3 | wire_type
 
 
-_STATE = _tag("state", _VARINT)
-_ATTEMPT = _tag("attempt", _VARINT)
 _AGENT = _tag("agent_name", _BYTES)
-_RETRIES = _tag("retry_count", _VARINT)
-
-#: Most bytes of a string field; a string is never longer in characters than in bytes.
-_STRINGS = {
+_STATE_RULE, _ATTEMPT_RULE, _COUNT_RULE = -2, -1, 0
+#: What to do with a field, by its tag; above 0: a string of at most so many bytes, which is
+#: never longer in characters than in bytes.
+_RULES = {
+    _tag("state", _VARINT): _STATE_RULE,
+    _tag("attempt", _VARINT): _ATTEMPT_RULE,
+    _tag("retry_count", _VARINT): _COUNT_RULE,
     _AGENT: limits.MAX_NAME_CHARS,
     _tag("waiting_on", _BYTES): limits.MAX_NAME_CHARS,
     _tag("output_summary", _BYTES): limits.MAX_TEXT_CHARS,
 }
-
-_USUAL = frozenset({_STATE, _ATTEMPT, _RETRIES, *_STRINGS})
+_LEGAL = transitions.NODE.to
 
 
 def scan(live: LiveNode, patch: bytes) -> tuple[int, int, str] | None:
@@ -50,7 +50,8 @@ def scan(live: LiveNode, patch: bytes) -> tuple[int, int, str] | None:
         if tag & 0x80:
             tag = tag & 0x7F | patch[at] << 7
             at += 1
-        if tag not in _USUAL:
+        rule = _RULES.get(tag)
+        if rule is None:
             return None
         value = patch[at]
         at += 1
@@ -66,20 +67,20 @@ def scan(live: LiveNode, patch: bytes) -> tuple[int, int, str] | None:
                 shift += 7
         if not value:
             return None
-        if tag == _STATE:
-            if value not in transitions.NODE.to[live.state]:
-                return None
-            state = value
-        elif tag == _ATTEMPT:
-            if value != live.attempt + 1:
-                return None
-            attempt = value
-        elif tag in _STRINGS:
+        if rule > 0:
             at += value
-            if value > _STRINGS[tag] or patch[start:at] in data:
+            if value > rule or patch[start:at] in data:
                 return None
             if tag == _AGENT:
                 agent_name = patch[at - value : at].decode()
+        elif rule == _STATE_RULE:
+            if value not in _LEGAL[live.state]:
+                return None
+            state = value
+        elif rule == _ATTEMPT_RULE:
+            if value != live.attempt + 1:
+                return None
+            attempt = value
         elif patch[start:at] in data:
             return None
     return (state, attempt, agent_name) if end else None
