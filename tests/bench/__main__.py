@@ -12,7 +12,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import uvloop
 
-from tests.bench import orchestrator, state
+from tests.bench import echo, orchestrator, state
 from tests.bench.report import Report
 
 Scenario = Callable[[Report, float], Coroutine[None, None, None]]
@@ -25,6 +25,7 @@ def scenarios() -> dict[str, Scenario]:
         await state.fan_out(report, seconds, (1, 10, 100))
 
     return {
+        "echo": echo.frames,
         "throughput": state.throughput,
         "latency": state.ack_latency,
         "fanout": fan_out,
