@@ -71,7 +71,7 @@ def load(argv: list[str] | None = None, env: dict[str, str] | None = None) -> Se
             values[name.removeprefix(ENV_PREFIX).lower()] = text
     values.update({name: value for name, value in flags.items() if value is not None})
     try:
-        return Settings(**values)
+        return Settings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -83,9 +83,11 @@ def _read_file(path: str | None) -> dict[str, Any]:
         return {}
     try:
         document = yaml.safe_load(Path(path).read_text("utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InvalidConfig(file=path, problem=" ".join(str(error).split())) from error
-    section = (document or {}).get(SECTION) if isinstance(document or {}, dict) else None
+    if document is not None and not isinstance(document, dict):
+        raise InvalidConfig(file=path, problem="is not a mapping of sections")
+    section = (document or {}).get(SECTION)
     if section is not None and not isinstance(section, dict):
         raise InvalidConfig(file=path, key=SECTION, problem="is not a mapping")
     return dict(section or {})
