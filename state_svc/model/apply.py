@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ramify.v1.command_pb2 import Command, CommandState
+from ramify.v1.command_pb2 import Command, CommandPatch, CommandState
 from ramify.v1.error_pb2 import ErrorReason
 from ramify.v1.mutation_pb2 import (
     Change,
@@ -149,6 +149,9 @@ class _Application:
         effect = request.SerializeToString()
         kind = "patch" if effect else mutation.WhichOneof("change")
         if kind == "create":
+            for name in ("expected_version", "expected_state"):
+                if getattr(mutation, name):
+                    raise Problem(_CONFLICT, f"node.{name}", f"{node_id} does not exist yet")
             self._create_node(index, node_id, mutation.create)
             return
         touched = self._nodes
@@ -301,6 +304,7 @@ class _Application:
         kind = mutation.WhichOneof("change")
         before = self._commands.get(command_id) or self._project.command(command_id)
         after = Command()
+        changed: CommandPatch | None = None
         if kind == "create":
             if not is_id(command_id):
                 raise Problem(_INVALID, "command.command_id", f"{command_id!r} is not a valid id")
@@ -323,8 +327,8 @@ class _Application:
             if before is None:
                 raise Problem(_INVALID, "command.command_id", f"there is no {command_id!r}")
             after.CopyFrom(before)
-            patch.patch_command(after, mutation.patch)
-            if after == before:
+            changed = patch.patch_command(after, mutation.patch)
+            if changed is None:
                 return
             after.version += 1
         else:
@@ -332,10 +336,10 @@ class _Application:
         change = Change(revision=self._revision, index=index)
         change.command.command_id = command_id
         change.command.version = after.version
-        if kind == "create":
+        if changed is None:
             change.command.command.CopyFrom(after)
         else:
-            change.command.patch.CopyFrom(mutation.patch)
+            change.command.patch.CopyFrom(changed)
         self._parts.append(message_change(change))
         self._commands[command_id] = after
         self._images.append((None, None))

@@ -153,7 +153,8 @@ def _apply_rest(
     if kind is _Kind.UPSERTS:
         return _upsert_aux(node, changed, request)
     if kind is _Kind.REMOVALS:
-        gone = [key for key in value if key in node.aux_data and key not in request.aux_upserts]
+        keys = dict.fromkeys(value)
+        gone = [key for key in keys if key in node.aux_data and key not in request.aux_upserts]
         for key in gone:
             del node.aux_data[key]
         changed.aux_removals.extend(gone)
@@ -295,20 +296,25 @@ def replay_project(project: Project, effect: ProjectPatch) -> None:
             getattr(project, field.name).CopyFrom(value)
 
 
-def patch_command(command: Command, request: CommandPatch) -> None:
-    """Apply a producer's patch to `command` in place; raises `Problem`."""
+def patch_command(command: Command, request: CommandPatch) -> CommandPatch | None:
+    """Apply a producer's patch to `command` in place; return what changed, None if nothing.
+
+    Raises `Problem`.
+    """
+    changed = CommandPatch()
     if request.HasField("state") and request.state != command.state:
         if command.state != CommandState.COMMAND_STATE_OPEN:
             raise Problem(_ILLEGAL, "command.patch.state", "the command has its outcome already")
         if problem := validate.check_outcome(request.state):
             raise Problem(_INVALID, "command.patch.state", problem)
-        command.state = request.state
-    if request.HasField("message"):
+        command.state = changed.state = request.state
+    if request.HasField("message") and request.message != command.message:
         if len(request.message) > limits.MAX_TEXT_CHARS:
             raise Problem(
                 _INVALID, "command.patch.message", f"at most {limits.MAX_TEXT_CHARS} characters"
             )
-        command.message = request.message
+        command.message = changed.message = request.message
+    return changed if changed.ByteSize() else None
 
 
 def replay_command(command: Command, effect: CommandPatch) -> None:

@@ -88,7 +88,7 @@ def judge(position: ProducerPosition | None, epoch: int, sequence: int) -> Verdi
         return Verdict.FENCED
     if sequence == position.accepted + 1:
         return Verdict.ACCEPT
-    if sequence > position.accepted:
+    if sequence > position.accepted or not sequence:
         return Verdict.GAP
     return Verdict.REPEAT if sequence <= position.committed else Verdict.PENDING
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from google.protobuf.struct_pb2 import Value
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from ramify.v1.command_pb2 import CommandState, CommandType
 from ramify.v1.node_pb2 import ErrorClass, NodeError, NodeState, NodeType, TaskType
@@ -66,6 +68,12 @@ def _error(value: NodeError) -> str:
     return ""
 
 
+def _time(value: Timestamp) -> str:
+    if _FIRST_SECOND <= value.seconds <= _LAST_SECOND and 0 <= value.nanos < 1_000_000_000:
+        return ""
+    return "is not a time between the years 1 and 9999"
+
+
 def _id_list(value: list[str]) -> str:
     if len(value) > _MAX_CHILDREN:
         return f"has {len(value)} ids, at most {_MAX_CHILDREN} are allowed"
@@ -83,12 +91,27 @@ def check_values(value: Mapping[str, Value]) -> str:
     """Return what is wrong with a map of attributes or options."""
     if len(value) > limits.MAX_MAP_KEYS:
         return f"has {len(value)} keys, at most {limits.MAX_MAP_KEYS} are allowed"
-    size = sum(len(key) + item.ByteSize() for key, item in value.items())
+    size = sum(len(key.encode()) + item.ByteSize() for key, item in value.items())
     if size > limits.MAX_MAP_BYTES:
         return f"has {size} bytes, at most {limits.MAX_MAP_BYTES} are allowed"
-    if any(item.WhichOneof("kind") is None for item in value.values()):
-        return "has a key without a value; use null_value for null"
-    return ""
+    return next(filter(None, map(_value, value.values())), "")
+
+
+def _value(value: Value, depth: int = 0) -> str:
+    """Return why a value cannot be shown as JSON, or not by a reader whose nesting is limited."""
+    kind = value.WhichOneof("kind")
+    inner: Iterable[Value] = ()
+    if kind is None:
+        return "has a key or an item without a value; use null_value for null"
+    if kind == "number_value" and not math.isfinite(value.number_value):
+        return f"has the number {value.number_value}, which JSON does not know"
+    if kind == "struct_value":
+        inner = value.struct_value.fields.values()
+    elif kind == "list_value":
+        inner = value.list_value.values
+    if depth == limits.MAX_VALUE_DEPTH and inner:
+        return f"is nested more than {limits.MAX_VALUE_DEPTH} levels deep"
+    return next(filter(None, (_value(item, depth + 1) for item in inner)), "")
 
 
 def check_labels(value: Mapping[str, str]) -> str:
@@ -119,6 +142,7 @@ _SETTING_RANGES: dict[str, tuple[float, float]] = {
     "node_execution_timeout_seconds": (0.001, 86_400.0),
 }
 
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799  #: of `Timestamp`, since 1970
 _MAX_PAYLOAD = limits.Limits().max_payload_bytes
 _MAX_CHILDREN = limits.Limits().max_batch_mutations
 _goal_length = longest(limits.Limits().max_goal_chars)
@@ -135,6 +159,7 @@ NODE_FIELDS: dict[str, Check] = {
     "node_type": one_of(_NODE_TYPES),
     "depends_on": _dependencies,
     "state": one_of(_NODE_STATES),
+    "next_attempt_time": _time,
     "agent_name": _name,
     "result": _payload,
     "output_summary": _text,

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from google.protobuf.json_format import MessageToJson
 from google.protobuf.struct_pb2 import Value
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from ramify.v1.command_pb2 import Command, CommandPatch, CommandType
 from ramify.v1.mutation_pb2 import CommandMutation, Mutation
@@ -14,7 +16,7 @@ from ramify.v1.node_pb2 import ErrorClass, Node, NodeError, NodePatch, NodeType,
 from ramify.v1.payload_pb2 import Payload
 from ramify.v1.project_pb2 import ExecutionSettings, Project
 from state_svc.model import limits, validate
-from tests.support.live import INVALID, live_project, refusals, write
+from tests.support.live import INVALID, live_project, node, refusals, write
 from tests.support.mutations import change_project, create, order_cancel, patch
 
 _LIMITS = limits.Limits()
@@ -38,6 +40,24 @@ def _values_of_size(size: int) -> dict[str, Value]:
     value.string_value += "x" * (size - 1 - value.ByteSize())
     assert 1 + value.ByteSize() == size
     return {"k": value}
+
+
+#: Values that no JSON tool can show; they would break every such reader of the project.
+_NOT_JSON = [
+    Value(),
+    Value(number_value=float("nan")),
+    Value(number_value=float("inf")),
+    Value(number_value=float("-inf")),
+]
+_BIG = Value(string_value="x" * 10)
+
+
+def _nested(value: Value) -> Value:
+    """Return a value that holds another one deep inside."""
+    outer = Value()
+    outer.struct_value.fields["a"].list_value.values.append(Value(bool_value=True))
+    outer.struct_value.fields["a"].list_value.values.append(value)
+    return outer
 
 
 def _longest(most: int) -> tuple[str, str]:
@@ -76,6 +96,10 @@ _NODE: list[tuple[str, Any, Any]] = [
         ["a"] * (_LIMITS.max_batch_mutations + 1),
     ),
     ("planned_sub_task_ids", ["a" * 128], ["b", "a" * 129]),
+    ("next_attempt_time", Timestamp(seconds=253_402_300_799), Timestamp(seconds=253_402_300_800)),
+    ("next_attempt_time", Timestamp(nanos=999_999_999), Timestamp(nanos=1_000_000_000)),
+    ("next_attempt_time", Timestamp(seconds=-62_135_596_800), Timestamp(seconds=-62_135_596_801)),
+    ("next_attempt_time", Timestamp(seconds=-1, nanos=0), Timestamp(seconds=1, nanos=-1)),
 ]
 #: … and those that are only set when the node is created.
 _NEW_NODE: list[tuple[str, Any, Any]] = [
@@ -89,6 +113,8 @@ _NEW_NODE: list[tuple[str, Any, Any]] = [
         _values_of_size(limits.MAX_MAP_BYTES + 1),
     ),
     ("aux_data", {"k": Value(null_value=0)}, {"k": Value()}),  # type: ignore[arg-type]
+    ("aux_data", {"é" * 8_000: _BIG}, {"é" * 8_190: _BIG}),
+    *(("aux_data", {"k": Value(number_value=1e308)}, {"k": _nested(bad)}) for bad in _NOT_JSON),
 ]
 
 
@@ -128,7 +154,7 @@ def test_the_patchable_and_the_new_fields_with_a_limit_are_all_tried_here() -> N
 
 def test_every_field_of_a_node_has_a_limit_or_needs_none() -> None:
     edges = {"node_id", "layer", "parent_node_id"}  # checked against the other nodes
-    numbers = {"attempt", "retry_count", "usage", "superseded", "next_attempt_time"}
+    numbers = {"attempt", "retry_count", "usage", "superseded"}
     covered = {*validate.NODE_FIELDS, *validate.NODE_OUTPUT_ONLY, *edges, *numbers}
     assert {field.name for field in Node.DESCRIPTOR.fields} == covered
     rules = {"aux_upserts", "aux_removals", "clear_fields"}
@@ -154,6 +180,34 @@ def test_attributes_are_counted_with_those_that_are_there() -> None:
     assert refusals(project, patch("a", aux_upserts={"k0": Value(number_value=9)})) == []
     empty = patch("a", aux_upserts={"k0": Value()})
     assert refusals(project, empty) == [(0, INVALID, "node.patch.aux_upserts")]
+
+
+@pytest.mark.parametrize("bad", _NOT_JSON, ids=str)
+def test_an_attribute_that_json_cannot_show_is_refused(bad: Value) -> None:
+    project = live_project(create("a"))
+    for value in (bad, _nested(bad), _nested(_nested(bad))):
+        assert refusals(project, patch("a", aux_upserts={"k": value})) == [
+            (0, INVALID, "node.patch.aux_upserts")
+        ]
+    good = _nested(_nested(Value(number_value=-1.5)))
+    write(project, patch("a", aux_upserts={"k": good}))
+    MessageToJson(node(project, "a"))
+
+
+def test_an_attribute_is_nested_to_its_limit_and_not_beyond() -> None:
+    """A reader's parser has a limit of its own, which what is stored must not reach."""
+    value = Value(bool_value=True)
+    for level in range(limits.MAX_VALUE_DEPTH):
+        outer = Value()
+        if level % 2:
+            outer.list_value.values.append(value)
+        else:
+            outer.struct_value.fields["a"].CopyFrom(value)
+        value = outer
+    assert validate.check_values({"k": value}) == ""
+    outer = Value()
+    outer.list_value.values.append(value)
+    assert "levels deep" in validate.check_values({"k": outer})
 
 
 def test_labels_are_counted_with_those_that_are_there() -> None:

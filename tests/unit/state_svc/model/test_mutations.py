@@ -153,6 +153,13 @@ def test_attributes_are_upserted_and_removed_one_by_one(project: LiveProject) ->
     assert list(changed.aux_removals) == ["go"]
 
 
+def test_an_attribute_may_be_named_twice_for_removal(project: LiveProject) -> None:
+    write(project, patch("root", aux_upserts={"k": {"bool_value": True}}))
+    applied = write(project, patch("root", aux_removals=["k", "k"]))
+    assert list(applied.changes()[0].node.patch.aux_removals) == ["k"]
+    assert not node(project, "root").aux_data
+
+
 def test_a_field_is_cleared_by_its_name(project: LiveProject) -> None:
     write(project, patch("root", result=Payload(text="x"), waiting_on="y"))
     applied = write(project, patch("root", clear_fields=["result", "error", "waiting_on"]))
@@ -271,6 +278,18 @@ def test_a_delete_may_have_expectations_too(project: LiveProject) -> None:
     assert refusals(project, mutation) == [(0, CONFLICT, "node.expected_version")]
     mutation.node.expected_version = 1
     assert refusals(project, mutation) == []
+
+
+def test_a_node_that_does_not_exist_has_no_version_and_no_state_to_expect(
+    project: LiveProject,
+) -> None:
+    mutation = create("new")
+    mutation.node.expected_version = 1
+    assert refusals(project, mutation) == [(0, CONFLICT, "node.expected_version")]
+    mutation.node.expected_version = 0
+    assert refusals(project, mutation) == [], "0: it must not exist, and it does not"
+    mutation.node.expected_state = READY
+    assert refusals(project, mutation) == [(0, CONFLICT, "node.expected_state")]
 
 
 def test_an_expectation_that_fails_changes_nothing_even_without_a_change(
@@ -466,6 +485,14 @@ def test_a_command_is_open_until_it_has_one_outcome(project: LiveProject) -> Non
     assert refusals(project, _outcome("c", CommandState.COMMAND_STATE_REFUSED)) == [
         (0, ILLEGAL, "command.patch.state")
     ]
+
+
+def test_a_change_of_a_command_holds_only_what_changed(project: LiveProject) -> None:
+    applied = CommandState.COMMAND_STATE_APPLIED
+    write(project, order_cancel("c"), _outcome("c", applied, "done"))
+    (change,) = write(project, _outcome("c", applied, "done, twice")).changes()
+    assert change.command.patch == CommandPatch(message="done, twice")
+    assert write(project, _outcome("c", applied, "done, twice")).changes() == []
 
 
 def test_a_command_and_its_outcome_may_share_a_batch(project: LiveProject) -> None:

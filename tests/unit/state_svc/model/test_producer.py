@@ -28,6 +28,7 @@ def _position(epoch: int, committed: int, accepted: int) -> ProducerPosition:
 @pytest.mark.parametrize(
     "epoch, sequence, expected",
     [
+        (5, 0, Verdict.GAP),
         (5, 1, Verdict.REPEAT),
         (5, 3, Verdict.REPEAT),
         (5, 4, Verdict.PENDING),
@@ -50,7 +51,9 @@ def test_a_batch_is_judged_by_its_epoch_and_sequence(
     assert judge(_position(5, committed=3, accepted=6), epoch, sequence) is expected
 
 
-@pytest.mark.parametrize("sequence, expected", [(1, Verdict.ACCEPT), (2, Verdict.GAP)])
+@pytest.mark.parametrize(
+    "sequence, expected", [(0, Verdict.GAP), (1, Verdict.ACCEPT), (2, Verdict.GAP)]
+)
 def test_a_producer_that_is_new_to_a_project_begins_at_1(sequence: int, expected: Verdict) -> None:
     assert judge(None, 3, sequence) is expected
 
