@@ -114,8 +114,7 @@ class Committer:
 
         Raises `StoreUnavailable` while the outcome of a failed commit is unknown.
         """
-        if self._unavailable is not None:
-            raise self._unavailable
+        self._check_available()
         batch.project.accept(batch.applied)
         self._buffer.add(
             batch,
@@ -128,6 +127,11 @@ class Committer:
             self._room.clear()
         self._wake.set()
 
+    def _check_available(self) -> None:
+        if self._unavailable is not None:
+            # A new one: raising the same again would keep the frames of every time alive.
+            raise StoreUnavailable(**self._unavailable.fields)
+
     async def room(self) -> None:
         """Wait until more may be handed in; a reader of a stream stops reading meanwhile."""
         if not self._room.is_set():
@@ -135,8 +139,7 @@ class Committer:
 
     async def put_producer(self, producer_id: str, epoch: int) -> None:
         """Make a producer's epoch durable; raises `StoreUnavailable`."""
-        if self._unavailable is not None:
-            raise self._unavailable
+        self._check_available()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._producers.append((ProducerRecord(producer_id, epoch), future))
         self._wake.set()
@@ -280,6 +283,8 @@ class Committer:
                     now=time.monotonic(),
                     immediate=batch.immediate,
                 )
+        if self._waiters:
+            self._buffer.hurry()
         for project in group.runs:
             project.drop_pending()
         for owner, batches in _by_owner([*group.batches, *lost]).items():

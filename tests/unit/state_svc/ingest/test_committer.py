@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -391,6 +392,45 @@ async def test_batches_of_other_projects_that_wait_survive_a_failed_commit(
     ]
     assert await store.read_head("uid-p") == 0
     assert await store.read_head("uid-q") == 3
+
+
+async def test_a_flush_does_not_wait_for_age_when_the_commit_before_it_fails(
+    store: _HeldStore,
+) -> None:
+    bench = _Bench(store, eager=False)
+    first, second = await bench.project("p"), await bench.project("q")
+    store.gate.clear()
+    async with bench.running():
+        bench.submit(first, create("a"), immediate=True)
+        await store.entered.wait()
+        bench.submit(second, create("b"))
+        flush = asyncio.create_task(bench.committer.settled(second))
+        await asyncio.sleep(0)
+        store.fail_next = "before"
+        store.gate.set()
+        async with asyncio.timeout(5):
+            await flush
+    assert bench.log == [("failed", "p", (2,)), ("ack", "q", (2,)), ("publish", "q", (2,))]
+
+
+async def test_refusals_while_the_store_is_away_do_not_pile_up(
+    bench: _Bench, store: _HeldStore
+) -> None:
+    """An exception raised again and again keeps the frames of every time alive."""
+    project = await bench.project("p")
+    store.fail_next = "before"
+    store.readable.clear()
+    async with bench.running():
+        bench.submit(project, create("a"))
+        await store.asked.wait()
+        refused = []
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable) as caught:
+                bench.submit(project, create("b"))
+            refused.append(len(traceback.extract_tb(caught.value.__traceback__)))
+        assert len(set(refused)) == 1, "each refusal holds the frames of those before it"
+        store.readable.set()
+        await bench.committer.settled(project)
 
 
 @pytest.mark.parametrize("fail", ["before", "after"])
