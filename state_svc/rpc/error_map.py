@@ -13,6 +13,10 @@ from state_svc import errors
 DOMAIN = "ramify"
 _PREFIX = "ERROR_REASON_"
 _RETRY_SECONDS = 1
+#: gRPC drops trailers beyond 8 KiB, and with them the error: what it repeats of a request is cut.
+_MAX_MESSAGE_BYTES = 400
+_MAX_VALUE_BYTES = 300
+_MAX_DETAIL_BYTES = 3_500
 _INTERNAL_TEXT = "internal error; the server's log has the cause"
 
 #: Every error class that may reach a client: (code, reason, worth repeating as it is).
@@ -73,10 +77,15 @@ def to_error(error: BaseException) -> Error:
         return Error(
             code=VIOLATION_CODES[error.reason],
             reason=error.reason,
-            message=error.message,
-            metadata=error.fields,
+            message=_cut(error.message, _MAX_MESSAGE_BYTES),
+            metadata=_metadata(error),
             violations=[
-                Violation(index=v.index, reason=v.reason, field=v.field, description=v.description)
+                Violation(
+                    index=v.index,
+                    reason=v.reason,
+                    field=v.field,
+                    description=_cut(v.description, _MAX_VALUE_BYTES),
+                )
                 for v in error.violations
             ],
         )
@@ -85,11 +94,16 @@ def to_error(error: BaseException) -> Error:
         reason = ErrorReason.ERROR_REASON_INTERNAL
         return Error(code=Code.INTERNAL, reason=reason, message=_INTERNAL_TEXT)
     code, reason, _ = entry
-    return Error(code=code, reason=reason, message=error.message, metadata=error.fields)
+    message = _cut(error.message, _MAX_MESSAGE_BYTES)
+    return Error(code=code, reason=reason, message=message, metadata=_metadata(error))
 
 
 def to_status(error: BaseException) -> Status:
-    """Return an error as the status of a call, with ErrorInfo and what else applies."""
+    """Return an error as the status of a call, with ErrorInfo and what else applies.
+
+    Of many violations it has the first ones, as many as fit.
+    """
+    error = unwrap(error)
     shown = to_error(error)
     info = ErrorInfo(
         reason=ErrorReason.Name(shown.reason).removeprefix(_PREFIX),
@@ -102,19 +116,32 @@ def to_status(error: BaseException) -> Status:
         for violation in shown.violations:
             field = f"mutations[{violation.index}].{violation.field}".rstrip(".")
             bad.field_violations.add(field=field, description=violation.description)
+            if bad.ByteSize() > _MAX_DETAIL_BYTES:
+                del bad.field_violations[-1]
+                break
         packed.append(_pack(bad))
     elif isinstance(error, errors.InvalidRequest) and "field" in error.fields:
         bad = BadRequest()
         bad.field_violations.add(
-            field=error.fields["field"], description=error.fields.get("problem", "")
+            field=shown.metadata["field"], description=shown.metadata.get("problem", "")
         )
         packed.append(_pack(bad))
-    entry = TABLE.get(type(unwrap(error)))  # type: ignore[arg-type]
+    entry = TABLE.get(type(error))  # type: ignore[arg-type]
     if entry is not None and entry[2]:
         retry = RetryInfo()
         retry.retry_delay.seconds = _RETRY_SECONDS
         packed.append(_pack(retry))
     return Status(code=shown.code, message=shown.message, details=packed)
+
+
+def _metadata(error: errors.RamifyError) -> dict[str, str]:
+    return {name: _cut(value, _MAX_VALUE_BYTES) for name, value in error.fields.items()}
+
+
+def _cut(text: str, most: int) -> str:
+    """Return a text of at most `most` bytes, or its beginning with an ellipsis."""
+    data = text.encode()
+    return text if len(data) <= most else data[:most].decode(errors="ignore") + "…"
 
 
 def _pack(message: ErrorInfo | BadRequest | RetryInfo) -> Any:

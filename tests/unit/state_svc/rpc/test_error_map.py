@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 from google.protobuf.message import Message
@@ -130,3 +132,52 @@ def test_every_error_has_one_sentence_for_people() -> None:
     for kind in _subclasses(errors.RamifyError):
         if kind is not errors.BatchRejected:
             assert len(kind().message) > 15
+
+
+_LONG = "é" * 100_000
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.ProjectNotFound(project_id=_LONG),
+        errors.InvalidRequest(field="project_id", problem=_LONG, more=_LONG, and_more=_LONG),
+        errors.BatchRejected(
+            tuple(
+                errors.Violation(i, ErrorReason.ERROR_REASON_INVALID_MUTATION, "node.create", _LONG)
+                for i in range(100)
+            ),
+            project_id=_LONG,
+        ),
+        errors.BatchRejected(
+            tuple(
+                errors.Violation(i, ErrorReason.ERROR_REASON_INVALID_MUTATION, "node.node_id", "?")
+                for i in range(100)
+            )
+        ),
+    ],
+    ids=["metadata", "description", "violations", "many"],
+)
+def test_an_error_is_never_too_large_to_be_sent(error: errors.RamifyError) -> None:
+    """gRPC drops trailers beyond 8 KiB: the client would see RESOURCE_EXHAUSTED instead."""
+    status = to_status(error)
+    trailers = len(b64encode(status.SerializeToString())) + len(quote(status.message))
+    assert trailers < 7_500
+    assert status.details[0].Is(ErrorInfo.DESCRIPTOR)
+    if isinstance(error, errors.BatchRejected):
+        bad = _details(status)[BadRequest]
+        assert isinstance(bad, BadRequest)
+        assert len(bad.field_violations) > 5
+        assert len(to_error(error).violations) == 100
+    assert to_error(error).ByteSize() < 100_000, "inside a stream too"
+
+
+def test_what_is_short_enough_is_shown_as_it_is() -> None:
+    longest = "n" * 128 + "/" + "p" * 128
+    assert to_error(errors.ProjectNotFound(project_id=longest)).metadata["project_id"] == longest
+
+
+def test_a_group_is_shown_as_the_error_in_it() -> None:
+    error = errors.InvalidRequest(field="project_id", problem="is not a valid id")
+    group = ExceptionGroup("tasks", [ExceptionGroup("more", [error])])
+    assert to_status(group) == to_status(error)
