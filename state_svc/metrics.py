@@ -134,10 +134,11 @@ class ServiceMetrics:
         self._bytes_in.inc(original)
         self._bytes_stored.inc(stored)
 
-    def rejected(self, project_id: str) -> None:
-        """Count one refused batch."""
-        for counters in (self.service, self.project(project_id)):
-            counters.rejected += 1
+    def rejected(self, project_id: str | None) -> None:
+        """Count one refused batch; None if it names no project that exists."""
+        self.service.rejected += 1
+        if project_id is not None:
+            self.project(project_id).rejected += 1
         self._rejected.inc()
 
     def repeated(self, project_id: str) -> None:

@@ -51,6 +51,10 @@ class LeaseRpcs:
         service.leases.renew(project.uid, epoch, ttl=ttl, now=lease_now())
         if mine and lease_ttl(project.entity) == ttl:
             await service.committer.settled(project)
+            lease = project.entity.lease
+            if (lease.holder, lease.lease_epoch) != (request.holder, epoch):
+                # The grant was pending and has failed, or it was released: ask anew.
+                return await self.acquire_lease(request)
         else:
             applied = change_lease(
                 project, request.holder, epoch, ttl=ttl, micros=now_micros(), actor=request.holder

@@ -258,7 +258,7 @@ class StreamSession:
             f"{limits.max_frame_batches} and {limits.max_message_bytes}",
         )
         for batch in batches:
-            self._service.metrics.rejected(batch.project_id)
+            self._count_refusal(batch.project_id)
             self._reject(batch.project_id, batch.sequence, to_error(error), None)
 
     async def _wait_for_room(self) -> None:
@@ -300,7 +300,7 @@ class StreamSession:
                 project = await self._service.live(batch.project_id)
             self._admit(project, batch, size)
         except RamifyError as error:
-            self._service.metrics.rejected(batch.project_id)
+            self._count_refusal(batch.project_id)
             self._reject(batch.project_id, batch.sequence, to_error(error), size)
 
     def _admit(self, project: LiveProject, batch: MutationBatch, size: int) -> None:
@@ -361,6 +361,11 @@ class StreamSession:
             revision_known=revision is not None,
         )
         self._send(StreamMutationsResponse(acks=Acks(acks=[ack])), 1, size)
+
+    def _count_refusal(self, project_id: str) -> None:
+        known = project_id in self._service.projects
+        # Whatever else a client calls a project gets no counters of its own.
+        self._service.metrics.rejected(project_id if known else None)
 
     def _reject(self, project_id: str, sequence: int, error: Error, size: int | None) -> None:
         reject = Reject(project_id=project_id, sequence=sequence, error=error)

@@ -163,7 +163,7 @@ def test_an_error_is_never_too_large_to_be_sent(error: errors.RamifyError) -> No
     status = to_status(error)
     trailers = len(b64encode(status.SerializeToString())) + len(quote(status.message))
     assert trailers < 7_500
-    assert status.details[0].Is(ErrorInfo.DESCRIPTOR)
+    assert ErrorInfo in _details(status)
     if isinstance(error, errors.BatchRejected):
         bad = _details(status)[BadRequest]
         assert isinstance(bad, BadRequest)

@@ -1,0 +1,103 @@
+"""What a stream session does that no client over the wire can arrange."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+
+from ramify.v1.error_pb2 import ErrorReason
+from ramify.v1.mutation_pb2 import MutationBatch
+from ramify.v1.state_service_pb2 import (
+    MutationFrame,
+    OpenStream,
+    StreamMutationsRequest,
+    StreamMutationsResponse,
+)
+from state_svc.rpc.stream import StreamSession, StreamSessions
+from state_svc.service import Service
+from state_svc.store.memory import MemoryStore
+from tests.support.embedded import Embedded, embedded
+from tests.support.mutations import batch, create
+
+
+class _Pipe:
+    """The two ends of a stream without a network: what grpc.aio gives to a session."""
+
+    def __init__(self) -> None:
+        self.requests: asyncio.Queue[StreamMutationsRequest | None] = asyncio.Queue()
+        self.answers: asyncio.Queue[StreamMutationsResponse] = asyncio.Queue()
+
+    async def read(self) -> StreamMutationsRequest | None:
+        return await self.requests.get()
+
+    async def write(self, message: StreamMutationsResponse) -> None:
+        await self.answers.put(message)
+
+    def send(self, *batches: MutationBatch) -> None:
+        self.requests.put_nowait(StreamMutationsRequest(frame=MutationFrame(batches=batches)))
+
+    async def answer(self) -> StreamMutationsResponse:
+        async with asyncio.timeout(5):
+            return await self.answers.get()
+
+
+@asynccontextmanager
+async def _stream(service: Service, producer_id: str = "producer") -> AsyncIterator[_Pipe]:
+    """Open a stream; at the end the producer half-closes and the session must end."""
+    pipe = _Pipe()
+    session = StreamSession(service, StreamSessions(service), cast("Any", pipe))
+    running = asyncio.create_task(session.run())
+    hello = OpenStream(producer_id=producer_id, epoch=1)
+    pipe.requests.put_nowait(StreamMutationsRequest(open=hello))
+    assert (await pipe.answer()).WhichOneof("message") == "welcome"
+    yield pipe
+    pipe.requests.put_nowait(None)
+    async with asyncio.timeout(5):
+        await running
+
+
+@pytest.fixture
+async def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+async def service(store: MemoryStore) -> AsyncIterator[Embedded]:
+    async with embedded(store) as running:
+        yield running
+
+
+async def test_names_of_projects_that_do_not_exist_get_no_counters(service: Embedded) -> None:
+    """A hostile producer could fill the memory with them, and push out those of real projects."""
+    await service.create("p")
+    async with _stream(service.service) as pipe:
+        for name in ("nobody", "x" * 100_000, "p"):
+            pipe.send(batch(name, 7, create("a")))
+            assert (await pipe.answer()).reject.project_id == name
+    metrics = service.service.metrics
+    assert metrics.service.rejected == 3
+    assert metrics.project("p").rejected == 1
+    assert list(metrics._projects) == ["p"]
+
+
+async def test_a_repeat_of_a_batch_that_then_fails_is_told_where_to_go_on(
+    service: Embedded, store: MemoryStore
+) -> None:
+    await service.create("p")
+    async with _stream(service.service) as pipe:
+        store.fail_next = "before"
+        same = batch("p", 1, create("a"))
+        pipe.send(same, same)
+        reasons = [(await pipe.answer()).reject.error for _ in range(2)]
+        assert [error.reason for error in reasons] == [
+            ErrorReason.ERROR_REASON_STORE_UNAVAILABLE,
+            ErrorReason.ERROR_REASON_SEQUENCE_GAP,
+        ]
+        assert reasons[1].metadata["expected_sequence"] == "1"
+        pipe.send(same)
+        ack = (await pipe.answer()).acks.acks[0]
+        assert (ack.first_sequence, ack.acked_sequence, ack.revision) == (1, 1, 2)
