@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from ramify.v1.node_pb2 import Node
 from ramify.v1.project_pb2 import Project, ProjectState
 from ramify.v1.state_service_pb2 import NodeDiff
-from state_svc.errors import RevisionAhead, RevisionCompacted
+from state_svc.errors import CorruptRecord, RevisionAhead, RevisionCompacted
 from state_svc.history.rebuild import rebuild
 from state_svc.model.node import LiveNode
 from state_svc.model.project import LiveProject, View
@@ -43,7 +43,14 @@ class Past:
         if key in self._views:
             self._views.move_to_end(key)
             return self._views[key][0]
-        past = (await rebuild(self._store, project.uid, revision)).view
+        try:
+            past = (await rebuild(self._store, project.uid, revision)).view
+        except CorruptRecord:
+            if revision < view.compacted:  # it was dropped meanwhile
+                raise RevisionCompacted(
+                    revision=revision, compacted_revision=view.compacted
+                ) from None
+            raise
         past.compacted = view.compacted
         size = sum(len(node.data) for node in past.nodes.values())
         self._views[key] = (past, size)

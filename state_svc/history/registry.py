@@ -122,10 +122,12 @@ class ProjectRegistry:
         entry = self._entries[project.project_id]
         deleted = _Entry(entry.record, entry.revision, deleted=True)
         self._entries[project.project_id] = deleted
+        project.deleted = True
         try:
             await self._store.delete_project(project.uid)
         except StoreUnavailable:
             self._entries[project.project_id] = entry
+            project.deleted = False
             raise
 
     def entities(self) -> Iterator[tuple[Project, int, int]]:

@@ -102,9 +102,11 @@ class Snapshotter:
         if wanted == project.view.revision and wanted not in snapshots:
             snapshots.append(await self.take(project))
         compacted = max([project.view.compacted, *snapshots])
-        if compacted > project.view.compacted:
-            await self._store.compact(project.uid, compacted)
+        if compacted:
+            # First, so that nobody takes what is dropped for lost. Also if it was dropped
+            # before: a compaction that failed half-way is carried through.
             project.view.compacted = compacted
+            await self._store.compact(project.uid, compacted)
         return compacted
 
     async def take(self, project: LiveProject) -> int:
@@ -113,6 +115,8 @@ class Snapshotter:
         records = encode_snapshot(frozen)
         size = 0
         while (record := await asyncio.to_thread(_next, records)) is not None:
+            if project.deleted:
+                return frozen.revision
             await self._store.put_snapshot_chunk(record)
             size += len(record.data)
         self._growth.setdefault(project.uid, _Growth()).snapshot_size = size

@@ -114,6 +114,7 @@ class LiveProject:
     def __init__(self, view: View) -> None:
         self.view = view
         self.producers: dict[str, ProducerPosition] = {}
+        self.deleted = False  #: what it has in the store is going or gone
         self.revision = view.revision  #: head counting what is pending
         self.micros = view.micros
         self._entity: Project | None = None

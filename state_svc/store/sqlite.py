@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 import shutil
 import threading
@@ -46,6 +47,8 @@ from state_svc.store.base import (
     RequestRecord,
 )
 from state_svc.store.sqlite_copy import DatabaseCopy
+
+_log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1  #: of the database; older ones are upgraded, newer ones refused
 FILE_NAME = "state.sqlite3"
@@ -167,8 +170,14 @@ class SqliteStore:
             "UPDATE projects SET deleted = 1, data = x'', checksum = 0 WHERE project_key = ?",
             (key,),
         )
-        await self._delete("segments", "project_key = ?", (key,))
-        await self._delete("snapshots", "project_key = ?", (key,))
+        try:
+            await self._delete("segments", "project_key = ?", (key,))
+            await self._delete("snapshots", "project_key = ?", (key,))
+        except StoreUnavailable as error:
+            # It is deleted all the same; the next start drops what is left of it.
+            _log.warning(
+                "a deleted project is not cleared away yet", extra={"fields": error.fields}
+            )
 
     async def begin_project(self, record: ProjectRecord, compacted: int) -> None:
         """See `StateStore`."""
@@ -396,9 +405,21 @@ class SqliteStore:
             db.execute("INSERT INTO meta VALUES ('store_id', ?)", (uuid.uuid4().hex,))
             db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
             db.execute("COMMIT")
+        self._clear_deleted(db)
         for (store_id,) in db.execute("SELECT value FROM meta WHERE key = 'store_id'"):
             return str(store_id)
         raise CorruptRecord(file=self._path.name, problem="the store has no id")
+
+    def _clear_deleted(self, db: apsw.Connection) -> None:
+        """Drop what deletions that were cut off have left."""
+        try:
+            for table in ("segments", "snapshots"):
+                db.execute(
+                    f"DELETE FROM {table} WHERE project_key IN"
+                    " (SELECT project_key FROM projects WHERE deleted = 1)"
+                )
+        except apsw.CorruptError:  # nothing that is served depends on it
+            _log.exception("deleted projects cannot be cleared away")
 
     def _last_commit_id(self) -> int:
         query = "SELECT commit_id FROM segments ORDER BY segment_key DESC LIMIT 1"

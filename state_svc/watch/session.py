@@ -18,7 +18,7 @@ from ramify.v1.state_service_pb2 import (
     WatchProjectResponse,
 )
 from state_svc.codec.delta import MAX_FRAME_BYTES
-from state_svc.errors import RevisionAhead, RevisionCompacted
+from state_svc.errors import CorruptRecord, RevisionAhead, RevisionCompacted
 from state_svc.model.checksum import view_checksum
 from state_svc.model.project import LiveProject
 from state_svc.store.base import StateStore
@@ -81,16 +81,15 @@ class WatchSession:
     async def messages(self) -> AsyncIterator[bytes]:
         """Yield encoded `WatchProjectResponse`s until the server stops.
 
-        Raises `RevisionAhead`, `Overloaded`, `CorruptRecord` or `StoreUnavailable`.
+        Raises `RevisionAhead`, `RevisionCompacted`, `Overloaded`, `CorruptRecord` or
+        `StoreUnavailable`.
         """
         start = choose_start(self._request, self._project)
         watcher = self._hub.add(self._project, self._filter)
         try:
             yield self._created()
-            if start.resync is not None:
-                yield _encode(WatchProjectResponse(resync=Resync(reason=start.resync)))
             if start.after is None:
-                for message in self._snapshot(watcher):
+                for message in self._begin(watcher, start.resync):
                     yield message
             else:
                 watcher.start_at(start.after)
@@ -103,6 +102,9 @@ class WatchSession:
         last_sent = time.monotonic()
         while True:
             if not watcher.synced and not self._hub.sync(watcher):
+                if self._project.deleted:
+                    yield self._ended(watcher, WatchEndReason.WATCH_END_REASON_PROJECT_DELETED)
+                    return
                 async for message in self._catch_up(watcher):
                     yield message
                     last_sent = time.monotonic()
@@ -121,15 +123,38 @@ class WatchSession:
                     last_sent = time.monotonic()
 
     async def _catch_up(self, watcher: Watcher) -> AsyncIterator[bytes]:
-        """Yield what the store has after the watcher's place, up to the present head."""
+        """Yield what the store has after the watcher's place, up to the present head.
+
+        Or a resync and a snapshot, if the history from there on has been compacted since.
+        """
+        if self._dropped(watcher):
+            compacted = self._project.view.compacted
+            if self._request.fail_if_compacted:
+                raise RevisionCompacted(revision=watcher.through, compacted_revision=compacted)
+            for message in self._begin(watcher, ResyncReason.RESYNC_REASON_COMPACTED):
+                yield message
+            return
         catch_up = CatchUp(self._store, self._project, self._filter, watcher.through)
-        async for message, promised in catch_up.messages(watcher.announced):
-            if not message and promised is not None:
-                watcher.through = promised
-                continue
-            if promised is not None:
-                watcher.sent(promised)
-            yield message
+        try:
+            async for message, promised in catch_up.messages(watcher.announced):
+                if not message and promised is not None:
+                    watcher.through = promised
+                    continue
+                if promised is not None:
+                    watcher.sent(promised)
+                yield message
+        except CorruptRecord:
+            # What is missing may have been dropped while it was read; the next round will tell.
+            if not self._dropped(watcher) and not self._project.deleted:
+                raise
+
+    def _dropped(self, watcher: Watcher) -> bool:
+        return watcher.through < self._project.view.compacted
+
+    def _begin(self, watcher: Watcher, resync: ResyncReason.ValueType | None) -> Iterator[bytes]:
+        if resync is not None:
+            yield _encode(WatchProjectResponse(resync=Resync(reason=resync)))
+        yield from self._snapshot(watcher)
 
     def _created(self) -> bytes:
         view = self._project.view

@@ -1,0 +1,142 @@
+"""A watcher that is behind while the history it still has to read is dropped.
+
+That is no damage: it must never be told that data was lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from ramify.v1.state_service_pb2 import (
+    CompactProjectRequest,
+    DeleteProjectRequest,
+    EntityKind,
+    ResyncReason,
+    WatchEndReason,
+    WatchFilter,
+    WatchProjectRequest,
+    WatchProjectResponse,
+)
+from state_svc.errors import CorruptRecord, ProjectNotFound, RevisionCompacted
+from state_svc.rpc.history import HistoryRpcs
+from state_svc.store.memory import MemoryStore
+from state_svc.watch.session import WatchSession
+from tests.support.embedded import Embedded, embedded
+from tests.support.mutations import PENDING, READY, create, patch
+from tests.support.view import NodeView
+
+_EVERYTHING = WatchFilter(
+    kinds=[
+        EntityKind.ENTITY_KIND_NODE,
+        EntityKind.ENTITY_KIND_PROJECT,
+        EntityKind.ENTITY_KIND_COMMAND,
+    ]
+)
+
+
+@pytest.fixture
+async def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+async def service(store: MemoryStore) -> AsyncIterator[Embedded]:
+    async with embedded(store) as running:
+        await running.create("p")
+        await running.commit("p", create("a"), create("b"))
+        for number in range(1, 8):
+            await running.commit("p", patch("a", retry_count=number))
+        yield running
+
+
+async def _watch(
+    service: Embedded, **fields: object
+) -> Callable[[], AsyncIterator[WatchProjectResponse]]:
+    """Open a watch and read its first message; the call that is returned reads on."""
+    request = WatchProjectRequest(project_id="p", bookmark_interval_ms=100, **fields)  # type: ignore[arg-type]
+    project = await service.service.live("p")
+    parts = service.service
+    messages = WatchSession(parts.hub, parts.store, project, request).messages()
+    assert WatchProjectResponse.FromString(await anext(messages)).HasField("created")
+
+    async def follow() -> AsyncIterator[WatchProjectResponse]:
+        async for data in messages:
+            yield WatchProjectResponse.FromString(data)
+
+    return follow
+
+
+async def _compact(service: Embedded) -> None:
+    response = await HistoryRpcs(service.service).compact_project(
+        CompactProjectRequest(project_id="p")
+    )
+    assert response.compacted_revision == 9
+
+
+@pytest.mark.parametrize("view_filter", [WatchFilter(), WatchFilter(states=[PENDING]), _EVERYTHING])
+async def test_a_watcher_behind_a_compaction_gets_a_resync_and_a_snapshot(
+    service: Embedded, view_filter: WatchFilter
+) -> None:
+    follow = await _watch(service, from_beginning=True, filter=view_filter)
+    await _compact(service)
+    view, kinds = NodeView(), []
+    async for message in follow():
+        kinds.append(message.WhichOneof("message"))
+        if message.HasField("resync"):
+            assert message.resync.reason == ResyncReason.RESYNC_REASON_COMPACTED
+            assert message.resume_revision == 0
+        if message.HasField("snapshot"):
+            view = NodeView(message.snapshot.nodes)
+            assert message.resume_revision == message.snapshot.revision == 9
+            await service.commit("p", patch("b", retry_count=5))
+        if message.HasField("delta"):
+            assert message.delta.first_revision == 10
+            view.apply(message.delta.changes, message.delta.revisions)
+        if message.HasField("bookmark"):
+            break
+    assert kinds == ["resync", "snapshot", "delta", "bookmark"]
+    assert {node.retry_count for node in view.nodes.values()} == {5, 7}
+
+
+async def test_a_watcher_behind_a_compaction_fails_if_that_is_asked_for(service: Embedded) -> None:
+    follow = await _watch(service, from_beginning=True, fail_if_compacted=True)
+    await _compact(service)
+    with pytest.raises(RevisionCompacted):
+        await anext(follow())
+
+
+async def test_a_watcher_exactly_at_the_compaction_reads_on(service: Embedded) -> None:
+    follow = await _watch(service, after_revision=9)
+    await _compact(service)
+    await service.commit("p", patch("a", state=READY))
+    message = await anext(follow())
+    assert (message.delta.first_revision, message.resume_revision) == (10, 10)
+
+
+async def test_a_watcher_behind_a_deletion_is_told_that_the_project_is_deleted(
+    service: Embedded,
+) -> None:
+    follow = await _watch(service, from_beginning=True)
+    request = DeleteProjectRequest(project_id="p", force=True)
+    await HistoryRpcs(service.service).delete_project(request)
+    messages = [message async for message in follow()]
+    assert [m.ended.reason for m in messages] == [WatchEndReason.WATCH_END_REASON_PROJECT_DELETED]
+
+
+async def test_a_hole_that_is_no_compaction_is_data_loss(
+    service: Embedded, store: MemoryStore
+) -> None:
+    follow = await _watch(service, from_beginning=True)
+    uid = (await service.service.live("p")).uid
+    del store._segments[uid][3]
+    with pytest.raises(CorruptRecord):
+        [message async for message in follow()]
+
+
+async def test_a_deleted_project_is_not_found_at_once(service: Embedded) -> None:
+    request = DeleteProjectRequest(project_id="p", force=True)
+    await HistoryRpcs(service.service).delete_project(request)
+    with pytest.raises(ProjectNotFound):
+        await service.service.live("p")
