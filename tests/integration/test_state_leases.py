@@ -126,7 +126,7 @@ async def test_after_its_time_a_lease_is_taken_over_and_the_old_holder_is_fenced
     loop = asyncio.get_running_loop()
     began = loop.time()
     new = await take_over(wire, project_id, "new", within=5)
-    assert 0.9 <= loop.time() - began < 4
+    assert loop.time() - began >= 0.9
     assert new == old.lease_epoch + 1
     shown = await refused_batch(wire, project_id, old.lease_epoch)
     assert (shown.reason, shown.metadata["lease_epoch"]) == ("PRODUCER_FENCED", str(new))
