@@ -2,62 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, cast
 
 import pytest
 
 from ramify.v1.error_pb2 import ErrorReason
-from ramify.v1.mutation_pb2 import MutationBatch
-from ramify.v1.state_service_pb2 import (
-    MutationFrame,
-    OpenStream,
-    StreamMutationsRequest,
-    StreamMutationsResponse,
-)
-from state_svc.rpc.stream import StreamSession, StreamSessions
+from state_svc.rpc.stream import StreamSessions
 from state_svc.service import Service
 from state_svc.store.memory import MemoryStore
 from tests.support.embedded import Embedded, embedded
 from tests.support.mutations import batch, create
-
-
-class _Pipe:
-    """The two ends of a stream without a network: what grpc.aio gives to a session."""
-
-    def __init__(self) -> None:
-        self.requests: asyncio.Queue[StreamMutationsRequest | None] = asyncio.Queue()
-        self.answers: asyncio.Queue[StreamMutationsResponse] = asyncio.Queue()
-
-    async def read(self) -> StreamMutationsRequest | None:
-        return await self.requests.get()
-
-    async def write(self, message: StreamMutationsResponse) -> None:
-        await self.answers.put(message)
-
-    def send(self, *batches: MutationBatch) -> None:
-        self.requests.put_nowait(StreamMutationsRequest(frame=MutationFrame(batches=batches)))
-
-    async def answer(self) -> StreamMutationsResponse:
-        async with asyncio.timeout(5):
-            return await self.answers.get()
+from tests.support.pipe import Pipe
 
 
 @asynccontextmanager
-async def _stream(service: Service, producer_id: str = "producer") -> AsyncIterator[_Pipe]:
-    """Open a stream; at the end the producer half-closes and the session must end."""
-    pipe = _Pipe()
-    session = StreamSession(service, StreamSessions(service), cast("Any", pipe))
-    running = asyncio.create_task(session.run())
-    hello = OpenStream(producer_id=producer_id, epoch=1)
-    pipe.requests.put_nowait(StreamMutationsRequest(open=hello))
-    assert (await pipe.answer()).WhichOneof("message") == "welcome"
+async def _stream(service: Service) -> AsyncIterator[Pipe]:
+    pipe = Pipe()
+    await pipe.open(service, StreamSessions(service), "producer", 1)
     yield pipe
-    pipe.requests.put_nowait(None)
-    async with asyncio.timeout(5):
-        await running
+    await pipe.close()
 
 
 @pytest.fixture
