@@ -120,11 +120,15 @@ class Supervisor:
         async with asyncio.TaskGroup() as group:
             self._group = group
             holder: str | None = self._leases.holder
+            free: set[str] = set()
             while True:
                 try:
-                    for project_id in await self._projects.unfinished(holder=holder):
-                        self.take_up(project_id)
-                    holder = None
+                    found = await self._projects.unfinished(holder=holder)
+                    # A project that has just become free is left to whoever started it.
+                    for project_id in found:
+                        if holder is not None or project_id in free:
+                            self.take_up(project_id)
+                    free, holder = set(found), None
                 except RamifyError as error:
                     _log.warning("scan failed", cause=error.message)
                 await asyncio.sleep(self._leases.ttl / RENEWALS_PER_TTL)

@@ -63,7 +63,6 @@ def test_what_fails_is_one_line_and_leaves_no_file(env: dict[str, str], tmp_path
         (["export", "p", str(tmp_path / "no" / "folder")], 1),
         (["import", str(damaged)], 1),
         (["import", str(tmp_path / "nothing")], 2),
-        (["import", str(damaged), "--project", "not valid"], 2),
     ]
     for command, code in refused:
         result = ramify(*command, env=env)
