@@ -121,17 +121,20 @@ class Supervisor:
             self._group = group
             holder: str | None = self._leases.holder
             free: set[str] = set()
-            while True:
-                try:
-                    found = await self._projects.unfinished(holder=holder)
-                    # A project that has just become free is left to whoever started it.
-                    for project_id in found:
-                        if holder is not None or project_id in free:
-                            self.take_up(project_id)
-                    free, holder = set(found), None
-                except RamifyError as error:
-                    _log.warning("scan failed", cause=error.message)
-                await asyncio.sleep(self._leases.ttl / RENEWALS_PER_TTL)
+            try:
+                while True:
+                    try:
+                        found = await self._projects.unfinished(holder=holder)
+                        # A project that has just become free is left to whoever started it.
+                        for project_id in found:
+                            if holder is not None or project_id in free:
+                                self.take_up(project_id)
+                        free, holder = set(found), None
+                    except RamifyError as error:
+                        _log.warning("scan failed", cause=error.message)
+                    await asyncio.sleep(self._leases.ttl / RENEWALS_PER_TTL)
+            finally:
+                self._draining = True
 
     async def drain(self, grace: float, deadline: float) -> None:
         """Give every project back: calls get `grace` seconds, everything `deadline` seconds."""
@@ -159,7 +162,8 @@ class Supervisor:
             except (LeaseHeld, ProjectNotFound) as error:
                 _log.debug("project is not ours", project_id=project_id, cause=error.message)
             except Exception as error:
-                if self._should_stop(project_id, error):
+                # A task group may have dropped a cancellation in favour of its error.
+                if self._should_stop(project_id, error) or self._draining:
                     return
                 await asyncio.sleep(backoff.next_delay())
                 continue

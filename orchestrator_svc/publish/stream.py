@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
 import structlog
 
-from orchestrator_svc.errors import ProducerFenced, ProjectReplaced, RamifyError, leaves
+from orchestrator_svc.errors import ProducerFenced, ProjectReplaced, RamifyError
 from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.backoff import Backoff
 from orchestrator_svc.publish.errors_in import TRANSIENT, from_rpc, from_stream
@@ -153,10 +153,8 @@ class MutationStream:
         while True:
             try:
                 await self._connection()
-            except* (_ConnectionEnded, grpc.aio.AioRpcError) as group:
-                cause = next(leaves(group))
-                if isinstance(cause, grpc.aio.AioRpcError):
-                    cause = from_rpc(cause)
+            except (_ConnectionEnded, grpc.aio.AioRpcError) as error:
+                cause = from_rpc(error) if isinstance(error, grpc.aio.AioRpcError) else error
                 if isinstance(cause, ProducerFenced):
                     self._fenced(int(cause.fields.get("current_epoch", self._epoch)))
                 delay = self._backoff.next_delay()
@@ -171,14 +169,30 @@ class MutationStream:
         call = self._stub.StreamMutations()
         try:
             opening = state_service_pb2.OpenStream(producer_id=self._producer_id, epoch=self._epoch)
-            await call.write(Request(open=opening))
+            await self._write(call, Request(open=opening))
             if not self._admitted(await self._read(call)):
                 return
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._receive(call), name="mutation-stream-receive")
-                group.create_task(self._send(call), name="mutation-stream-send")
+            # Not a task group: one that fails in the moment in which its own task is cancelled
+            # forgets the cancellation before Python 3.13 (CPython gh-116720), and `run` goes on.
+            tasks = (
+                asyncio.create_task(self._receive(call), name="mutation-stream-receive"),
+                asyncio.create_task(self._send(call), name="mutation-stream-send"),
+            )
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+            _raise_first(tasks)
         finally:
             call.cancel()
+
+    async def _write(self, call: Call, request: Request) -> None:
+        try:
+            await call.write(request)
+        except asyncio.InvalidStateError as error:  # how gRPC says it of a call that is over
+            raise _ConnectionEnded("the server ended the stream") from error
 
     async def _read(self, call: Call) -> Response:
         response = await call.read()
@@ -228,7 +242,7 @@ class MutationStream:
             if not self._draining:
                 for project_id in self._outbox.take_attaches():
                     attach = state_service_pb2.AttachProject(project_id=project_id)
-                    await call.write(Request(attach=attach))
+                    await self._write(call, Request(attach=attach))
                 max_bytes = self.limits.max_message_bytes - FRAME_MARGIN_BYTES
                 batches = self._outbox.take_frame(
                     self.limits.max_frame_batches, max_bytes, loop.time()
@@ -240,7 +254,7 @@ class MutationStream:
                         batches=[entry.body.batch for _, entry in batches]
                     )
                     self._metrics.frame_batches.observe(len(batches))
-                    await call.write(Request(frame=frame))
+                    await self._write(call, Request(frame=frame))
                     continue
             resume_at = self._outbox.next_resume()
             timeout = None if resume_at is None else max(0.0, resume_at - loop.time())
@@ -334,6 +348,13 @@ class MutationStream:
     def _fail_all(self, error: RamifyError) -> None:
         for lane in self._outbox.lanes():
             self._fail_lane(lane.project_id, error)
+
+
+def _raise_first(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Raise why the first of some ended tasks failed, and mark the others' errors as seen."""
+    errors = [error for task in tasks if not task.cancelled() and (error := task.exception())]
+    if errors:
+        raise errors[0]
 
 
 def new_epoch() -> int:

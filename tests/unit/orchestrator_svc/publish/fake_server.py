@@ -31,6 +31,7 @@ class FakeServer:
         self.refuse: list[error_pb2.Error] = []  #: answers to the next batches
         self.silent = False  #: commits without an ack
         self.hang_up_after: int | None = None  #: batches until the connection ends
+        self.hung_up = asyncio.Event()
         self.context: Context | None = None
         self.fenced = False
 
@@ -61,6 +62,7 @@ class FakeServer:
                     await self._batch(batch, context)
                     if self.hang_up_after == 0:
                         self.hang_up_after = None
+                        self.hung_up.set()
                         return
 
     def _welcome(self) -> pb.StreamMutationsResponse:
