@@ -12,6 +12,11 @@ from orchestrator_svc.publish.errors_in import DOMAIN
 
 INTERNAL_TEXT = "internal error; the log of the service has the cause"
 RETRY_SECONDS = 1
+#: gRPC drops trailers beyond 8 KiB, and with them the error: what it repeats of a request, or of
+#: what state_svc answered, is cut.
+_MAX_MESSAGE_BYTES = 300
+_MAX_VALUE_BYTES = 300
+_MAX_METADATA_BYTES = 1_200
 
 #: exception → code, reason, whether the same call may succeed later
 TABLE: dict[type[errors.RamifyError], tuple[Code, str, bool]] = {
@@ -47,17 +52,38 @@ def to_status(error: BaseException) -> Status:
         info = ErrorInfo(reason="INTERNAL", domain=DOMAIN)
         return Status(code=Code.INTERNAL, message=INTERNAL_TEXT, details=[_pack(info)])
     code, reason, retryable = entry
-    info = ErrorInfo(reason=reason, domain=DOMAIN, metadata=cause.fields)
+    info = ErrorInfo(reason=reason, domain=DOMAIN, metadata=_metadata(cause))
+    message = _cut(cause.message, _MAX_MESSAGE_BYTES)
     details = [_pack(info)]
     if "field" in cause.fields:
         bad = BadRequest()
-        bad.field_violations.add(field=cause.fields["field"], description=cause.message)
+        field = _cut(cause.fields["field"], _MAX_VALUE_BYTES)
+        bad.field_violations.add(field=field, description=message)
         details.append(_pack(bad))
     if retryable:
         retry = RetryInfo()
         retry.retry_delay.seconds = RETRY_SECONDS
         details.append(_pack(retry))
-    return Status(code=code, message=cause.message, details=details)
+    return Status(code=code, message=message, details=details)
+
+
+def _metadata(error: errors.RamifyError) -> dict[str, str]:
+    """Return the fields of an error, cut, as many as fit."""
+    shown: dict[str, str] = {}
+    room = _MAX_METADATA_BYTES
+    for name, value in error.fields.items():
+        text = _cut(value, _MAX_VALUE_BYTES)
+        room -= len(name.encode()) + len(text.encode())
+        if room < 0:
+            break
+        shown[name] = text
+    return shown
+
+
+def _cut(text: str, most: int) -> str:
+    """Return a text of at most `most` bytes, or its beginning with an ellipsis."""
+    data = text.encode()
+    return text if len(data) <= most else data[:most].decode(errors="ignore") + "…"
 
 
 def _pack(message: ErrorInfo | BadRequest | RetryInfo) -> Any:

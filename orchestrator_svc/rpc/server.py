@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 
 import grpc
 import structlog
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2  # noqa: F401 - so that reflection knows it
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_status import rpc_status
 
-from orchestrator_svc.errors import RamifyError, StartupError, leaves
+from orchestrator_svc.errors import InvalidRequest, RamifyError, StartupError, leaves
 from orchestrator_svc.publish.channel import KEEPALIVE_OPTIONS
 from orchestrator_svc.rpc.error_map import to_status
 from orchestrator_svc.rpc.reflection_v1 import add_descriptor
@@ -104,11 +104,14 @@ class RpcServer:
 
 def _unary(
     handler: Callable[[RequestT], Awaitable[ResponseT]], request: type[RequestT]
-) -> grpc.RpcMethodHandler[RequestT, ResponseT]:
+) -> grpc.RpcMethodHandler[RequestT | None, ResponseT]:
     async def call(
-        message: RequestT, context: grpc.aio.ServicerContext[RequestT, ResponseT]
+        message: RequestT | None,
+        context: grpc.aio.ServicerContext[RequestT | None, ResponseT],
     ) -> ResponseT:
         try:
+            if message is None:
+                raise InvalidRequest("the bytes are not a message of this method")
             return await handler(message)
         except asyncio.CancelledError:
             raise
@@ -118,7 +121,14 @@ def _unary(
             await context.abort_with_status(rpc_status.to_status(to_status(error)))
             raise
 
-    return grpc.unary_unary_rpc_method_handler(call, request.FromString, _serialize)
+    def parse(data: bytes) -> RequestT | None:
+        """Never raise: gRPC would answer UNKNOWN with our class names."""
+        try:
+            return request.FromString(data)
+        except DecodeError:
+            return None
+
+    return grpc.unary_unary_rpc_method_handler(call, parse, _serialize)
 
 
 def _serialize(message: Message) -> bytes:

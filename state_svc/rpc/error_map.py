@@ -14,9 +14,10 @@ DOMAIN = "ramify"
 _PREFIX = "ERROR_REASON_"
 _RETRY_SECONDS = 1
 #: gRPC drops trailers beyond 8 KiB, and with them the error: what it repeats of a request is cut.
-_MAX_MESSAGE_BYTES = 400
+_MAX_MESSAGE_BYTES = 300
 _MAX_VALUE_BYTES = 300
-_MAX_DETAIL_BYTES = 3_500
+_MAX_METADATA_BYTES = 1_200
+_MAX_DETAIL_BYTES = 3_000
 _INTERNAL_TEXT = "internal error; the server's log has the cause"
 
 #: Every error class that may reach a client: (code, reason, worth repeating as it is).
@@ -83,7 +84,7 @@ def to_error(error: BaseException) -> Error:
                 Violation(
                     index=v.index,
                     reason=v.reason,
-                    field=v.field,
+                    field=_cut(v.field, _MAX_VALUE_BYTES),
                     description=_cut(v.description, _MAX_VALUE_BYTES),
                 )
                 for v in error.violations
@@ -135,7 +136,16 @@ def to_status(error: BaseException) -> Status:
 
 
 def _metadata(error: errors.RamifyError) -> dict[str, str]:
-    return {name: _cut(value, _MAX_VALUE_BYTES) for name, value in error.fields.items()}
+    """Return the fields of an error, cut, as many as fit."""
+    shown: dict[str, str] = {}
+    room = _MAX_METADATA_BYTES
+    for name, value in error.fields.items():
+        text = _cut(value, _MAX_VALUE_BYTES)
+        room -= len(name) + len(text.encode())
+        if room < 0:
+            break
+        shown[name] = text
+    return shown
 
 
 def _cut(text: str, most: int) -> str:

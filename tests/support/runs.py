@@ -156,14 +156,14 @@ class Runs:
 
     def __init__(self, wire: Wire, channel: grpc.aio.Channel) -> None:
         self.wire = wire
-        self._channel = channel
+        self.channel = channel
         self.stub: OrchestratorServiceAsyncStub = OrchestratorServiceStub(channel)
 
     async def ready(self) -> None:
         """Wait until both services can be reached: a channel notices a restart with a delay."""
         await self.state_ready()
         async with asyncio.timeout(CALL_SECONDS):
-            await self._channel.channel_ready()
+            await self.channel.channel_ready()
 
     async def state_ready(self) -> None:
         """Wait until state_svc can be reached."""
