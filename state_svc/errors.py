@@ -54,8 +54,15 @@ class BatchRejected(RamifyError):
     The reason of the first violation decides the status code.
     """
 
-    def __init__(self, violations: tuple[Violation, ...], **fields: object) -> None:
+    def __init__(
+        self,
+        violations: tuple[Violation, ...],
+        *,
+        missing: frozenset[str] = frozenset(),
+        **fields: object,
+    ) -> None:
         self.violations = violations
+        self.missing = missing  #: digests that were not known; they may be in the store
         super().__init__(**fields)
 
     @property

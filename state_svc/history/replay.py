@@ -57,7 +57,7 @@ class Replay:
         )
 
     def add_change(self, change: Change, micros: int) -> None:
-        """Apply one change, committed at `micros`."""
+        """Apply one change, committed at `micros`. Stage records are no part of the view."""
         kind = change.WhichOneof("entity")
         if kind == "node":
             self._add_node(change.node, change.revision, micros)

@@ -19,17 +19,21 @@ from ramify.v1.mutation_pb2 import (
     ProjectMutation,
     Removal,
     RevisionInfo,
+    StageMutation,
 )
 from ramify.v1.node_pb2 import Node, NodePatch, NodeState
+from ramify.v1.payload_pb2 import Payload
 from ramify.v1.project_pb2 import Project
 from state_svc.errors import BatchRejected, Violation
 from state_svc.model import limits, patch, transitions, validate
 from state_svc.model.dependencies import Created, check_created
 from state_svc.model.ids import is_id
 from state_svc.model.node import LiveNode, live_from_message, set_micros
+from state_svc.model.payload import NO_PAYLOADS, KnownPayloads, References
 from state_svc.model.problem import Problem
 from state_svc.model.project import NO_ORIGIN, Applied, LiveProject, Origin
 from state_svc.model.scalar_patch import scan
+from state_svc.model.stage import bodies, new_stage
 from state_svc.model.wire import (
     bytes_field,
     message_change,
@@ -50,6 +54,7 @@ _STAMPED = {NodeState.NODE_STATE_RUNNING: NodePatch.START_TIME_FIELD_NUMBER} | d
     transitions.NODE.terminal, NodePatch.END_TIME_FIELD_NUMBER
 )
 _OPEN = CommandState.COMMAND_STATE_OPEN
+_NONE: frozenset[str] = frozenset()
 
 
 def apply_batch(
@@ -61,21 +66,29 @@ def apply_batch(
     actor: str = "",
     traceparent: str = "",
     max_nodes: int = limits.Limits().max_project_nodes,
+    payloads: KnownPayloads = NO_PAYLOADS,
 ) -> Applied:
     """Return what the batch does to `project`, counting what is pending there.
 
     `micros` is the present time, microseconds since 1970; the commit time of a revision never
-    goes back (SEM 14). Raises `BatchRejected` with every violation.
+    goes back (SEM 14). `payloads` are those that are known to be stored. Raises `BatchRejected`
+    with every violation, and with the digests that are not among them.
     """
-    return _Application(project, max(micros, project.micros), actor, traceparent).run(
-        mutations, origin, max_nodes
-    )
+    application = _Application(project, max(micros, project.micros), actor, traceparent, payloads)
+    return application.run(mutations, origin, max_nodes)
 
 
 class _Application:
     """One batch being applied: what it has changed so far, on top of the project."""
 
-    def __init__(self, project: LiveProject, micros: int, actor: str, traceparent: str) -> None:
+    def __init__(
+        self,
+        project: LiveProject,
+        micros: int,
+        actor: str,
+        traceparent: str,
+        payloads: KnownPayloads,
+    ) -> None:
         self._project = project
         self._revision = project.revision + 1
         self._micros = micros
@@ -86,8 +99,11 @@ class _Application:
         self._images: list[tuple[LiveNode | None, LiveNode | None]] = []
         self._violations: list[Violation] = []
         self._created: list[Created] = []
+        self._stages = 0
+        self._payloads = payloads
+        self._references: References | None = None  #: made at the first body in the store
         #: How many nodes name each as parent or dependency; counted at the first deletion.
-        self._references: Counter[str] | None = None
+        self._named: Counter[str] | None = None
         self._info = RevisionInfo(revision=self._revision, actor=actor, traceparent=traceparent)
         set_micros(self._info.commit_time, micros)
         self._parts = [bytes_field(Delta.REVISIONS_FIELD_NUMBER, self._info.SerializeToString())]
@@ -114,7 +130,9 @@ class _Application:
         if self._violations:
             violations = sorted(self._violations, key=lambda v: v.index)
             raise BatchRejected(
-                tuple(violations[: limits.MAX_VIOLATIONS]), project_id=self._project.project_id
+                tuple(violations[: limits.MAX_VIOLATIONS]),
+                missing=frozenset(self._references.missing if self._references else ()),
+                project_id=self._project.project_id,
             )
         return Applied(
             revision=self._revision,
@@ -127,7 +145,14 @@ class _Application:
             entity=self._entity,
             commands=self._commands,
             origin=origin,
+            stages=self._stages,
+            references=frozenset(self._references.found) if self._references else _NONE,
         )
+
+    def _resolve(self, *payloads: tuple[str, Payload]) -> None:
+        if self._references is None:
+            self._references = References(self._payloads)
+        self._references.resolve(*payloads)
 
     def _refuse(self, index: int, problem: Problem) -> None:
         self._violations.append(
@@ -204,6 +229,8 @@ class _Application:
         if node.state not in transitions.NODE.initial:
             name = transitions.NODE.names[node.state]
             raise Problem(_ILLEGAL, "node.create.state", f"a node cannot be created {name}")
+        if node.result.HasField("ref"):
+            self._resolve(("node.create.result", node.result))
         set_micros(node.create_time, self._micros)
         change = Change(revision=self._revision, index=index)
         change.node.node_id = node_id
@@ -213,8 +240,8 @@ class _Application:
         live = live_from_message(node, version=1, revision=self._revision, micros=self._micros)
         self._nodes[node_id] = live
         self._images.append((None, live))
-        if self._references is not None:
-            self._references.update(_named_by(live))
+        if self._named is not None:
+            self._named.update(_named_by(live))
         self._created.append(Created(index, live, tuple(node.depends_on)))
 
     def _patch_node(self, index: int, live: LiveNode, request: NodePatch, effect: bytes) -> None:
@@ -228,6 +255,8 @@ class _Application:
             if not version % _REWRITE_EVERY:
                 data = Node.FromString(data).SerializeToString()
         else:
+            if request.result.HasField("ref"):
+                self._resolve(("node.patch.result", request.result))
             found = patch.node_effect(live, request, self._micros)
             if found is None:
                 return
@@ -248,13 +277,13 @@ class _Application:
     def _delete_node(self, index: int, live: LiveNode) -> None:
         node_id = live.spec.node_id
         touched = self._nodes
-        if self._references is None:
+        if self._named is None:
             others = [n for n in self._project.all_nodes() if n.spec.node_id not in touched]
             others.extend(node for node in touched.values() if node is not None)
-            self._references = Counter(name for node in others for name in _named_by(node))
-        if self._references[node_id]:
+            self._named = Counter(name for node in others for name in _named_by(node))
+        if self._named[node_id]:
             raise Problem(_INVALID, "node.delete", f"{node_id} has children or dependants")
-        self._references.subtract(_named_by(live))
+        self._named.subtract(_named_by(live))
         change = Change(revision=self._revision, index=index)
         change.node.node_id = node_id
         change.node.version = live.version + 1
@@ -273,10 +302,23 @@ class _Application:
             self._apply_project(index, mutation.project)
         elif kind == "command":
             self._apply_command(index, mutation.command)
+        elif kind == "stage":
+            self._apply_stage(index, mutation.stage)
         elif kind == "node":
             raise Problem(_INVALID, "node.node_id", "is needed")
         else:
-            raise Problem(_INVALID, "target", "one of node, project and command is needed")
+            raise Problem(_INVALID, "target", "one of node, project, command and stage is needed")
+
+    def _apply_stage(self, index: int, mutation: StageMutation) -> None:
+        stage = new_stage(mutation, self._micros)
+        if self._node(stage.node_id) is None:
+            raise Problem(_INVALID, "stage.create.node_id", f"there is no node {stage.node_id!r}")
+        self._resolve(*((f"stage.create.{field}", payload) for field, payload in bodies(stage)))
+        change = Change(revision=self._revision, index=index)
+        change.stage.stage.CopyFrom(stage)
+        self._parts.append(message_change(change))
+        self._images.append((None, None))
+        self._stages += 1
 
     def _apply_project(self, index: int, mutation: ProjectMutation) -> None:
         before = self._entity or self._project.entity

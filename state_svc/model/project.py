@@ -45,6 +45,8 @@ class Applied:
     entity: Project | None  #: the project itself, if it changed
     commands: dict[str, Command]  #: touched commands as they are afterwards
     origin: Origin = NO_ORIGIN
+    stages: int = 0  #: stage records among the changes
+    references: frozenset[str] = frozenset()  #: digests that the changes name
 
     def changes(self) -> list[Change]:
         """Decode the changes, for those who need more than their bytes."""

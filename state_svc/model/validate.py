@@ -191,6 +191,10 @@ COMMAND_FIELDS: dict[str, Check] = {
 check_outcome: Check = one_of(_COMMAND_OUTCOMES)
 check_name: Check = _name
 check_request_id: Check = _request_id
+check_text: Check = _text
+check_payload: Check = _payload
+check_error: Check = _error
+check_time: Check = _time
 check_traceparent: Check = longest(limits.MAX_TRACEPARENT_CHARS)
 
 

@@ -43,3 +43,14 @@ def page_size(requested: int) -> int:
     if requested > MAX_PAGE_SIZE:
         raise InvalidRequest(field="page_size", problem=f"at most {MAX_PAGE_SIZE} are allowed")
     return requested or DEFAULT_PAGE_SIZE
+
+
+def parse_place(token: str) -> tuple[int, int]:
+    """Return the place in a history, `revision.index`, that a page token names.
+
+    Raises `InvalidRequest`.
+    """
+    revision, _, index = token.partition(".")
+    if not (revision.isdecimal() and index.isdecimal()):
+        raise InvalidRequest(field="page_token", problem="is not from this service")
+    return int(revision), int(index)

@@ -21,7 +21,7 @@ from ramify.v1.state_service_pb2 import (
 from state_svc.codec.segment import SegmentRecord, check_contiguous, decode_delta, decode_segment
 from state_svc.errors import InvalidRequest, NodeNotFound
 from state_svc.model.node import LiveNode
-from state_svc.rpc.convert import MAX_PAGE_BYTES, check_enum, page_size
+from state_svc.rpc.convert import MAX_PAGE_BYTES, check_enum, page_size, parse_place
 from state_svc.service import Service
 
 _MAX_LISTINGS = 64  #: listings with pages to come; the oldest is forgotten
@@ -87,7 +87,7 @@ class NodeRpcs:
             raise NodeNotFound(project_id=request.project_id, node_id=request.node_id)
         after = (request.after_revision, 1 << 32)
         if request.page_token:
-            after = _parse_pair(request.page_token)
+            after = parse_place(request.page_token)
         response = ListNodeHistoryResponse()
         at = max(after[0] - 1, 0)
         until = view.revision
@@ -179,13 +179,6 @@ def _fitting(entries: Sequence[NodeHistoryEntry]) -> int:
         if at and taken > MAX_PAGE_BYTES:
             return at
     return len(entries)
-
-
-def _parse_pair(token: str) -> tuple[int, int]:
-    revision, _, index = token.partition(".")
-    if not (revision.isdecimal() and index.isdecimal()):
-        raise InvalidRequest(field="page_token", problem="is not from this service")
-    return int(revision), int(index)
 
 
 def _search(

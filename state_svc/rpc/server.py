@@ -27,6 +27,7 @@ from state_svc.rpc.options import server_options
 from state_svc.rpc.portable import PortableRpcs
 from state_svc.rpc.projects import ProjectRpcs
 from state_svc.rpc.reflection_v1 import add_descriptor
+from state_svc.rpc.stages import StageRpcs
 from state_svc.rpc.stream import StreamSession, StreamSessions
 from state_svc.rpc.watch import WatchRpcs
 from state_svc.service import Service
@@ -67,6 +68,7 @@ class RpcServer:
             "GetNode": nodes.get_node,
             "ListNodes": nodes.list_nodes,
             "ListNodeHistory": nodes.list_node_history,
+            "ListStages": StageRpcs(service).list_stages,
             "AcquireLease": leases.acquire_lease,
             "RenewLeases": leases.renew_leases,
             "ReleaseLease": leases.release_lease,

@@ -82,7 +82,7 @@ class CatchUp:
         delta = decode_delta(segment)
         last = min(segment.last_revision, self._until)
         whole = segment.first_revision > at and segment.last_revision <= self._until
-        hidden = any(change.HasField("command") for change in delta.changes)
+        hidden = any(c.HasField("command") or c.HasField("stage") for c in delta.changes)
         if self._filter.is_default and whole and not hidden:
             delta.ClearField("first_revision")
             delta.ClearField("last_revision")

@@ -11,7 +11,8 @@ from state_svc.model.node import LiveNode, NodeSpec
 _NODE = EntityKind.ENTITY_KIND_NODE
 _PROJECT = EntityKind.ENTITY_KIND_PROJECT
 _COMMAND = EntityKind.ENTITY_KIND_COMMAND
-_KIND_OF = {"node": _NODE, "project": _PROJECT, "command": _COMMAND}
+_STAGE = EntityKind.ENTITY_KIND_STAGE
+_KIND_OF = {"node": _NODE, "project": _PROJECT, "command": _COMMAND, "stage": _STAGE}
 _DEFAULT_KINDS = frozenset({_NODE, _PROJECT})
 
 FindSpec = Callable[[str], NodeSpec | None]

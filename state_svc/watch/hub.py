@@ -201,7 +201,7 @@ def encode_body(view_filter: ViewFilter, run: Sequence[Applied], channel: Channe
 
     The bytes that went to the store serve every watcher with the default filter.
     """
-    if view_filter.is_default and not any(applied.commands for applied in run):
+    if view_filter.is_default and not any(a.commands or a.stages for a in run):
         return b"".join(applied.body for applied in run)
     return b"".join(
         view_filter.project_changes([applied.info], applied.changes(), applied.images, channel.find)

@@ -12,9 +12,11 @@ from ramify.v1.mutation_pb2 import (
     NodeDelete,
     NodeMutation,
     ProjectMutation,
+    StageMutation,
 )
 from ramify.v1.node_pb2 import Node, NodePatch, NodeState, TaskType
 from ramify.v1.project_pb2 import ProjectPatch
+from ramify.v1.stage_pb2 import Stage, StageRecord
 
 PENDING = NodeState.NODE_STATE_PENDING
 READY = NodeState.NODE_STATE_READY
@@ -73,6 +75,14 @@ def order_cancel(command_id: str) -> Mutation:
             create=Command(type=CommandType.COMMAND_TYPE_CANCEL_PROJECT),
         )
     )
+
+
+def stage(node_id: str, stage_id: str = "s1", **fields: Any) -> Mutation:
+    """Return the record of a stage."""
+    fields.setdefault("stage", Stage.STAGE_EXECUTE)
+    fields.setdefault("attempt", 1)
+    record = StageRecord(node_id=node_id, **fields)
+    return Mutation(stage=StageMutation(stage_id=stage_id, create=record))
 
 
 def batch(project_id: str, sequence: int, *mutations: Mutation, **fields: Any) -> MutationBatch:

@@ -58,6 +58,10 @@ class NodeNotFoundError(NotFoundError):
     """No node of the project has this id."""
 
 
+class PayloadNotFoundError(NotFoundError):
+    """The payload store has no body with this digest, or the project does not reference it."""
+
+
 class ProjectExistsError(RamifyError):
     """A project with this id exists or existed; ids are never used twice. Choose another."""
 
@@ -146,6 +150,7 @@ BY_REASON: Mapping[str, type[RamifyError]] = {
     "INVALID_REQUEST": InvalidRequestError,
     "PROJECT_NOT_FOUND": ProjectNotFoundError,
     "NODE_NOT_FOUND": NodeNotFoundError,
+    "PAYLOAD_NOT_FOUND": PayloadNotFoundError,
     "PROJECT_EXISTS": ProjectExistsError,
     "ILLEGAL_TRANSITION": IllegalTransitionError,
     "PRODUCER_FENCED": ProducerFencedError,

@@ -73,6 +73,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A file that was sent is damaged, incomplete or not of the kind that is needed
     (INVALID_ARGUMENT). The metadata names the place. Nothing was stored.
     """
+    ERROR_REASON_PAYLOAD_NOT_FOUND: _ErrorReason.ValueType  # 30
+    """The payload store has no body with this digest, or the project does not reference it
+    (NOT_FOUND). Put it first, then name it.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 19
     """Anything else (INTERNAL). The server's log has the cause."""
 
@@ -129,6 +133,10 @@ ERROR_REASON_PROJECT_ACTIVE: ErrorReason.ValueType  # 20
 ERROR_REASON_DAMAGED_FILE: ErrorReason.ValueType  # 21
 """A file that was sent is damaged, incomplete or not of the kind that is needed
 (INVALID_ARGUMENT). The metadata names the place. Nothing was stored.
+"""
+ERROR_REASON_PAYLOAD_NOT_FOUND: ErrorReason.ValueType  # 30
+"""The payload store has no body with this digest, or the project does not reference it
+(NOT_FOUND). Put it first, then name it.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 19
 """Anything else (INTERNAL). The server's log has the cause."""

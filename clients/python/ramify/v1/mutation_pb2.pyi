@@ -12,6 +12,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from ramify.v1 import command_pb2 as _command_pb2
 from ramify.v1 import node_pb2 as _node_pb2
 from ramify.v1 import project_pb2 as _project_pb2
+from ramify.v1 import stage_pb2 as _stage_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -184,6 +185,36 @@ class CommandMutation(_message.Message):
 Global___CommandMutation: _TypeAlias = CommandMutation  # noqa: Y015
 
 @_typing.final
+class StageMutation(_message.Message):
+    """StageMutation adds a stage record. There is no other change of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGE_ID_FIELD_NUMBER: _builtins.int
+    CREATE_FIELD_NUMBER: _builtins.int
+    stage_id: _builtins.str
+    """Id of the record; may be left empty inside it."""
+    @_builtins.property
+    def create(self) -> _stage_pb2.StageRecord:
+        """Adds it. Output-only fields must be unset."""
+
+    def __init__(
+        self,
+        *,
+        stage_id: _builtins.str = ...,
+        create: _stage_pb2.StageRecord | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "create", b"create"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "create", b"create", "stage_id", b"stage_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["create"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
+
+Global___StageMutation: _TypeAlias = StageMutation  # noqa: Y015
+
+@_typing.final
 class Mutation(_message.Message):
     """Mutation is one intended change."""
 
@@ -192,6 +223,7 @@ class Mutation(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     PROJECT_FIELD_NUMBER: _builtins.int
     COMMAND_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def node(self) -> Global___NodeMutation:
         """A node."""
@@ -204,18 +236,23 @@ class Mutation(_message.Message):
     def command(self) -> Global___CommandMutation:
         """A command."""
 
+    @_builtins.property
+    def stage(self) -> Global___StageMutation:
+        """A stage record."""
+
     def __init__(
         self,
         *,
         node: Global___NodeMutation | None = ...,
         project: Global___ProjectMutation | None = ...,
         command: Global___CommandMutation | None = ...,
+        stage: Global___StageMutation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "node", b"node", "project", b"project", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "node", b"node", "project", b"project", "stage", b"stage", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "node", b"node", "project", b"project", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "node", b"node", "project", b"project", "stage", b"stage", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["node", "project", "command"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["node", "project", "command", "stage"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
 
@@ -448,6 +485,30 @@ class CommandChange(_message.Message):
 Global___CommandChange: _TypeAlias = CommandChange  # noqa: Y015
 
 @_typing.final
+class StageChange(_message.Message):
+    """StageChange is a stage record that was added."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def stage(self) -> _stage_pb2.StageRecord:
+        """The record, without `revision`."""
+
+    def __init__(
+        self,
+        *,
+        stage: _stage_pb2.StageRecord | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stage", b"stage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stage", b"stage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StageChange: _TypeAlias = StageChange  # noqa: Y015
+
+@_typing.final
 class Change(_message.Message):
     """Change is one effect, placed in the history by (revision, index)."""
 
@@ -458,6 +519,7 @@ class Change(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     PROJECT_FIELD_NUMBER: _builtins.int
     COMMAND_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Revision it belongs to."""
     index: _builtins.int
@@ -474,6 +536,10 @@ class Change(_message.Message):
     def command(self) -> Global___CommandChange:
         """A command."""
 
+    @_builtins.property
+    def stage(self) -> Global___StageChange:
+        """A stage record."""
+
     def __init__(
         self,
         *,
@@ -482,12 +548,13 @@ class Change(_message.Message):
         node: Global___NodeChange | None = ...,
         project: Global___ProjectChange | None = ...,
         command: Global___CommandChange | None = ...,
+        stage: Global___StageChange | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "entity", b"entity", "node", b"node", "project", b"project"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "entity", b"entity", "node", b"node", "project", b"project", "stage", b"stage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "entity", b"entity", "index", b"index", "node", b"node", "project", b"project", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "entity", b"entity", "index", b"index", "node", b"node", "project", b"project", "revision", b"revision", "stage", b"stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_entity: _TypeAlias = _typing.Literal["node", "project", "command"]  # noqa: Y015
+    _WhichOneofReturnType_entity: _TypeAlias = _typing.Literal["node", "project", "command", "stage"]  # noqa: Y015
     _WhichOneofArgType_entity: _TypeAlias = _typing.Literal["entity", b"entity"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_entity) -> _WhichOneofReturnType_entity | None: ...
 

@@ -5,21 +5,82 @@ isort:skip_file
 
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
 
-if sys.version_info >= (3, 10):
-    from typing import TypeAlias as _TypeAlias
+if sys.version_info >= (3, 11):
+    from typing import TypeAlias as _TypeAlias, Never as _Never
 else:
-    from typing_extensions import TypeAlias as _TypeAlias
+    from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _PayloadEncoding:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PayloadEncodingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PayloadEncoding.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PAYLOAD_ENCODING_UNSPECIFIED: _PayloadEncoding.ValueType  # 0
+    """As a request: identity."""
+    PAYLOAD_ENCODING_IDENTITY: _PayloadEncoding.ValueType  # 1
+    """As they are."""
+    PAYLOAD_ENCODING_ZSTD: _PayloadEncoding.ValueType  # 2
+    """One zstd frame that states its content size."""
+
+class PayloadEncoding(_PayloadEncoding, metaclass=_PayloadEncodingEnumTypeWrapper):
+    """PayloadEncoding is how bytes lie in the payload store."""
+
+PAYLOAD_ENCODING_UNSPECIFIED: PayloadEncoding.ValueType  # 0
+"""As a request: identity."""
+PAYLOAD_ENCODING_IDENTITY: PayloadEncoding.ValueType  # 1
+"""As they are."""
+PAYLOAD_ENCODING_ZSTD: PayloadEncoding.ValueType  # 2
+"""One zstd frame that states its content size."""
+Global___PayloadEncoding: _TypeAlias = PayloadEncoding  # noqa: Y015
+
+@_typing.final
+class PayloadRef(_message.Message):
+    """PayloadRef names a body in the payload store. Readers get the original bytes by `GetPayload`,
+    however they are stored.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    ORIGINAL_BYTES_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    ENCODING_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """`sha256:` and 64 lower-case hexadecimal digits, of the original bytes."""
+    original_bytes: _builtins.int
+    """Bytes of the body. Output only: state_svc fills it in."""
+    stored_bytes: _builtins.int
+    """Bytes that the body takes in the store. Output only."""
+    encoding: Global___PayloadEncoding.ValueType
+    """How the body lies in the store. Output only."""
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        original_bytes: _builtins.int = ...,
+        stored_bytes: _builtins.int = ...,
+        encoding: Global___PayloadEncoding.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "encoding", b"encoding", "original_bytes", b"original_bytes", "stored_bytes", b"stored_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PayloadRef: _TypeAlias = PayloadRef  # noqa: Y015
 
 @_typing.final
 class Payload(_message.Message):
     """Payload is a body of any kind: text and JSON stay readable in every tool, other content is
-    bytes.
+    bytes, and what is large lies in the payload store.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -27,6 +88,7 @@ class Payload(_message.Message):
     CONTENT_TYPE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    REF_FIELD_NUMBER: _builtins.int
     content_type: _builtins.str
     """Media type of the body, for example `text/markdown` or `application/json`. At most 255
     characters; empty means `application/octet-stream` for `data` and `text/plain` for `text`.
@@ -35,18 +97,23 @@ class Payload(_message.Message):
     """UTF-8 text, JSON included."""
     data: _builtins.bytes
     """Any other bytes."""
+    @_builtins.property
+    def ref(self) -> Global___PayloadRef:
+        """A body that `PutPayload` has stored. A batch that names an unknown digest is refused."""
+
     def __init__(
         self,
         *,
         content_type: _builtins.str = ...,
         text: _builtins.str = ...,
         data: _builtins.bytes = ...,
+        ref: Global___PayloadRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "data", b"data", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "data", b"data", "ref", b"ref", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "content_type", b"content_type", "data", b"data", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "content_type", b"content_type", "data", b"data", "ref", b"ref", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["text", "data"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["text", "data", "ref"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 

@@ -16,6 +16,7 @@ from ramify.v1 import error_pb2 as _error_pb2
 from ramify.v1 import mutation_pb2 as _mutation_pb2
 from ramify.v1 import node_pb2 as _node_pb2
 from ramify.v1 import project_pb2 as _project_pb2
+from ramify.v1 import stage_pb2 as _stage_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -41,6 +42,8 @@ class _EntityKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EntityKind
     """The project itself."""
     ENTITY_KIND_COMMAND: _EntityKind.ValueType  # 3
     """Commands."""
+    ENTITY_KIND_STAGE: _EntityKind.ValueType  # 5
+    """Stage records. They come with changes only, never in snapshots."""
 
 class EntityKind(_EntityKind, metaclass=_EntityKindEnumTypeWrapper):
     """EntityKind names what a change is about."""
@@ -53,6 +56,8 @@ ENTITY_KIND_PROJECT: EntityKind.ValueType  # 2
 """The project itself."""
 ENTITY_KIND_COMMAND: EntityKind.ValueType  # 3
 """Commands."""
+ENTITY_KIND_STAGE: EntityKind.ValueType  # 5
+"""Stage records. They come with changes only, never in snapshots."""
 Global___EntityKind: _TypeAlias = EntityKind  # noqa: Y015
 
 class _ResyncReason:
@@ -1787,6 +1792,82 @@ class ListNodeHistoryResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListNodeHistoryResponse: _TypeAlias = ListNodeHistoryResponse  # noqa: Y015
+
+@_typing.final
+class ListStagesRequest(_message.Message):
+    """ListStagesRequest selects stage records. Conditions of different fields must all hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    AFTER_REVISION_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """Which project."""
+    node_id: _builtins.str
+    """Only of this node; empty: of all."""
+    attempt: _builtins.int
+    """Only of this attempt; 0: of all."""
+    stage: _stage_pb2.Stage.ValueType
+    """Only of this stage; unspecified: of all."""
+    after_revision: _builtins.int
+    """Only records after this revision."""
+    page_size: _builtins.int
+    """Most records in the answer; 1 to 1 000. 0: 100. A page also ends at 2 MiB."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before; the other fields must be the same."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        stage: _stage_pb2.Stage.ValueType = ...,
+        after_revision: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_revision", b"after_revision", "attempt", b"attempt", "node_id", b"node_id", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "stage", b"stage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListStagesRequest: _TypeAlias = ListStagesRequest  # noqa: Y015
+
+@_typing.final
+class ListStagesResponse(_message.Message):
+    """ListStagesResponse is one page of stage records."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty on the last. A long history is searched a part at a time, so
+    a page may have few records, or none, and still have a token.
+    """
+    @_builtins.property
+    def stages(self) -> _containers.RepeatedCompositeFieldContainer[_stage_pb2.StageRecord]:
+        """The records, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        stages: _abc.Iterable[_stage_pb2.StageRecord] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "stages", b"stages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListStagesResponse: _TypeAlias = ListStagesResponse  # noqa: Y015
 
 @_typing.final
 class AcquireLeaseRequest(_message.Message):

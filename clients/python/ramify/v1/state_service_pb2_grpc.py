@@ -108,6 +108,11 @@ class StateServiceStub(object):
                 request_serializer=ramify_dot_v1_dot_state__service__pb2.ListNodeHistoryRequest.SerializeToString,
                 response_deserializer=ramify_dot_v1_dot_state__service__pb2.ListNodeHistoryResponse.FromString,
                 _registered_method=True)
+        self.ListStages = channel.unary_unary(
+                '/ramify.v1.StateService/ListStages',
+                request_serializer=ramify_dot_v1_dot_state__service__pb2.ListStagesRequest.SerializeToString,
+                response_deserializer=ramify_dot_v1_dot_state__service__pb2.ListStagesResponse.FromString,
+                _registered_method=True)
         self.AcquireLease = channel.unary_unary(
                 '/ramify.v1.StateService/AcquireLease',
                 request_serializer=ramify_dot_v1_dot_state__service__pb2.AcquireLeaseRequest.SerializeToString,
@@ -257,6 +262,13 @@ class StateServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListStages(self, request, context):
+        """Lists stage records in the order of their revisions, those of the archive included.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AcquireLease(self, request, context):
         """Claims a project for a holder. While a lease is held, only batches that carry its
         `lease_epoch` are accepted, whoever sends them; commands are exempt.
@@ -389,6 +401,11 @@ def add_StateServiceServicer_to_server(servicer, server):
                     servicer.ListNodeHistory,
                     request_deserializer=ramify_dot_v1_dot_state__service__pb2.ListNodeHistoryRequest.FromString,
                     response_serializer=ramify_dot_v1_dot_state__service__pb2.ListNodeHistoryResponse.SerializeToString,
+            ),
+            'ListStages': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListStages,
+                    request_deserializer=ramify_dot_v1_dot_state__service__pb2.ListStagesRequest.FromString,
+                    response_serializer=ramify_dot_v1_dot_state__service__pb2.ListStagesResponse.SerializeToString,
             ),
             'AcquireLease': grpc.unary_unary_rpc_method_handler(
                     servicer.AcquireLease,
@@ -813,6 +830,33 @@ class StateService(object):
             '/ramify.v1.StateService/ListNodeHistory',
             ramify_dot_v1_dot_state__service__pb2.ListNodeHistoryRequest.SerializeToString,
             ramify_dot_v1_dot_state__service__pb2.ListNodeHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListStages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramify.v1.StateService/ListStages',
+            ramify_dot_v1_dot_state__service__pb2.ListStagesRequest.SerializeToString,
+            ramify_dot_v1_dot_state__service__pb2.ListStagesResponse.FromString,
             options,
             channel_credentials,
             insecure,

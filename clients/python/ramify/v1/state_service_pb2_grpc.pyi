@@ -69,6 +69,8 @@ class StateServiceStub:
     """Lists nodes in the order of their creation. All pages show the same revision."""
     ListNodeHistory: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.ListNodeHistoryRequest, _state_service_pb2.ListNodeHistoryResponse]
     """Lists the retained changes of one node, oldest first."""
+    ListStages: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.ListStagesRequest, _state_service_pb2.ListStagesResponse]
+    """Lists stage records in the order of their revisions, those of the archive included."""
     AcquireLease: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.AcquireLeaseRequest, _state_service_pb2.AcquireLeaseResponse]
     """Claims a project for a holder. While a lease is held, only batches that carry its
     `lease_epoch` are accepted, whoever sends them; commands are exempt.
@@ -134,6 +136,8 @@ class StateServiceAsyncStub(StateServiceStub):
     """Lists nodes in the order of their creation. All pages show the same revision."""
     ListNodeHistory: _aio.UnaryUnaryMultiCallable[_state_service_pb2.ListNodeHistoryRequest, _state_service_pb2.ListNodeHistoryResponse]  # type: ignore[assignment]
     """Lists the retained changes of one node, oldest first."""
+    ListStages: _aio.UnaryUnaryMultiCallable[_state_service_pb2.ListStagesRequest, _state_service_pb2.ListStagesResponse]  # type: ignore[assignment]
+    """Lists stage records in the order of their revisions, those of the archive included."""
     AcquireLease: _aio.UnaryUnaryMultiCallable[_state_service_pb2.AcquireLeaseRequest, _state_service_pb2.AcquireLeaseResponse]  # type: ignore[assignment]
     """Claims a project for a holder. While a lease is held, only batches that carry its
     `lease_epoch` are accepted, whoever sends them; commands are exempt.
@@ -280,6 +284,14 @@ class StateServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_state_service_pb2.ListNodeHistoryResponse, _abc.Awaitable[_state_service_pb2.ListNodeHistoryResponse]]:
         """Lists the retained changes of one node, oldest first."""
+
+    @_abc_1.abstractmethod
+    def ListStages(
+        self,
+        request: _state_service_pb2.ListStagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_state_service_pb2.ListStagesResponse, _abc.Awaitable[_state_service_pb2.ListStagesResponse]]:
+        """Lists stage records in the order of their revisions, those of the archive included."""
 
     @_abc_1.abstractmethod
     def AcquireLease(
