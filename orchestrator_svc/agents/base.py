@@ -5,10 +5,16 @@ returns a value or raises `AgentError`. The runner persists what it returns.
 
 An agent implements any of `Atomizer`, `Planner`, `Executor` and `Aggregator`; a profile
 (`profile.py`) maps each role, and for executors each task type, to one agent.
+
+While a call is open the agent shows that it is alive with `report`, and may be asked to end early
+through `stop_wish` (SEM 22). A call never blocks the event loop: blocking Python belongs into
+`asyncio.to_thread`, which cannot be killed, or into a process of `processes/`, which can.
 """
 
 from __future__ import annotations
 
+import asyncio
+from contextvars import ContextVar
 from typing import Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -21,6 +27,7 @@ __all__ = [
     "AgentInput",
     "Aggregator",
     "Atomizer",
+    "CallMonitor",
     "ErrorClass",
     "Executor",
     "MAX_GOAL_CHARS",
@@ -33,6 +40,9 @@ __all__ = [
     "RelatedNode",
     "TaskType",
     "Verdict",
+    "open_call",
+    "report",
+    "stop_wish",
 ]
 
 
@@ -109,6 +119,37 @@ class AgentError(Exception):
         super().__init__(message)
         self.error_class = error_class
         self.message = message
+
+
+class CallMonitor(Protocol):
+    """What an open call and its runner tell each other."""
+
+    @property
+    def stop_wish(self) -> asyncio.Event:
+        """Set when the agent is asked to come to an end; owned by the loop."""
+
+    def report(self, note: str) -> None:
+        """Take note of a sign of life. Called from any thread."""
+
+
+#: The open call of the present task; threads of `asyncio.to_thread` see it too.
+open_call: ContextVar[CallMonitor | None] = ContextVar("open_call", default=None)
+
+
+def report(note: str = "") -> None:
+    """Show that the open call is alive, from any thread; `note` says how far it has come.
+
+    A note, one line, is shown to watchers now and then; the latest one wins.
+    """
+    monitor = open_call.get()
+    if monitor is not None:
+        monitor.report(note)
+
+
+def stop_wish() -> asyncio.Event:
+    """Return the event that asks the open call to end early with what it has."""
+    monitor = open_call.get()
+    return asyncio.Event() if monitor is None else monitor.stop_wish
 
 
 @runtime_checkable

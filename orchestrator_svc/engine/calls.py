@@ -7,7 +7,7 @@ import traceback
 
 import structlog
 
-from orchestrator_svc.agents.base import AgentError, AgentInput
+from orchestrator_svc.agents.base import AgentError, AgentInput, CallMonitor, open_call
 from orchestrator_svc.agents.profile import AgentSet
 from orchestrator_svc.engine.context import outcome_of
 from orchestrator_svc.errors import leaves
@@ -19,11 +19,15 @@ MAX_CAUSE_CHARS = 500
 _log = structlog.get_logger(__name__)
 
 
-async def call_agent(agents: AgentSet, stage: Stage, task: AgentInput, timeout: float) -> Outcome:
+async def call_agent(
+    agents: AgentSet, stage: Stage, task: AgentInput, timeout: float, monitor: CallMonitor
+) -> Outcome:
     """Return what came of a call. Raises only `CancelledError`, when this task is cancelled.
 
     On timeout the agent is cancelled and waited for: an agent must not swallow the cancellation.
+    To be called in a task of its own: `monitor` stays the open call of that task.
     """
+    open_call.set(monitor)
     deadline = asyncio.timeout(timeout)
     try:
         async with deadline:

@@ -21,6 +21,7 @@ import structlog
 from pydantic import JsonValue
 
 from orchestrator_svc.agents.profile import AgentSet
+from orchestrator_svc.engine.activity import Activity
 from orchestrator_svc.engine.calls import call_agent
 from orchestrator_svc.engine.context import agent_input
 from orchestrator_svc.engine.leases import Lease
@@ -29,6 +30,7 @@ from orchestrator_svc.graph.decide import decide
 from orchestrator_svc.graph.event import (
     Call,
     CallEnded,
+    CallProgressed,
     Decision,
     Draining,
     Event,
@@ -83,6 +85,7 @@ class Runner:
         self._pending = Decision()  #: decided, not offered
         self._sent: deque[_Sent] = deque()
         self._calls: dict[str, asyncio.Task[None]] = {}
+        self._activities: dict[str, Activity] = {}  #: by node, of the calls that agents work on
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
         self._seen_revision = project.revision  #: how far the watch has come
@@ -218,7 +221,13 @@ class Runner:
             self._run, call, project_id=self._project.project_id, options=self._options
         )
         started = loop.time()
-        outcome = await call_agent(self._agents, call.stage, task, call.timeout)
+        activity = Activity(lambda note: self.post(CallProgressed(call.node_id, call.number, note)))
+        self._activities[call.node_id] = activity
+        try:
+            outcome = await call_agent(self._agents, call.stage, task, call.timeout, activity)
+        finally:
+            activity.close()
+            del self._activities[call.node_id]
         seconds = loop.time() - started
         self._metrics.agent_calls.labels(
             stage=str(call.stage), outcome=type(outcome).__name__.lower()

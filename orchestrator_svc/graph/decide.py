@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from orchestrator_svc.graph.dispatch import begin_stage, fill_slots
 from orchestrator_svc.graph.event import (
     CallEnded,
+    CallProgressed,
     CommandGiven,
     Decided,
     Decision,
@@ -38,6 +39,8 @@ from orchestrator_svc.graph.types import (
 
 MAX_MESSAGE_CHARS = 4_096  #: of a stored failure
 
+MAX_PROGRESS_CHARS = 255
+
 _FIRST_PLAN = 1
 
 #: What each stage may answer.
@@ -55,6 +58,8 @@ def decide(run: Run, events: Iterable[Event], now: float) -> Decision:
         run.cut()
         if isinstance(event, CallEnded):
             _call_ended(run, event, now)
+        elif isinstance(event, CallProgressed):
+            _call_progressed(run, event)
         elif isinstance(event, TimeReached):
             run.queue.extend(node.node_id for node in run.pop_due(now))
         elif isinstance(event, CommandGiven):
@@ -90,6 +95,12 @@ def _call_ended(run: Run, event: CallEnded, now: float) -> None:
         finish(run, node, **changes)
     else:
         _fail(run, node, outcome.error_class, outcome.message, now)
+
+
+def _call_progressed(run: Run, event: CallProgressed) -> None:
+    node = run.nodes.get(event.node_id)
+    if node is not None and node.open_call and node.open_call == event.number:
+        run.patch(node, progress=storable(event.note, MAX_PROGRESS_CHARS))
 
 
 def _decided(run: Run, node: Node, node_type: NodeType) -> None:

@@ -53,6 +53,15 @@ class CallEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class CallProgressed:
+    """An agent said how far its call has come. Ignored unless it is the node's open call."""
+
+    node_id: str
+    number: int
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
 class CommandGiven:
     """An operator ordered something; the order is durable."""
 
@@ -70,7 +79,7 @@ class Draining:
     """The orchestrator stops: calls in flight were abandoned, give their nodes back."""
 
 
-Event = CallEnded | CommandGiven | TimeReached | Draining
+Event = CallEnded | CallProgressed | CommandGiven | TimeReached | Draining
 
 
 @dataclass(frozen=True, slots=True)

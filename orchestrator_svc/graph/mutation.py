@@ -31,6 +31,7 @@ class NodeChanges(TypedDict, total=False):
     children: tuple[str, ...]
     agent_calls: int
     crash_redispatches: int
+    progress: str
 
 
 @dataclass(slots=True)

@@ -59,6 +59,7 @@ class Node:
     children: tuple[str, ...] = ()  #: of the current plan, in plan order
     agent_calls: int = 0  #: dispatches so far; numbers them too
     crash_redispatches: int = 0  #: in a row, without an outcome between them (SEM 21)
+    progress: str = ""  #: what the latest agent call said last about how far it had come
     superseded: bool = False
 
     unsettled: int = 0  #: dependencies that are not terminal

@@ -1,7 +1,8 @@
 """Puts decisions into the words of the contract, and reads projects and nodes back.
 
-A node's `aux_data` carries two things of the runner's: `details`, what the planner attached,
-and `crash_redispatches`, the dispatches in a row that were cut off by a crash.
+A node's `aux_data` carries three things of the runner's: `details`, what the planner attached,
+`crash_redispatches`, the dispatches in a row that were cut off by a crash, and `progress`, what
+its agent said last about how far it had come.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ramify.v1 import command_pb2, mutation_pb2, node_pb2, payload_pb2, project_
 
 DETAILS_KEY = "details"
 CRASHES_KEY = "crash_redispatches"
+PROGRESS_KEY = "progress"
 
 _MICROS = 1_000_000
 
@@ -122,6 +124,12 @@ def _set_patch(patch: node_pb2.NodePatch, changes: NodeChanges) -> None:
             patch.aux_upserts[CRASHES_KEY].number_value = crashes
         else:
             patch.aux_removals.append(CRASHES_KEY)
+    if "progress" in changes:
+        progress = changes["progress"]
+        if progress:
+            patch.aux_upserts[PROGRESS_KEY].string_value = progress
+        else:
+            patch.aux_removals.append(PROGRESS_KEY)
 
 
 def _set_command(message: mutation_pb2.CommandMutation, mutation: PatchCommand) -> None:
@@ -166,6 +174,9 @@ def read_node(message: node_pb2.Node) -> Node:
     crashes = 0
     if CRASHES_KEY in message.aux_data:
         crashes = int(message.aux_data[CRASHES_KEY].number_value)
+    progress = ""
+    if PROGRESS_KEY in message.aux_data:
+        progress = message.aux_data[PROGRESS_KEY].string_value
     return Node(
         node_id=message.node_id,
         goal=message.goal,
@@ -188,6 +199,7 @@ def read_node(message: node_pb2.Node) -> Node:
         children=tuple(message.planned_sub_task_ids),
         agent_calls=message.usage.agent_calls,
         crash_redispatches=crashes,
+        progress=progress,
         superseded=message.superseded,
     )
 

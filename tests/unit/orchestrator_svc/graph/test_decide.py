@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator_svc.graph.event import CallEnded, CommandGiven, Decided, Draining
+from orchestrator_svc.graph.event import CallEnded, CallProgressed, CommandGiven, Decided, Draining
 from orchestrator_svc.graph.mutation import CreateNode, PatchNode, PatchProject
 from orchestrator_svc.graph.node import Result
 from orchestrator_svc.graph.recovery import RECOVERY, Recovery
@@ -340,3 +340,13 @@ def test_the_project_ends_in_the_batch_of_its_root() -> None:
     driven.answer("root.1.0", done())
     decision = driven.answer("root", done())
     assert [type(m) for m in decision.groups[-1]] == [PatchNode, PatchProject]
+
+
+def test_what_an_open_call_reports_is_stored_and_what_an_ended_one_reports_is_not() -> None:
+    driven = planned(draft())
+    call = driven.calls["root.1.0"]
+    driven.event(CallProgressed("root.1.0", call.number, "halfway"))
+    assert driven.node("root.1.0").progress == "halfway"
+    driven.answer("root.1.0", done())
+    assert not driven.event(CallProgressed("root.1.0", call.number, "late"))
+    assert driven.node("root.1.0").progress == "halfway"

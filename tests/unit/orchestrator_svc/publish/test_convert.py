@@ -63,6 +63,14 @@ def test_none_empties_a_field_and_no_crashes_remove_their_count() -> None:
     assert list(patch.aux_removals) == [convert.CRASHES_KEY]
 
 
+def test_progress_is_an_attribute_that_comes_back() -> None:
+    patch = convert.to_message(PatchNode("n", NodeChanges(progress="line 3"))).node.patch
+    node = node_pb2.Node(
+        node_id="n", state=node_pb2.NODE_STATE_RUNNING, aux_data=dict(patch.aux_upserts)
+    )
+    assert convert.read_node(node).progress == "line 3"
+
+
 def test_what_is_not_changed_is_not_sent() -> None:
     message = convert.to_message(PatchNode("n", NodeChanges(state=types.NodeState.READY)))
     assert [f.name for f, _ in message.node.patch.ListFields()] == ["state"]

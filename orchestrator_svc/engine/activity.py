@@ -1,0 +1,56 @@
+"""Signs of life of one open agent call, for its time-outs and for watchers (SEM 22)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+NOTE_INTERVAL = 1.0  #: seconds between two notes that are published, at least
+MAX_NOTE_CHARS = 255
+
+
+class Activity:
+    """The `CallMonitor` of one call. Made on the loop; `report` may come from any thread."""
+
+    def __init__(self, publish: Callable[[str], None]) -> None:
+        self.stop_wish = asyncio.Event()
+        self.started_at = time.monotonic()
+        self.last_sign = self.started_at  #: monotonic time of the latest sign of life
+        self.note = ""
+        self._publish = publish  #: called on the loop with the latest note
+        self._loop = asyncio.get_running_loop()
+        self._published = ""
+        self._published_at = float("-inf")
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def silent_for(self) -> float:
+        """Return the seconds since the latest sign of life."""
+        return time.monotonic() - self.last_sign
+
+    def report(self, note: str) -> None:
+        """See `CallMonitor`."""
+        self.last_sign = time.monotonic()
+        if note and note != self.note and not self._closed:
+            self.note = note
+            self._loop.call_soon_threadsafe(self._noted)
+
+    def close(self) -> None:
+        """Publish nothing more: the call is over."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _noted(self) -> None:
+        if self._closed or self._timer is not None:
+            return
+        wait = self._published_at + NOTE_INTERVAL - self._loop.time()
+        self._timer = self._loop.call_later(max(0.0, wait), self._publish_now)
+
+    def _publish_now(self) -> None:
+        self._timer = None
+        if self.note != self._published:
+            self._published, self._published_at = self.note, self._loop.time()
+            self._publish(self.note)
