@@ -11,6 +11,7 @@ import asyncio
 import json
 import signal
 from contextlib import suppress
+from dataclasses import asdict
 
 import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -30,6 +31,7 @@ from orchestrator_svc.publish.state_store import StateServiceStore
 from orchestrator_svc.publish.stream import MutationStream, new_epoch
 from orchestrator_svc.rpc.server import RpcServer
 from orchestrator_svc.rpc.servicer import OrchestratorServicer
+from orchestrator_svc.settings import settle
 from ramify.v1.state_service_pb2_grpc import StateServiceStub
 
 INDEX_FOLDER = "corpus-index"
@@ -69,7 +71,7 @@ async def run(config: ServiceConfig) -> None:
         leases=leases,
         profiles=profiles,
         default_profile=config.default_profile,
-        settings=config.execution.to_settings(),
+        execution=config.execution,
         max_projects=config.max_projects,
         metrics=metrics,
     )
@@ -79,6 +81,7 @@ async def run(config: ServiceConfig) -> None:
         supervisor=supervisor,
         profiles=profiles,
         default_profile=config.default_profile,
+        execution=config.execution,
         holder=holder,
         started=started,
     )
@@ -130,7 +133,8 @@ def _serve_metrics(config: ServiceConfig, metrics: Metrics) -> None:
 
 
 def _announce(config: ServiceConfig, address: str, holder: str) -> None:
-    _log.info("settings", **config.model_dump(mode="json"))
+    _log.info("settings", **config.model_dump(mode="json", exclude={"execution"}))
+    _log.info("execution settings", **asdict(settle(config.execution)))
     ready = {
         "service": "orchestrator_svc",
         "address": address,

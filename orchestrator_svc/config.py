@@ -2,7 +2,7 @@
 
 A file may be shared with other services: this one reads its own section `orchestrator_svc:` and
 `execution:`. An environment variable is `ORCHESTRATOR_SVC_` plus the key, a flag `--` plus the
-key with dashes, for execution keys too.
+key with dashes, for execution keys too. Those are listed in `ExecutionSettings`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -18,42 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator_svc.agents.profile import DEFAULT_PROFILE
 from orchestrator_svc.errors import StartupError
-from orchestrator_svc.graph.run import Settings
+from orchestrator_svc.graph.settings import Scalar
+from orchestrator_svc.settings import KEYS, InvalidSetting, read_settings, settle
 
 SECTION = "orchestrator_svc"
 EXECUTION_SECTION = "execution"
 ENV_PREFIX = "ORCHESTRATOR_SVC_"
 
 Address = Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]
-
-
-class ExecutionConfig(BaseModel):
-    """Execution keys of projects that do not set them (S2); ranges as in `ExecutionSettings`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_concurrent_nodes: int = Field(
-        10, ge=1, le=10_000, description="agent calls of a project at one time"
-    )
-    max_execution_steps: int = Field(
-        500, ge=0, le=10_000, description="agent-stage dispatches of a project; 0: unlimited"
-    )
-    max_recursion_depth: int = Field(
-        5, ge=1, le=20, description="nodes at this layer are executed, never planned"
-    )
-    max_retries: int = Field(3, ge=0, le=100, description="counted failures of a node")
-    retry_delay_seconds: float = Field(5.0, ge=0, le=3_600, description="base of the backoff")
-    node_execution_timeout_seconds: float = Field(
-        2_400.0, gt=0, le=86_400, description="time of one attempt while an agent call is open"
-    )
-    force_root_node_planning: bool = Field(True, description="plan the root without asking")
-    skip_atomization: bool = Field(
-        False, description="execute what no plan has decided about without asking the atomizer"
-    )
-
-    def to_settings(self) -> Settings:
-        """Return the keys as the core takes them."""
-        return Settings(**self.model_dump())
 
 
 class ServiceConfig(BaseModel):
@@ -88,32 +61,53 @@ class ServiceConfig(BaseModel):
     drain_seconds: float = Field(
         10.0, gt=0, le=3_600, description="longest time that stopping may take"
     )
-    execution: ExecutionConfig = Field(
-        default_factory=lambda: ExecutionConfig.model_validate({}),
-        description="keys of projects that do not set them",
+    execution: dict[str, Scalar] = Field(
+        default_factory=dict, description="execution keys chosen for projects that do not set them"
     )
 
 
 def load_config(
     argv: Sequence[str] | None = None, env: Mapping[str, str] | None = None
 ) -> ServiceConfig:
-    """Return the effective settings. Raises `StartupError` naming the first bad key."""
+    """Return the effective settings. Raises `StartupError` naming the first bad key.
+
+    Exits for --help and for --check-config, which prints them as a file that could be loaded.
+    """
     flags = vars(_parser().parse_args(argv))
-    file = flags.pop("config")
+    file, check = flags.pop("config"), flags.pop("check_config")
     own, execution = _read_file(Path(file)) if file else ({}, {})
     for source in (_from_environment(os.environ if env is None else env), flags):
         for key, value in source.items():
             if value is not None:
-                target = execution if key in ExecutionConfig.model_fields else own
+                target = execution if key in KEYS else own
                 target[key] = value
     try:
-        return ServiceConfig.model_validate({**own, "execution": execution})
+        chosen = read_settings(execution)
+        settle(chosen)
+    except InvalidSetting as error:
+        raise StartupError(f"config: {EXECUTION_SECTION}.{error}") from error
+    try:
+        config = ServiceConfig.model_validate({**own, EXECUTION_SECTION: chosen})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "missing":
             raise StartupError(f"config: {key} is needed, pass --{key} HOST:PORT") from error
         raise StartupError(f"config: {key}: {first['msg']}, not {first['input']!r}") from error
+    if check:
+        print(show_config(config), end="")  # noqa: T201 - what was asked for
+        raise SystemExit(0)
+    return config
+
+
+def show_config(config: ServiceConfig) -> str:
+    """Return the settings in force as the YAML file that would give them."""
+    own = config.model_dump(mode="json", exclude={EXECUTION_SECTION}, exclude_none=True)
+    execution = {
+        name: str(value) if isinstance(value, str) else value
+        for name, value in asdict(settle(config.execution)).items()
+    }
+    return yaml.safe_dump({SECTION: own, EXECUTION_SECTION: execution}, sort_keys=False)
 
 
 def _from_environment(env: Mapping[str, str]) -> dict[str, object]:
@@ -143,7 +137,7 @@ def _section(document: Mapping[object, object], name: str) -> dict[str, object]:
     if name == SECTION and EXECUTION_SECTION in section:
         raise StartupError(f"config: {name}.execution is not a key, use the section execution")
     for key in section:
-        if name == SECTION and key in ExecutionConfig.model_fields:
+        if name == SECTION and key in KEYS:
             raise StartupError(f"config: {name}.{key} belongs to the section {EXECUTION_SECTION}")
     return {str(key): value for key, value in section.items()}
 
@@ -155,15 +149,19 @@ def _parser() -> argparse.ArgumentParser:
         epilog="When ready, one JSON line with the address is printed on stdout; logs on stderr.",
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file")
-    for model in (ServiceConfig, ExecutionConfig):
-        for name, field in model.model_fields.items():
-            if name == "execution":
-                continue
+    parser.add_argument(
+        "--check-config", action="store_true", help="print the settings in force and exit"
+    )
+    for name, field in ServiceConfig.model_fields.items():
+        if name != EXECUTION_SECTION:
             known = "" if field.is_required() else f" (default: {field.default})"
-            parser.add_argument(
-                "--" + name.replace("_", "-"),
-                dest=name,
-                metavar="VALUE",
-                help=f"{field.description}{known}",
-            )
+            _add_flag(parser, name, f"{field.description}{known}")
+    group = parser.add_argument_group("execution keys of projects that do not set them")
+    for key in KEYS.values():
+        _add_flag(group, key.name, f"{key.meaning}; {key.allowed} (default: {key.default})")
     return parser
+
+
+def _add_flag(parser: argparse._ActionsContainer, name: str, text: str) -> None:
+    flag = "--" + name.replace("_", "-")
+    parser.add_argument(flag, dest=name, metavar="VALUE", help=text.replace("%", "%%"))

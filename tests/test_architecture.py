@@ -34,12 +34,13 @@ _ARROWS: dict[str, dict[str, str]] = {
         "graph": "",
         "agents": "graph",
         "models": "graph",
-        "publish": "graph metrics identity",
+        "settings": "graph",
+        "publish": "graph settings metrics identity",
         "engine": "agents models publish graph metrics",
-        "rpc": "engine agents publish graph config metrics",
+        "rpc": "engine agents publish graph settings config metrics",
         "metrics": "",
         "identity": "",
-        "config": "agents graph models",
+        "config": "agents graph settings models",
     },
 }
 #: Files that any package may import.

@@ -39,6 +39,7 @@ from orchestrator_svc.graph.event import (
 )
 from orchestrator_svc.graph.recover import begin
 from orchestrator_svc.graph.run import Run
+from orchestrator_svc.graph.settings import Settings
 from orchestrator_svc.graph.types import ErrorClass, ProjectState
 from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.outbox import LANE_WINDOW
@@ -111,6 +112,11 @@ class Runner:
     def steps(self) -> int:
         """Agent-stage dispatches so far."""
         return self._run.steps
+
+    @property
+    def settings(self) -> Settings:
+        """The execution keys in force."""
+        return self._run.settings
 
     def post(self, event: Event) -> None:
         """Put an event into the inbox."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -29,7 +29,8 @@ from orchestrator_svc.errors import (
 )
 from orchestrator_svc.graph.mutation import PatchProject
 from orchestrator_svc.graph.node import Failure
-from orchestrator_svc.graph.run import Run, Settings
+from orchestrator_svc.graph.run import Run
+from orchestrator_svc.graph.settings import Scalar, Settings, effective
 from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES, ErrorClass, ProjectState
 from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.backoff import Backoff
@@ -57,6 +58,7 @@ class ActiveRunner:
     running_nodes: int
     ready_nodes: int
     steps: int
+    settings: Settings
 
 
 class Supervisor:
@@ -70,7 +72,7 @@ class Supervisor:
         leases: LeaseKeeper,
         profiles: ProfileRegistry,
         default_profile: str,
-        settings: Settings,
+        execution: Mapping[str, Scalar],
         max_projects: int,
         metrics: Metrics,
     ) -> None:
@@ -79,7 +81,7 @@ class Supervisor:
         self._leases = leases
         self._profiles = profiles
         self._default_profile = default_profile
-        self._settings = settings
+        self._execution = execution  #: keys chosen for projects that do not set them
         self._max_projects = max_projects
         self._metrics = metrics
         self._group: asyncio.TaskGroup | None = None
@@ -90,7 +92,7 @@ class Supervisor:
     def active(self) -> list[ActiveRunner]:
         """Return what is executed now."""
         return [
-            ActiveRunner(id_, r.lease.lease_epoch, r.busy, r.waiting, r.steps)
+            ActiveRunner(id_, r.lease.lease_epoch, r.busy, r.waiting, r.steps, r.settings)
             for id_, r in self._runners.items()
         ]
 
@@ -214,7 +216,7 @@ class Supervisor:
         run = Run(
             goal=project.goal,
             state=project.state,
-            settings=merged(self._settings, project.settings),
+            settings=effective(self._execution, project.settings),
             agent_names=entry.profile.agent_name,
             random=random.random,
             root_id=project.root_id,
@@ -241,9 +243,3 @@ class Supervisor:
             await asyncio.gather(*futures)
         finally:
             self._store.close_lane(project.project_id)
-
-
-def merged(defaults: Settings, own: Mapping[str, int | float | bool]) -> Settings:
-    """Return the execution keys of a project; a key that it does not set has the default."""
-    known = Settings.__dataclass_fields__
-    return replace(defaults, **{key: value for key, value in own.items() if key in known})  # type: ignore[arg-type]

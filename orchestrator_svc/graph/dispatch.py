@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from orchestrator_svc.graph.mutation import NodeChanges
 from orchestrator_svc.graph.node import Failure, Node
-from orchestrator_svc.graph.run import Run, Settings
+from orchestrator_svc.graph.run import Run
+from orchestrator_svc.graph.settings import Settings
 from orchestrator_svc.graph.settle import finish
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,

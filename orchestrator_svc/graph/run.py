@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Unpack
 
 from orchestrator_svc.graph.event import Call, Decision
@@ -23,6 +22,7 @@ from orchestrator_svc.graph.mutation import (
     PatchProject,
 )
 from orchestrator_svc.graph.node import Failure, Json, Node
+from orchestrator_svc.graph.settings import Settings
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,
     TERMINAL_PROJECT_STATES,
@@ -38,20 +38,6 @@ ROOT_ID = "root"
 
 #: Name of the agent that a profile gives a stage and task type.
 AgentNames = Callable[[Stage, TaskType], str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """The execution keys of one run (S2), defaults of the contract."""
-
-    max_concurrent_nodes: int = 10
-    max_execution_steps: int = 500  #: 0: unlimited
-    max_recursion_depth: int = 5
-    max_retries: int = 3
-    retry_delay_seconds: float = 5.0
-    node_execution_timeout_seconds: float = 2400.0
-    force_root_node_planning: bool = True
-    skip_atomization: bool = False
 
 
 class Run:

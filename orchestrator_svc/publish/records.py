@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from orchestrator_svc.graph.event import CommandGiven
 from orchestrator_svc.graph.node import Json, Node
+from orchestrator_svc.graph.settings import Scalar
 from orchestrator_svc.graph.types import ProjectState
 
 
@@ -21,7 +22,7 @@ class LoadedProject:
     state: ProjectState
     profile: str
     root_id: str
-    settings: Mapping[str, int | float | bool]  #: keys that differ from the configured ones
+    settings: Mapping[str, Scalar]  #: keys that the project sets
     agent_options: Mapping[str, Json] = field(default_factory=dict)
     nodes: tuple[Node, ...] = ()
     open_commands: tuple[CommandGiven, ...] = ()

@@ -24,6 +24,7 @@ from orchestrator_svc.publish.convert import read_command_type, read_node, read_
 from orchestrator_svc.publish.errors_in import from_rpc
 from orchestrator_svc.publish.records import LoadedProject, Sighting
 from orchestrator_svc.publish.value import read_fields
+from orchestrator_svc.settings import read_stored
 from ramify.v1 import command_pb2, mutation_pb2, project_pb2
 from ramify.v1 import state_service_pb2 as pb
 
@@ -91,7 +92,7 @@ def _loaded(
         state=read_project_state(project.state),
         profile=project.profile,
         root_id=project.root_node_id,
-        settings={field.name: value for field, value in project.settings.ListFields()},
+        settings=read_stored(project.settings),
         agent_options=read_fields(project.agent_options),
         nodes=tuple(nodes),
         open_commands=tuple(commands),

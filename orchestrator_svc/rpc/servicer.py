@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Mapping
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from pydantic import ValidationError
 
 from orchestrator_svc import __version__
 from orchestrator_svc.agents.profile import ProfileRegistry
-from orchestrator_svc.config import ExecutionConfig
 from orchestrator_svc.engine.supervisor import Supervisor
 from orchestrator_svc.errors import (
     InvalidRequest,
@@ -18,11 +17,13 @@ from orchestrator_svc.errors import (
     ServerDraining,
 )
 from orchestrator_svc.graph.plan import MAX_GOAL_CHARS, MIN_GOAL_CHARS
+from orchestrator_svc.graph.settings import Scalar
 from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES
 from orchestrator_svc.publish.client import StateClient
 from orchestrator_svc.publish.convert import read_project_state
 from orchestrator_svc.publish.stream import MutationStream
 from orchestrator_svc.publish.value import read_fields
+from orchestrator_svc.settings import InvalidSetting, from_message, settle, to_message
 from ramify.v1 import command_pb2, project_pb2, state_service_pb2
 from ramify.v1 import orchestrator_service_pb2 as pb
 
@@ -42,6 +43,7 @@ class OrchestratorServicer:
         supervisor: Supervisor,
         profiles: ProfileRegistry,
         default_profile: str,
+        execution: Mapping[str, Scalar],
         holder: str,
         started: Timestamp,
     ) -> None:
@@ -50,6 +52,7 @@ class OrchestratorServicer:
         self._supervisor = supervisor
         self._profiles = profiles
         self._default_profile = default_profile
+        self._execution = execution
         self._holder = holder
         self._started = started
         self.draining = False
@@ -59,12 +62,13 @@ class OrchestratorServicer:
         self._check_open()
         profile = request.profile or self._default_profile
         self._check_start(request, profile)
+        settings = self._settings_for(request)
         project = await self._client.create_project(
             state_service_pb2.CreateProjectRequest(
                 project_id=request.project_id,
                 goal=request.goal,
                 profile=profile,
-                settings=request.settings if request.HasField("settings") else None,
+                settings=settings,
                 agent_options=request.agent_options,
                 labels=request.labels,
                 request_id=request.request_id,
@@ -108,12 +112,21 @@ class OrchestratorServicer:
                     running_nodes=active.running_nodes,
                     ready_nodes=active.ready_nodes,
                     steps=active.steps,
+                    settings=to_message(active.settings),
                 )
                 for active in self._supervisor.active()
             ],
             profiles=self._profiles.names(),
             unacked_batches=self._stream.held_batches,
+            settings=to_message(settle(self._execution)),
         )
+
+    def _settings_for(self, request: pb.StartProjectRequest) -> project_pb2.ExecutionSettings:
+        """Return all keys of a run: its own, else those of this orchestrator."""
+        try:
+            return to_message(settle(self._execution, from_message(request.settings)))
+        except InvalidSetting as error:
+            raise InvalidRequest(error.problem, field=f"settings.{error.key}") from error
 
     def _check_open(self) -> None:
         if self.draining:
@@ -131,22 +144,10 @@ class OrchestratorServicer:
         entry = self._profiles.get(profile)
         if entry is None:
             raise ProfileNotFound(profile=profile, known=", ".join(self._profiles.names()))
-        _check_settings(request.settings)
         try:
             entry.check_options(read_fields(request.agent_options))
         except ValueError as error:
             raise InvalidRequest(str(error), field="agent_options") from error
-
-
-def _check_settings(settings: project_pb2.ExecutionSettings) -> None:
-    given = {field.name: value for field, value in settings.ListFields()}
-    try:
-        ExecutionConfig.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InvalidRequest(
-            f"{first['msg']}, not {first['input']!r}", field=f"settings.{first['loc'][0]}"
-        ) from error
 
 
 def _check_request_id(request_id: str) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -13,6 +14,7 @@ from ramify.v1.command_pb2 import CommandState, CommandType
 from ramify.v1.node_pb2 import ErrorClass, NodeError, NodeState, NodeType, TaskType
 from ramify.v1.payload_pb2 import Payload
 from ramify.v1.project_pb2 import ExecutionSettings, ProjectState
+from ramify.v1.setting_pb2 import setting_rule
 from state_svc.model import limits
 from state_svc.model.ids import is_id
 
@@ -126,21 +128,15 @@ def check_labels(value: Mapping[str, str]) -> str:
 
 def check_settings(value: ExecutionSettings) -> str:
     """Return what is wrong with execution settings; only the ranges of the contract."""
-    for name, (low, high) in _SETTING_RANGES.items():
-        number = getattr(value, name)
-        if value.HasField(name) and not low <= number <= high:  # type: ignore[arg-type]
-            return f"{name} is {number}, allowed are {low} to {high}"
+    for field, number in value.ListFields():
+        rule = field.GetOptions().Extensions[setting_rule]
+        if field.enum_type is not None:
+            if number == 0 or number not in field.enum_type.values_by_number:
+                return f"{field.name} is {number}, which is not one of its values"
+        elif field.cpp_type != FieldDescriptor.CPPTYPE_BOOL and not rule.min <= number <= rule.max:
+            return f"{field.name} is {number}, allowed are {rule.min:g} to {rule.max:g}"
     return ""
 
-
-_SETTING_RANGES: dict[str, tuple[float, float]] = {
-    "max_concurrent_nodes": (1, 10_000),
-    "max_execution_steps": (0, 10_000),
-    "max_recursion_depth": (1, 20),
-    "max_retries": (0, 100),
-    "retry_delay_seconds": (0.0, 3_600.0),
-    "node_execution_timeout_seconds": (0.001, 86_400.0),
-}
 
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799  #: of `Timestamp`, since 1970
 _MAX_PAYLOAD = limits.Limits().max_payload_bytes

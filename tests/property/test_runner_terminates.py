@@ -32,7 +32,8 @@ from orchestrator_svc.graph.event import (
 from orchestrator_svc.graph.node import Result
 from orchestrator_svc.graph.plan import DraftTask
 from orchestrator_svc.graph.recover import begin
-from orchestrator_svc.graph.run import Run, Settings
+from orchestrator_svc.graph.run import Run
+from orchestrator_svc.graph.settings import Settings
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,
     TERMINAL_PROJECT_STATES,

@@ -9,7 +9,8 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from orchestrator_svc.config import ExecutionConfig, ServiceConfig
+from orchestrator_svc.config import ServiceConfig
+from scripts.readme_keys import HEAD, table
 from state_svc.config import Settings
 from state_svc.model import limits
 from state_svc.watch import watcher
@@ -34,14 +35,11 @@ def test_every_buf_line_is_one_that_the_recipes_test_runs() -> None:
     [
         ("state_svc", Settings, set[str]()),
         ("orchestrator_svc", ServiceConfig, {"execution"}),
-        ("execution", ExecutionConfig, set[str]()),
     ],
 )
 def test_the_tables_of_settings_name_every_key_with_its_default(
     section: str, model: type[BaseModel], skipped: set[str]
 ) -> None:
-    table = README.partition(f"| `{section}` | default |")[2].partition("\n\n")[0]
-    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \|", table, re.MULTILINE))
     expected = {}
     for name, field in model.model_fields.items():
         if name not in skipped:
@@ -49,7 +47,19 @@ def test_the_tables_of_settings_name_every_key_with_its_default(
             absent = default is None or default is PydanticUndefined
             text = str(default).lower() if isinstance(default, bool) else str(default)
             expected[name] = "" if absent else text
-    assert {name: default.strip() for name, default in rows.items()} == expected
+    assert {name: row[0] for name, row in _table(section).items()} == expected
+
+
+def test_the_table_of_execution_keys_is_that_of_the_contract() -> None:
+    written = README.partition(HEAD)[2].partition("\n\n")[0] + "\n"
+    assert written == table(), "run scripts/readme_keys.py"
+
+
+def _table(section: str) -> dict[str, list[str]]:
+    """Return the cells behind each key of a table."""
+    table = README.partition(f"| `{section}` | default |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", table, re.MULTILINE)
+    return {name: [cell.strip() for cell in cells.split(" | ")] for name, cells in rows}
 
 
 def test_the_table_of_limits_is_what_is_enforced() -> None:
@@ -72,7 +82,7 @@ def test_the_table_of_limits_is_what_is_enforced() -> None:
 
 
 def test_every_file_that_the_docs_name_exists() -> None:
-    for page in ("architecture.md", "guarantees.md"):
+    for page in ("architecture.md", "guarantees.md", "execution.md"):
         text = (ROOT / "docs" / page).read_text("utf-8")
         for name in re.findall(r"`([\w/]+\.(?:py|sql|proto))`", text):
             found = [

@@ -22,7 +22,8 @@ from orchestrator_svc.graph.mutation import NodeChanges
 from orchestrator_svc.graph.node import Node, Result
 from orchestrator_svc.graph.plan import DraftTask
 from orchestrator_svc.graph.recover import begin
-from orchestrator_svc.graph.run import Run, Settings
+from orchestrator_svc.graph.run import Run
+from orchestrator_svc.graph.settings import Settings
 from orchestrator_svc.graph.types import (
     CommandType,
     ErrorClass,

@@ -10,13 +10,12 @@ from orchestrator_svc.config import (
     ENV_PREFIX,
     EXECUTION_SECTION,
     SECTION,
-    ExecutionConfig,
     ServiceConfig,
     load_config,
 )
 from orchestrator_svc.errors import StartupError
-from orchestrator_svc.graph.run import Settings
 from orchestrator_svc.identity import producer_id
+from orchestrator_svc.settings import settle
 
 STATE = ["--state", "127.0.0.1:7420"]
 
@@ -37,13 +36,12 @@ def test_later_sources_win(tmp_path: Path) -> None:
     env = {f"{ENV_PREFIX}LISTEN": "h:2", f"{ENV_PREFIX}MAX_RETRIES": "7", "OTHER": "x"}
     config = load_config([*STATE, *flags, "--name", "flag"], env)
     assert (config.listen, config.name, config.log_level) == ("h:2", "flag", "DEBUG")
-    assert (config.execution.max_retries, config.execution.max_recursion_depth) == (7, 2)
+    assert config.execution == {"max_retries": 7, "max_recursion_depth": 2}
 
 
 def test_execution_keys_are_flags_too() -> None:
     config = load_config([*STATE, "--max-concurrent-nodes", "3", "--skip-atomization", "yes"], {})
-    assert config.execution.max_concurrent_nodes == 3
-    assert config.execution.skip_atomization is True
+    assert config.execution == {"max_concurrent_nodes": 3, "skip_atomization": True}
 
 
 @pytest.mark.parametrize(
@@ -80,13 +78,22 @@ def test_a_bad_flag_or_variable_is_refused_with_the_key(
         load_config(argv, env)
 
 
-def test_the_defaults_of_the_file_and_of_the_core_are_the_same() -> None:
-    assert ExecutionConfig.model_validate({}).to_settings() == Settings()
-
-
 def test_every_key_says_what_it_is() -> None:
-    for model in (ServiceConfig, ExecutionConfig):
-        assert all(field.description for field in model.model_fields.values())
+    assert all(field.description for field in ServiceConfig.model_fields.values())
+
+
+def test_what_check_config_prints_is_a_file_that_gives_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*STATE, "--max-retries", "7", "--listen", "h:1"]
+    with pytest.raises(SystemExit) as ended:
+        load_config([*flags, "--check-config"], {})
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert "max_retries: 7" in shown
+    config = load_config(write(tmp_path / "shown.yaml", shown), {})
+    assert config.listen == "h:1"
+    assert settle(config.execution) == settle({"max_retries": 7})
 
 
 def test_a_name_is_kept_so_that_a_restart_is_the_same_producer(tmp_path: Path) -> None:

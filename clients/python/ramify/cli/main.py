@@ -21,6 +21,7 @@ from ramify.cli import (
     imports,
     ls,
     run,
+    settings,
     show,
     stats,
     up,
@@ -80,6 +81,7 @@ app.command("diff")(diff.diff)
 app.command("fork")(fork.fork)
 app.command("compact")(compact.compact)
 app.command("delete")(delete.delete)
+app.command("settings")(settings.settings)
 app.command("stats")(stats.stats)
 app.command("backup")(backup.backup)
 app.command("export")(export.export)

@@ -50,7 +50,7 @@ def run(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="K=V", help="An execution setting; repeatable."),
+        typer.Option("--set", metavar="K=V", help="An execution key; repeatable."),
     ] = None,
     labels: Annotated[
         list[str] | None,
@@ -88,11 +88,7 @@ def run(
       ramify run "..." --detach            # then: ramify watch ID
       ramify run "..." --json | jq .       # every change, then the project
 
-    \b
-    Settings for --set: max_concurrent_nodes, max_execution_steps,
-      max_recursion_depth, max_retries, retry_delay_seconds,
-      node_execution_timeout_seconds, force_root_node_planning,
-      skip_atomization
+    `ramify settings` lists the keys for --set.
     """
     from ramify.cli.attend import OnInterrupt
     from ramify.cli.session import run_session

@@ -5,7 +5,8 @@ import json
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -24,6 +25,7 @@ class LocalConfig:
     state_listen: str
     orchestrator_listen: str
     config: Path | None = None  #: handed to both services, each reads its own section
+    execution: Mapping[str, str] = field(default_factory=dict)  #: keys for the orchestrator
     verbose: bool = False  #: logs to stderr instead of files
 
 
@@ -137,6 +139,7 @@ class LocalServices:
                 "orchestrator",
                 self._config.orchestrator_listen,
                 *("--state", state.address),
+                *(f"--{k.replace('_', '-')}={v}" for k, v in self._config.execution.items()),
             )
             await self._start(orchestrator)
         except BaseException:

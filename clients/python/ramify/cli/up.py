@@ -31,6 +31,12 @@ def up(
             dir_okay=False,
         ),
     ] = None,
+    chosen: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="K=V", help="An execution key for runs that do not set it; repeatable."
+        ),
+    ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Logs to stderr instead of DIR/logs.")
     ] = False,
@@ -54,18 +60,21 @@ def up(
     Examples:
       ramify up
       ramify up --data /srv/ramify --config ramify.yaml
+      ramify up --set max_concurrent_nodes=4 --set max_retries=1  # see: ramify settings
       ramify up --state-listen 127.0.0.1:0 --orchestrator-listen 127.0.0.1:0 --json
     """
     import asyncio
 
     from ramify.cli.services import LocalConfig
     from ramify.cli.session import first_leaf
+    from ramify.cli.values import chosen_keys
 
     settings = LocalConfig(
         data=data,
         state_listen=state_listen,
         orchestrator_listen=orchestrator_listen,
         config=config,
+        execution=chosen_keys(chosen or ()),
         verbose=verbose,
     )
     try:

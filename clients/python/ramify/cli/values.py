@@ -3,16 +3,15 @@
 from collections.abc import Iterable
 from typing import TypeVar
 
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import Parse, ParseError
 from google.protobuf.struct_pb2 import Value
 
 from ramify.cli.exits import CliError, ExitCode
+from ramify.setting_keys import FIELDS, allowed, parse
 from ramify.v1.node_pb2 import NodeState
 from ramify.v1.project_pb2 import ExecutionSettings, ProjectState
 
 _T = TypeVar("_T")
-_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def split_pair(text: str, option: str) -> tuple[str, str]:
@@ -31,21 +30,28 @@ def read_labels(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def read_settings(pairs: Iterable[str]) -> ExecutionSettings:
-    """Return execution settings; keys and types are those of `ExecutionSettings`."""
+    """Return execution settings; keys, types and ranges are those of `ExecutionSettings`."""
     settings = ExecutionSettings()
-    fields = ExecutionSettings.DESCRIPTOR.fields_by_name
     for pair in pairs:
         key, text = split_pair(pair, "--set")
-        if key not in fields:
+        if key not in FIELDS:
             raise CliError(
-                f"--set does not know {key!r}", f"it knows {', '.join(fields)}", ExitCode.USAGE
+                f"--set does not know {key!r}", f"it knows {', '.join(FIELDS)}", ExitCode.USAGE
             )
         try:
-            setattr(settings, key, _scalar(fields[key], text))
-        except (ValueError, KeyError):
-            kind = _KINDS[fields[key].cpp_type]
-            raise CliError(f"--set {key} takes {kind}, not {text!r}", "", ExitCode.USAGE) from None
+            setattr(settings, key, parse(FIELDS[key], text))
+        except ValueError:
+            raise CliError(
+                f"--set {key} takes {allowed(FIELDS[key])}, not {text!r}", "", ExitCode.USAGE
+            ) from None
     return settings
+
+
+def chosen_keys(pairs: Iterable[str]) -> dict[str, str]:
+    """Return checked execution keys by name, as text; a later one wins."""
+    given = [split_pair(pair, "--set") for pair in pairs]
+    read_settings(f"{key}={text}" for key, text in given)
+    return dict(given)
 
 
 def read_options(pairs: Iterable[str]) -> dict[str, Value]:
@@ -81,18 +87,3 @@ def _choose(known: dict[str, _T], name: str, prefix: str) -> _T:
         raise CliError(
             f"{name!r} is not a state", f"states are {', '.join(known)}", ExitCode.USAGE
         ) from None
-
-
-def _scalar(field: FieldDescriptor, text: str) -> bool | float | int:
-    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
-        return _TRUTH[text.lower()]
-    if field.cpp_type == FieldDescriptor.CPPTYPE_DOUBLE:
-        return float(text)
-    return int(text)
-
-
-_KINDS = {
-    FieldDescriptor.CPPTYPE_BOOL: "true or false",
-    FieldDescriptor.CPPTYPE_DOUBLE: "a number",
-    FieldDescriptor.CPPTYPE_UINT32: "a whole number from 0",
-}

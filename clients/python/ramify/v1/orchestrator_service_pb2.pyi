@@ -230,6 +230,7 @@ class ActiveProject(_message.Message):
     RUNNING_NODES_FIELD_NUMBER: _builtins.int
     READY_NODES_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """Which project."""
     lease_epoch: _builtins.int
@@ -240,6 +241,10 @@ class ActiveProject(_message.Message):
     """Nodes that could run but have no slot."""
     steps: _builtins.int
     """Agent-stage dispatches so far."""
+    @_builtins.property
+    def settings(self) -> _project_pb2.ExecutionSettings:
+        """Execution keys it is executed with, all of them."""
+
     def __init__(
         self,
         *,
@@ -248,10 +253,11 @@ class ActiveProject(_message.Message):
         running_nodes: _builtins.int = ...,
         ready_nodes: _builtins.int = ...,
         steps: _builtins.int = ...,
+        settings: _project_pb2.ExecutionSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_epoch", b"lease_epoch", "project_id", b"project_id", "ready_nodes", b"ready_nodes", "running_nodes", b"running_nodes", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_epoch", b"lease_epoch", "project_id", b"project_id", "ready_nodes", b"ready_nodes", "running_nodes", b"running_nodes", "settings", b"settings", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -269,6 +275,7 @@ class GetRunnerResponse(_message.Message):
     PROJECTS_FIELD_NUMBER: _builtins.int
     PROFILES_FIELD_NUMBER: _builtins.int
     UNACKED_BATCHES_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of the software."""
     holder: _builtins.str
@@ -287,6 +294,10 @@ class GetRunnerResponse(_message.Message):
     def profiles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the profiles it knows."""
 
+    @_builtins.property
+    def settings(self) -> _project_pb2.ExecutionSettings:
+        """Execution keys of projects that do not set them, all of them."""
+
     def __init__(
         self,
         *,
@@ -296,10 +307,11 @@ class GetRunnerResponse(_message.Message):
         projects: _abc.Iterable[Global___ActiveProject] | None = ...,
         profiles: _abc.Iterable[_builtins.str] | None = ...,
         unacked_batches: _builtins.int = ...,
+        settings: _project_pb2.ExecutionSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "profiles", b"profiles", "projects", b"projects", "start_time", b"start_time", "unacked_batches", b"unacked_batches", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "profiles", b"profiles", "projects", b"projects", "settings", b"settings", "start_time", b"start_time", "unacked_batches", b"unacked_batches", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

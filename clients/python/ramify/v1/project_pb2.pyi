@@ -81,8 +81,10 @@ Global___ProjectState: _TypeAlias = ProjectState  # noqa: Y015
 
 @_typing.final
 class ExecutionSettings(_message.Message):
-    """ExecutionSettings are the execution keys of one project. A field that is not set takes the
-    orchestrator's configured value.
+    """ExecutionSettings are the execution keys of one project. StartProject fills in what is not set
+    from the orchestrator's configuration, so that a run keeps its keys wherever it goes on; a field
+    that is not set even so takes the value of the orchestrator that executes the run. Each field's
+    option has its default, range and meaning.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -96,23 +98,21 @@ class ExecutionSettings(_message.Message):
     FORCE_ROOT_NODE_PLANNING_FIELD_NUMBER: _builtins.int
     SKIP_ATOMIZATION_FIELD_NUMBER: _builtins.int
     max_concurrent_nodes: _builtins.int
-    """Most agent calls of the project at one time; 1 to 10 000. Default 10."""
+    """Most agent calls of the project at one time."""
     max_execution_steps: _builtins.int
-    """Most agent-stage dispatches of the project; 1 to 10 000, 0 is unlimited. Default 500."""
+    """Most agent-stage dispatches of the project; 0 is unlimited."""
     max_recursion_depth: _builtins.int
-    """Nodes at this layer are executed, never planned; 1 to 20. Default 5."""
+    """Nodes at this layer are executed, never planned."""
     max_retries: _builtins.int
-    """Most counted failures of one node before it fails; 0 to 100. Default 3."""
+    """Most counted failures of one node before it fails."""
     retry_delay_seconds: _builtins.float
-    """Base of the retry backoff in seconds; 0 to 3 600. Default 5."""
+    """Base of the retry backoff in seconds."""
     node_execution_timeout_seconds: _builtins.float
-    """Wall time of one agent call in seconds; more than 0, at most 86 400. Default 2 400."""
+    """Wall time of one attempt in seconds, while an agent call is open."""
     force_root_node_planning: _builtins.bool
-    """Whether the root is planned without asking the atomizer. Default true."""
+    """Whether the root is planned without asking the atomizer."""
     skip_atomization: _builtins.bool
-    """Whether nodes whose plan did not decide are executed without asking the atomizer.
-    Default false.
-    """
+    """Whether nodes whose plan did not decide are executed without asking the atomizer."""
     def __init__(
         self,
         *,

@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from ramify.v1.project_pb2 import ProjectState
+from ramify.v1.project_pb2 import ExecutionSettings, ProjectState
 from tests.unit.clients.cli.conftest import REPORT, Ramify, finished_run
 from tests.unit.clients.fake_project import node_created, project_state
 from tests.unit.clients.fake_state import FakeServices, status_of
@@ -233,8 +233,8 @@ def test_a_service_that_is_not_there_is_exit_code_7(
         (["bogus"], "No such command 'bogus'"),
         (["show"], "Missing argument 'ID'"),
         (["run", "g", "--set", "speed=1"], "--set does not know 'speed'"),
-        (["run", "g", "--set", "max_retries=many"], "takes a whole number from 0, not 'many'"),
-        (["run", "g", "--set", "max_retries=-1"], "takes a whole number from 0, not '-1'"),
+        (["run", "g", "--set", "max_retries=many"], "takes a whole number, 0 to 100, not 'many'"),
+        (["run", "g", "--set", "max_retries=-1"], "takes a whole number, 0 to 100, not '-1'"),
         (["run", "g", "--label", "team"], "--label 'team' is not key=value"),
         (["run", "g", "--corpus", "./nowhere"], "--corpus ./nowhere: no such folder"),
         (["run", "g", "--output", "nowhere/x"], "no such folder"),
@@ -284,3 +284,12 @@ def test_help_imports_nothing_heavy() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_settings_lists_every_key_without_a_service(ramify: Ramify) -> None:
+    result = ramify("settings")
+    assert result.code == 0
+    for name in ExecutionSettings.DESCRIPTOR.fields_by_name:
+        assert name in result.out
+    rows = [json.loads(line) for line in ramify("settings", "--json").out.splitlines()]
+    assert {"key": "max_retries", "value": "3", "default": "3"}.items() <= rows[3].items()

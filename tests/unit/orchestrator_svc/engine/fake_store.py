@@ -9,6 +9,7 @@ from dataclasses import replace
 from orchestrator_svc.errors import LeaseHeld, RamifyError, StoreUnavailable
 from orchestrator_svc.graph.event import CommandGiven
 from orchestrator_svc.graph.mutation import Mutation
+from orchestrator_svc.graph.settings import Scalar
 from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES, CommandType
 from orchestrator_svc.publish.records import LoadedProject, Sighting
 from tests.unit.orchestrator_svc.ledger import Ledger
@@ -21,7 +22,7 @@ class FakeStore:
         self.ledgers: dict[str, Ledger] = {}
         self.profiles: dict[str, str] = {}
         self.options: dict[str, dict[str, object]] = {}
-        self.settings: dict[str, dict[str, int | float | bool]] = {}
+        self.settings: dict[str, dict[str, Scalar]] = {}
         self.hold = False
         self.held: list[tuple[str, Sequence[Sequence[Mutation]], asyncio.Future[int]]] = []
         self.refuse: list[RamifyError] = []  #: answers to the next batches
@@ -36,7 +37,7 @@ class FakeStore:
         project_id: str = "p",
         *,
         profile: str = "scripted",
-        settings: dict[str, int | float | bool] | None = None,
+        settings: dict[str, Scalar] | None = None,
         **options: object,
     ) -> Ledger:
         """Create a project."""

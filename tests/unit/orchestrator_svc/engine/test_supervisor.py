@@ -9,15 +9,14 @@ from pathlib import Path
 
 from orchestrator_svc.agents.profile import built_in_profiles
 from orchestrator_svc.engine.leases import Lease, LeaseKeeper
-from orchestrator_svc.engine.supervisor import Supervisor, merged
+from orchestrator_svc.engine.supervisor import Supervisor
 from orchestrator_svc.errors import InvalidMutation, ProducerFenced, StoreUnavailable
-from orchestrator_svc.graph.run import Settings
 from orchestrator_svc.graph.types import CommandState, ErrorClass, NodeState, ProjectState
 from orchestrator_svc.metrics import Metrics
 from tests.unit.orchestrator_svc.engine.fake_store import FakeLeases, FakeStore
 
 S = NodeState
-SETTINGS = Settings(retry_delay_seconds=0.0, max_retries=1)
+EXECUTION = {"retry_delay_seconds": 0.0, "max_retries": 1}
 
 
 class Keeper(LeaseKeeper):
@@ -46,7 +45,7 @@ class World:
             leases=self.keeper,
             profiles=built_in_profiles(Path("unused")),
             default_profile="scripted",
-            settings=SETTINGS,
+            execution=EXECUTION,
             max_projects=10,
             metrics=self.metrics,
         )
@@ -293,9 +292,3 @@ async def test_more_projects_than_there_is_room_for_wait() -> None:
         for _ in range(20):
             await asyncio.sleep(0)
         assert len(world.supervisor.active()) == 10
-
-
-def test_a_projects_own_keys_win_over_the_configured_ones() -> None:
-    settings = merged(SETTINGS, {"max_retries": 0, "skip_atomization": True})
-    assert (settings.max_retries, settings.skip_atomization) == (0, True)
-    assert settings.retry_delay_seconds == SETTINGS.retry_delay_seconds
