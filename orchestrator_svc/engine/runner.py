@@ -39,6 +39,7 @@ from orchestrator_svc.graph.event import (
 )
 from orchestrator_svc.graph.recover import begin
 from orchestrator_svc.graph.run import Run
+from orchestrator_svc.graph.scene import Live, OpenCall
 from orchestrator_svc.graph.settings import Settings
 from orchestrator_svc.graph.types import ErrorClass, ProjectState
 from orchestrator_svc.metrics import Metrics
@@ -55,7 +56,8 @@ class _Sent:
     """A batch under way and what is to be done when it is durable."""
 
     future: asyncio.Future[int]
-    effects: Decision | None
+    offered: float  #: loop time
+    effects: Decision | None = None
 
 
 class Runner:
@@ -87,6 +89,7 @@ class Runner:
         self._sent: deque[_Sent] = deque()
         self._calls: dict[str, asyncio.Task[None]] = {}
         self._activities: dict[str, Activity] = {}  #: by node, of the calls that agents work on
+        self._open: dict[str, OpenCall] = {}  #: calls that have begun, for those who look on
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
         self._seen_revision = project.revision  #: how far the watch has come
@@ -117,6 +120,26 @@ class Runner:
     def settings(self) -> Settings:
         """The execution keys in force."""
         return self._run.settings
+
+    def live(self) -> Live:
+        """Return what only this orchestrator knows of the project (S2.5)."""
+        now, nodes = asyncio.get_running_loop().time(), self._run.nodes.values()
+        timeout = self._run.settings.node_execution_timeout_seconds
+        begins = {
+            node.node_id: OpenCall(node.stage, node.agent_name, self._clock(), timeout)
+            for node in nodes
+            if node.stage is not None
+        }
+        return Live(
+            states={node.node_id: node.state for node in nodes},
+            calls=begins | self._open,
+            queue={node_id: place for place, node_id in enumerate(self._run.queue)},
+            busy=self._run.busy,
+            steps=self._run.steps,
+            draining=self._run.draining,
+            lease_valid=self.lease.is_valid(),
+            unsent_seconds=now - self._sent[0].offered if self._sent else 0.0,
+        )
 
     def post(self, event: Event) -> None:
         """Put an event into the inbox."""
@@ -181,12 +204,13 @@ class Runner:
 
     async def _offer(self) -> None:
         decision, self._pending = self._pending, Decision()
+        now = asyncio.get_running_loop().time()
         futures = await self._store.offer(
             self._project.project_id, self.lease.lease_epoch, decision.groups
         )
         for future in futures:
             future.add_done_callback(self._settled)
-            self._sent.append(_Sent(future, None))
+            self._sent.append(_Sent(future, now))
         self._sent[-1].effects = decision
 
     def _settled(self, future: asyncio.Future[int]) -> None:
@@ -226,6 +250,9 @@ class Runner:
         task = agent_input(
             self._run, call, project_id=self._project.project_id, options=self._options
         )
+        self._open[call.node_id] = OpenCall(
+            call.stage, call.agent_name, self._clock(), call.timeout
+        )
         started = loop.time()
         activity = Activity(lambda note: self.post(CallProgressed(call.node_id, call.number, note)))
         self._activities[call.node_id] = activity
@@ -243,6 +270,7 @@ class Runner:
     def _call_over(self, call: Call, task: asyncio.Task[None]) -> None:
         if self._calls.get(call.node_id) is task:
             del self._calls[call.node_id]
+            self._open.pop(call.node_id, None)
         if task.cancelled():
             self._call_cancelled(call)
         self._wake.set()

@@ -30,6 +30,7 @@ from orchestrator_svc.errors import (
 from orchestrator_svc.graph.mutation import PatchProject
 from orchestrator_svc.graph.node import Failure
 from orchestrator_svc.graph.run import Run
+from orchestrator_svc.graph.scene import Live
 from orchestrator_svc.graph.settings import Scalar, Settings, effective
 from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES, ErrorClass, ProjectState
 from orchestrator_svc.metrics import Metrics
@@ -95,6 +96,15 @@ class Supervisor:
             ActiveRunner(id_, r.lease.lease_epoch, r.busy, r.waiting, r.steps, r.settings)
             for id_, r in self._runners.items()
         ]
+
+    def live(self, project_id: str) -> Live | None:
+        """Return what only the executor of a project knows; None if that is not this one."""
+        runner = self._runners.get(project_id)
+        return runner.live() if runner else None
+
+    def settings_of(self, own: Mapping[str, Scalar]) -> Settings:
+        """Return the execution keys in force for a project that sets `own`."""
+        return effective(self._execution, own)
 
     def take_up(self, project_id: str) -> None:
         """Execute a project unless that is done already or there is no room.

@@ -11,7 +11,8 @@ from orchestrator_svc.errors import StoreUnavailable
 from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES, ProjectState
 from orchestrator_svc.publish.convert import PROJECT_STATES
 from orchestrator_svc.publish.errors_in import from_rpc
-from ramify.v1 import command_pb2, mutation_pb2, project_pb2
+from orchestrator_svc.publish.scene import StoredScene, load_moves, load_scene
+from ramify.v1 import command_pb2, explain_pb2, mutation_pb2, project_pb2
 from ramify.v1 import state_service_pb2 as pb
 
 if TYPE_CHECKING:  # exists in the stub file only
@@ -51,6 +52,14 @@ class StateClient:
         request = pb.GetProjectRequest(project_id=project_id)
         response = await translated(self._stub.GetProject(request, timeout=CALL_TIMEOUT))
         return response.project
+
+    async def load_scene(self, project_id: str) -> StoredScene:
+        """Return a project as it is stored, to be explained."""
+        return await load_scene(self._stub, project_id)
+
+    async def load_moves(self, project_id: str, node_id: str) -> list[explain_pb2.NodeMove]:
+        """Return the latest changes of a node's state, oldest first."""
+        return await load_moves(self._stub, project_id, node_id)
 
     async def unfinished(self, *, holder: str | None) -> list[str]:
         """Return the unfinished projects that nobody holds, and those that `holder` does."""

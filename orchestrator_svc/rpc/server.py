@@ -19,7 +19,7 @@ from orchestrator_svc.publish.channel import KEEPALIVE_OPTIONS
 from orchestrator_svc.rpc.error_map import to_status
 from orchestrator_svc.rpc.reflection_v1 import add_descriptor
 from orchestrator_svc.rpc.servicer import OrchestratorServicer
-from ramify.v1 import orchestrator_service_pb2
+from ramify.v1 import explain_pb2, orchestrator_service_pb2
 
 RequestT = TypeVar("RequestT", bound=Message)
 ResponseT = TypeVar("ResponseT", bound=Message)
@@ -54,6 +54,10 @@ class RpcServer:
                 servicer.cancel_project, orchestrator_service_pb2.CancelProjectRequest
             ),
             "GetRunner": _unary(servicer.get_runner, orchestrator_service_pb2.GetRunnerRequest),
+            "ExplainProject": _unary(
+                servicer.explainer.explain_project, explain_pb2.ExplainProjectRequest
+            ),
+            "ExplainNode": _unary(servicer.explainer.explain_node, explain_pb2.ExplainNodeRequest),
         }
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE.full_name, handlers),)

@@ -23,6 +23,7 @@ from orchestrator_svc.publish.client import StateClient
 from orchestrator_svc.publish.convert import read_project_state
 from orchestrator_svc.publish.stream import MutationStream
 from orchestrator_svc.publish.value import read_fields
+from orchestrator_svc.rpc.explain import Explainer
 from orchestrator_svc.settings import InvalidSetting, from_message, settle, to_message
 from ramify.v1 import command_pb2, project_pb2, state_service_pb2
 from ramify.v1 import orchestrator_service_pb2 as pb
@@ -55,6 +56,12 @@ class OrchestratorServicer:
         self._execution = execution
         self._holder = holder
         self._started = started
+        self.explainer = Explainer(
+            client=client,
+            supervisor=supervisor,
+            profiles=profiles,
+            default_profile=default_profile,
+        )
         self.draining = False
 
     async def start_project(self, request: pb.StartProjectRequest) -> pb.StartProjectResponse:

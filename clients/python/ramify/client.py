@@ -16,8 +16,10 @@ from ramify.events import WatchEvent
 from ramify.rpc_errors import error_from_rpc
 from ramify.states import TERMINAL_PROJECT_STATES
 from ramify.transfer import import_requests, parts
+from ramify.v1 import explain_pb2
 from ramify.v1 import orchestrator_service_pb2 as orchestrator_pb2
 from ramify.v1 import state_service_pb2 as state_pb2
+from ramify.v1.explain_pb2 import Explanation
 from ramify.v1.mutation_pb2 import Mutation
 from ramify.v1.node_pb2 import Node, NodeState
 from ramify.v1.orchestrator_service_pb2_grpc import OrchestratorServiceStub
@@ -129,6 +131,24 @@ class AsyncClient:
         request = orchestrator_pb2.GetRunnerRequest()
         method = self._orchestrator.GetRunner
         return await call(method, request, address=self.orchestrator_address, policy=self._policy)
+
+    async def explain_project(self, project_id: str) -> Explanation:
+        """Return why a project is not running, or what it does."""
+        request = explain_pb2.ExplainProjectRequest(project_id=project_id)
+        method = self._orchestrator.ExplainProject
+        response = await call(
+            method, request, address=self.orchestrator_address, policy=self._policy
+        )
+        return response.explanation
+
+    async def explain_node(self, project_id: str, node_id: str) -> Explanation:
+        """Return why a node is not running, with its latest changes of state."""
+        request = explain_pb2.ExplainNodeRequest(project_id=project_id, node_id=node_id)
+        method = self._orchestrator.ExplainNode
+        response = await call(
+            method, request, address=self.orchestrator_address, policy=self._policy
+        )
+        return response.explanation
 
     async def wait(self, project_id: str) -> Project:
         """Return the project once it has ended, however long that takes."""

@@ -14,6 +14,7 @@ from ramify.cursor import WatchStart
 from ramify.events import WatchEvent
 from ramify.v1 import orchestrator_service_pb2 as orchestrator_pb2
 from ramify.v1 import state_service_pb2 as state_pb2
+from ramify.v1.explain_pb2 import Explanation
 from ramify.v1.node_pb2 import Node, NodeState
 from ramify.v1.project_pb2 import ExecutionSettings, Project, ProjectState
 from ramify.watch import WatchPolicy
@@ -95,6 +96,14 @@ class RamifyClient:
     ) -> orchestrator_pb2.CancelProjectResponse:
         """Order the end of a run."""
         return self._run(self._client.cancel_project(project_id, reason=reason))
+
+    def explain_project(self, project_id: str) -> Explanation:
+        """Return why a project is not running, or what it does."""
+        return self._run(self._client.explain_project(project_id))
+
+    def explain_node(self, project_id: str, node_id: str) -> Explanation:
+        """Return why a node is not running, with its latest changes of state."""
+        return self._run(self._client.explain_node(project_id, node_id))
 
     def wait(self, project_id: str) -> Project:
         """Return the project once it has ended."""

@@ -18,6 +18,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from ramify.v1 import explain_pb2
 from ramify.v1 import orchestrator_service_pb2 as orchestrator_pb2
 from ramify.v1 import orchestrator_service_pb2_grpc as orchestrator_grpc
 from ramify.v1 import state_service_pb2 as state_pb2
@@ -255,6 +256,7 @@ class FakeOrchestrator(orchestrator_grpc.OrchestratorServiceServicer):
         self.cancelled: list[orchestrator_pb2.CancelProjectRequest] = []
         self.failures: list[grpc.Status] = []
         self.script: Sequence[tuple[NodeChange | ProjectChange, ...]] = ()
+        self.explanation = explain_pb2.Explanation()
 
     async def StartProject(
         self,
@@ -287,6 +289,16 @@ class FakeOrchestrator(orchestrator_grpc.OrchestratorServiceServicer):
         context: Context,
     ) -> orchestrator_pb2.GetRunnerResponse:
         return orchestrator_pb2.GetRunnerResponse(version="0.0", holder="fake")
+
+    async def ExplainProject(
+        self, request: explain_pb2.ExplainProjectRequest, context: Context
+    ) -> explain_pb2.ExplainProjectResponse:
+        return explain_pb2.ExplainProjectResponse(explanation=self.explanation)
+
+    async def ExplainNode(
+        self, request: explain_pb2.ExplainNodeRequest, context: Context
+    ) -> explain_pb2.ExplainNodeResponse:
+        return explain_pb2.ExplainNodeResponse(explanation=self.explanation)
 
 
 @dataclass

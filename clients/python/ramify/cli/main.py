@@ -16,6 +16,7 @@ from ramify.cli import (
     compact,
     delete,
     diff,
+    explain,
     export,
     fork,
     imports,
@@ -76,6 +77,7 @@ app.command("run")(run.run)
 app.command("watch")(watch.watch)
 app.command("ls")(ls.ls)
 app.command("show")(show.show)
+app.command("explain")(explain.explain)
 app.command("cancel")(cancel.cancel)
 app.command("diff")(diff.diff)
 app.command("fork")(fork.fork)

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from ramify.v1 import explain_pb2 as ramify_dot_v1_dot_explain__pb2
 from ramify.v1 import orchestrator_service_pb2 as ramify_dot_v1_dot_orchestrator__service__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
@@ -51,6 +52,16 @@ class OrchestratorServiceStub(object):
                 request_serializer=ramify_dot_v1_dot_orchestrator__service__pb2.GetRunnerRequest.SerializeToString,
                 response_deserializer=ramify_dot_v1_dot_orchestrator__service__pb2.GetRunnerResponse.FromString,
                 _registered_method=True)
+        self.ExplainProject = channel.unary_unary(
+                '/ramify.v1.OrchestratorService/ExplainProject',
+                request_serializer=ramify_dot_v1_dot_explain__pb2.ExplainProjectRequest.SerializeToString,
+                response_deserializer=ramify_dot_v1_dot_explain__pb2.ExplainProjectResponse.FromString,
+                _registered_method=True)
+        self.ExplainNode = channel.unary_unary(
+                '/ramify.v1.OrchestratorService/ExplainNode',
+                request_serializer=ramify_dot_v1_dot_explain__pb2.ExplainNodeRequest.SerializeToString,
+                response_deserializer=ramify_dot_v1_dot_explain__pb2.ExplainNodeResponse.FromString,
+                _registered_method=True)
 
 
 class OrchestratorServiceServicer(object):
@@ -81,6 +92,22 @@ class OrchestratorServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainProject(self, request, context):
+        """Explains why a project is not running, or what it is doing: the chain of what holds it back,
+        down to the root causes. Any orchestrator answers, from the store; the one that executes the
+        project adds what only it knows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainNode(self, request, context):
+        """Explains the same for one node. NODE_NOT_FOUND if the project has no such node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OrchestratorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -98,6 +125,16 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
                     servicer.GetRunner,
                     request_deserializer=ramify_dot_v1_dot_orchestrator__service__pb2.GetRunnerRequest.FromString,
                     response_serializer=ramify_dot_v1_dot_orchestrator__service__pb2.GetRunnerResponse.SerializeToString,
+            ),
+            'ExplainProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainProject,
+                    request_deserializer=ramify_dot_v1_dot_explain__pb2.ExplainProjectRequest.FromString,
+                    response_serializer=ramify_dot_v1_dot_explain__pb2.ExplainProjectResponse.SerializeToString,
+            ),
+            'ExplainNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainNode,
+                    request_deserializer=ramify_dot_v1_dot_explain__pb2.ExplainNodeRequest.FromString,
+                    response_serializer=ramify_dot_v1_dot_explain__pb2.ExplainNodeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -183,6 +220,60 @@ class OrchestratorService(object):
             '/ramify.v1.OrchestratorService/GetRunner',
             ramify_dot_v1_dot_orchestrator__service__pb2.GetRunnerRequest.SerializeToString,
             ramify_dot_v1_dot_orchestrator__service__pb2.GetRunnerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramify.v1.OrchestratorService/ExplainProject',
+            ramify_dot_v1_dot_explain__pb2.ExplainProjectRequest.SerializeToString,
+            ramify_dot_v1_dot_explain__pb2.ExplainProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramify.v1.OrchestratorService/ExplainNode',
+            ramify_dot_v1_dot_explain__pb2.ExplainNodeRequest.SerializeToString,
+            ramify_dot_v1_dot_explain__pb2.ExplainNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from ramify.v1 import explain_pb2 as _explain_pb2
 from ramify.v1 import orchestrator_service_pb2 as _orchestrator_service_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -45,6 +46,13 @@ class OrchestratorServiceStub:
     """
     GetRunner: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetRunnerRequest, _orchestrator_service_pb2.GetRunnerResponse]
     """Returns what this orchestrator does at the moment."""
+    ExplainProject: _grpc.UnaryUnaryMultiCallable[_explain_pb2.ExplainProjectRequest, _explain_pb2.ExplainProjectResponse]
+    """Explains why a project is not running, or what it is doing: the chain of what holds it back,
+    down to the root causes. Any orchestrator answers, from the store; the one that executes the
+    project adds what only it knows.
+    """
+    ExplainNode: _grpc.UnaryUnaryMultiCallable[_explain_pb2.ExplainNodeRequest, _explain_pb2.ExplainNodeResponse]
+    """Explains the same for one node. NODE_NOT_FOUND if the project has no such node."""
 
 @_typing.type_check_only
 class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
@@ -63,6 +71,13 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     """
     GetRunner: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetRunnerRequest, _orchestrator_service_pb2.GetRunnerResponse]  # type: ignore[assignment]
     """Returns what this orchestrator does at the moment."""
+    ExplainProject: _aio.UnaryUnaryMultiCallable[_explain_pb2.ExplainProjectRequest, _explain_pb2.ExplainProjectResponse]  # type: ignore[assignment]
+    """Explains why a project is not running, or what it is doing: the chain of what holds it back,
+    down to the root causes. Any orchestrator answers, from the store; the one that executes the
+    project adds what only it knows.
+    """
+    ExplainNode: _aio.UnaryUnaryMultiCallable[_explain_pb2.ExplainNodeRequest, _explain_pb2.ExplainNodeResponse]  # type: ignore[assignment]
+    """Explains the same for one node. NODE_NOT_FOUND if the project has no such node."""
 
 class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     """OrchestratorService starts runs and takes orders about them. Runs are watched and read through
@@ -96,5 +111,24 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_service_pb2.GetRunnerResponse, _abc.Awaitable[_orchestrator_service_pb2.GetRunnerResponse]]:
         """Returns what this orchestrator does at the moment."""
+
+    @_abc_1.abstractmethod
+    def ExplainProject(
+        self,
+        request: _explain_pb2.ExplainProjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_explain_pb2.ExplainProjectResponse, _abc.Awaitable[_explain_pb2.ExplainProjectResponse]]:
+        """Explains why a project is not running, or what it is doing: the chain of what holds it back,
+        down to the root causes. Any orchestrator answers, from the store; the one that executes the
+        project adds what only it knows.
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainNode(
+        self,
+        request: _explain_pb2.ExplainNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_explain_pb2.ExplainNodeResponse, _abc.Awaitable[_explain_pb2.ExplainNodeResponse]]:
+        """Explains the same for one node. NODE_NOT_FOUND if the project has no such node."""
 
 def add_OrchestratorServiceServicer_to_server(servicer: OrchestratorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,65 @@
+"""An explanation as lines of text. Pure."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from ramify.cli.format import duration, one_line, plural, seconds_of
+from ramify.states import node_state_name
+from ramify.v1.explain_pb2 import Blocker, BlockerKind, Explanation, NodeMove, Outlook
+
+_OUTLOOKS = {
+    Outlook.OUTLOOK_ENDED: "It has ended.",
+    Outlook.OUTLOOK_RUNNING: "Agents are at work.",
+    Outlook.OUTLOOK_WAITING: "It goes on by itself.",
+    Outlook.OUTLOOK_NEEDS_ACTION: "Somebody has to do something.",
+}
+_MESSAGE_WIDTH = 300
+
+
+def lines(explanation: Explanation) -> Iterator[str]:
+    """Yield the answer, the chain with its remedies, the node's moves, and the source."""
+    subject = explanation.node_id or explanation.project_id
+    yield f"{subject}: {one_line(explanation.summary, _MESSAGE_WIDTH)}."
+    yield _OUTLOOKS.get(explanation.outlook, "")
+    if explanation.blockers:
+        yield ""
+    for blocker in explanation.blockers:
+        yield from _link(blocker)
+    if explanation.omitted_root_causes:
+        yield f"  and {plural(explanation.omitted_root_causes, 'more root cause')}"
+    if explanation.moves:
+        yield ""
+    for move in explanation.moves:
+        yield _move(move)
+    yield ""
+    executor = f"executed by {explanation.holder}" if explanation.holder else "executed by nobody"
+    source = "its own memory and the store" if explanation.live else "the store alone"
+    yield f"revision {explanation.revision}, {executor}, answered from {source}"
+
+
+def _link(blocker: Blocker) -> Iterator[str]:
+    indent = "  " * (blocker.depth + 1)
+    kind = BlockerKind.Name(blocker.kind).removeprefix("BLOCKER_KIND_")
+    text = f"{indent}{blocker.blocked_node_id or 'project'}  {kind}  "
+    text += one_line(blocker.message, _MESSAGE_WIDTH)
+    notes = []
+    if blocker.HasField("elapsed"):
+        notes.append(f"for {duration(blocker.elapsed.ToMicroseconds() / 1e6)}")
+    if blocker.HasField("until_time"):
+        notes.append(f"until {_clock(seconds_of(blocker.until_time))}")
+    if blocker.live:
+        notes.append("live")
+    yield f"{text} ({', '.join(notes)})" if notes else text
+    if blocker.remedy:
+        yield f"{indent}  → {blocker.remedy}"
+
+
+def _move(move: NodeMove) -> str:
+    line = f"  {_clock(seconds_of(move.commit_time))}  r{move.revision:<5} "
+    before = node_state_name(move.from_state) if move.from_state else "(created)"
+    line += f"{before} → {node_state_name(move.to_state)}"
+    return f"{line}  by {move.actor}" if move.actor else line
+
+
+def _clock(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).strftime("%H:%M:%S")

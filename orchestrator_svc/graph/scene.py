@@ -1,0 +1,53 @@
+"""What there is to explain: a project at one revision, and what only its executor knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from orchestrator_svc.graph.node import Failure, Node
+from orchestrator_svc.graph.settings import Settings
+from orchestrator_svc.graph.types import NodeState, ProjectState, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCall:
+    """An agent call in flight."""
+
+    stage: Stage
+    agent_name: str
+    started: float  #: Unix seconds
+    timeout: float  #: seconds from then
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """Facts from the memory of the orchestrator that executes the project."""
+
+    states: Mapping[str, NodeState] = field(default_factory=dict)  #: decided, durable or not
+    calls: Mapping[str, OpenCall] = field(default_factory=dict)  #: by node
+    queue: Mapping[str, int] = field(default_factory=dict)  #: nodes that wait for a slot: place
+    busy: int = 0  #: slots in use
+    steps: int = 0
+    draining: bool = False
+    lease_valid: bool = True
+    unsent_seconds: float = 0.0  #: age of the oldest decision that is not durable; 0: none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """A project as it is stored, with what this orchestrator knows of it."""
+
+    project_id: str
+    state: ProjectState
+    revision: int = 0
+    since: float = 0.0  #: Unix seconds; latest change of the project itself
+    holder: str = ""  #: who has the lease; empty: nobody
+    root_id: str = ""
+    error: Failure | None = None
+    settings: Settings = field(default_factory=Settings)
+    nodes: Mapping[str, Node] = field(default_factory=dict)
+    since_of: Mapping[str, float] = field(default_factory=dict)  #: latest change, by node
+    waiting_on: Mapping[str, str] = field(default_factory=dict)  #: `Node.waiting_on`, where set
+    profile_problem: str = ""  #: why the profile cannot be executed here; empty: it can
+    live: Live | None = None

@@ -1,0 +1,145 @@
+"""Reads a project to explain it: whole at one revision, without the bodies of results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import grpc
+
+from orchestrator_svc.errors import StoreUnavailable
+from orchestrator_svc.graph.node import Node
+from orchestrator_svc.graph.scene import Scene
+from orchestrator_svc.graph.settings import Scalar
+from orchestrator_svc.publish.convert import (
+    read_error,
+    read_node,
+    read_project_state,
+    read_time,
+)
+from orchestrator_svc.publish.errors_in import from_rpc
+from orchestrator_svc.settings import read_stored
+from ramify.v1 import explain_pb2, mutation_pb2, node_pb2, project_pb2
+from ramify.v1 import state_service_pb2 as pb
+
+if TYPE_CHECKING:  # exists in the stub file only
+    from ramify.v1.state_service_pb2_grpc import StateServiceAsyncStub
+
+LOAD_TIMEOUT = 60.0  #: seconds for the whole snapshot
+MAX_MOVES = 20  #: of a node that are shown
+MAX_HISTORY_PAGES = 10
+HISTORY_PAGE_SIZE = 1_000
+
+_KINDS = [pb.EntityKind.ENTITY_KIND_NODE, pb.EntityKind.ENTITY_KIND_PROJECT]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredScene:
+    """A scene with what is needed to complete it."""
+
+    scene: Scene
+    profile: str  #: empty: the orchestrator's default
+    settings: Mapping[str, Scalar]  #: keys that differ from the configured ones
+
+
+async def load_scene(stub: StateServiceAsyncStub, project_id: str) -> StoredScene:
+    """Return a project with all its nodes at one revision."""
+    request = pb.WatchProjectRequest(
+        project_id=project_id, snapshot=True, filter=pb.WatchFilter(kinds=_KINDS)
+    )
+    call = stub.WatchProject(request, timeout=LOAD_TIMEOUT)
+    project = project_pb2.Project()
+    nodes: dict[str, Node] = {}
+    since_of: dict[str, float] = {}
+    waiting_on: dict[str, str] = {}
+    try:
+        async for message in call:
+            if message.HasField("snapshot"):
+                chunk = message.snapshot
+                if chunk.HasField("project"):
+                    project.CopyFrom(chunk.project)
+                for stored in chunk.nodes:
+                    stored.ClearField("result")
+                    nodes[stored.node_id] = read_node(stored)
+                    since_of[stored.node_id] = _since(stored)
+                    if stored.waiting_on:
+                        waiting_on[stored.node_id] = stored.waiting_on
+                if chunk.last:
+                    scene = _scene(project, chunk.revision, nodes, since_of, waiting_on)
+                    return StoredScene(scene, project.profile, read_stored(project.settings))
+            elif message.HasField("ended"):
+                break
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc(error) from error
+    finally:
+        call.cancel()
+    raise StoreUnavailable("the watch ended before the snapshot was complete")
+
+
+def _scene(
+    project: project_pb2.Project,
+    revision: int,
+    nodes: dict[str, Node],
+    since_of: dict[str, float],
+    waiting_on: dict[str, str],
+) -> Scene:
+    return Scene(
+        project_id=project.project_id,
+        state=read_project_state(project.state),
+        revision=revision,
+        since=read_time(project.update_time),
+        holder=project.lease.holder,
+        root_id=project.root_node_id,
+        error=read_error(project.error) if project.HasField("error") else None,
+        nodes=nodes,
+        since_of=since_of,
+        waiting_on=waiting_on,
+    )
+
+
+def _since(node: node_pb2.Node) -> float:
+    """Return since when a node is in its state, at the latest."""
+    if node.state == node_pb2.NodeState.NODE_STATE_RUNNING and node.HasField("start_time"):
+        return read_time(node.start_time)
+    return read_time(node.update_time)
+
+
+async def load_moves(
+    stub: StateServiceAsyncStub, project_id: str, node_id: str
+) -> list[explain_pb2.NodeMove]:
+    """Return the latest changes of a node's state, oldest first, as far as they are retained."""
+    moves: list[explain_pb2.NodeMove] = []
+    token = ""
+    for _ in range(MAX_HISTORY_PAGES):
+        request = pb.ListNodeHistoryRequest(
+            project_id=project_id,
+            node_id=node_id,
+            page_size=HISTORY_PAGE_SIZE,
+            page_token=token,
+        )
+        try:
+            response = await stub.ListNodeHistory(request, timeout=LOAD_TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error) from error
+        moves += (_move(entry) for entry in response.entries if _is_move(entry.change))
+        token = response.next_page_token
+        if not token:
+            break
+    return moves[-MAX_MOVES:]
+
+
+def _is_move(change: mutation_pb2.NodeChange) -> bool:
+    return change.HasField("node") or (change.HasField("patch") and change.patch.HasField("state"))
+
+
+def _move(entry: pb.NodeHistoryEntry) -> explain_pb2.NodeMove:
+    change = entry.change
+    created = change.HasField("node")
+    return explain_pb2.NodeMove(
+        revision=entry.revision.revision,
+        commit_time=entry.revision.commit_time,
+        from_state=change.previous_state,
+        to_state=change.node.state if created else change.patch.state,
+        actor=entry.revision.actor,
+    )

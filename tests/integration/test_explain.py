@@ -1,0 +1,114 @@
+"""ExplainProject and ExplainNode on real processes: whichever orchestrator is asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import pytest
+
+from ramify.v1.explain_pb2 import (
+    BlockerKind,
+    ExplainNodeRequest,
+    ExplainProjectRequest,
+    Explanation,
+    Outlook,
+)
+from ramify.v1.node_pb2 import NodeState
+from tests.support.runs import Runs
+
+K, S = BlockerKind, NodeState
+CALL_SECONDS = 60.0
+FIRST_HANGS = [{"node": "root.1.0", "hang": True}]
+
+
+async def project(runs: Runs, project_id: str) -> Explanation:
+    request = ExplainProjectRequest(project_id=project_id)
+    return (await runs.stub.ExplainProject(request, timeout=CALL_SECONDS)).explanation
+
+
+async def node(runs: Runs, project_id: str, node_id: str) -> Explanation:
+    request = ExplainNodeRequest(project_id=project_id, node_id=node_id)
+    return (await runs.stub.ExplainNode(request, timeout=CALL_SECONDS)).explanation
+
+
+async def stuck(runs: Runs, **settings: Any) -> str:
+    """Start a run of three children in a row of which the first never ends."""
+    chosen = {"max_concurrent_nodes": 1, **settings}
+    project_id = (await runs.script(chosen, chain=True, rules=FIRST_HANGS)).project_id
+    async with runs.follow(project_id) as follower:
+        await follower.until(
+            lambda history: (
+                "root.1.0" in history.nodes
+                and history.nodes["root.1.0"].state == S.NODE_STATE_RUNNING
+            )
+        )
+    return project_id
+
+
+async def test_a_chain_of_dependencies_is_followed_to_the_call_that_is_open(runs: Runs) -> None:
+    project_id = await stuck(runs)
+    found = await node(runs, project_id, "root.1.2")
+    assert [(b.kind, b.blocked_node_id, b.node_id) for b in found.blockers] == [
+        (K.BLOCKER_KIND_DEPENDENCY, "root.1.2", "root.1.1"),
+        (K.BLOCKER_KIND_DEPENDENCY, "root.1.1", "root.1.0"),
+        (K.BLOCKER_KIND_CALL, "root.1.0", ""),
+    ]
+    assert found.live
+    assert found.blockers[-1].live
+    assert found.blockers[-1].root_cause
+    assert found.blockers[-1].HasField("until_time")
+    assert found.outlook == Outlook.OUTLOOK_RUNNING
+    whole = await project(runs, project_id)
+    assert (whole.state, whole.blockers[-1].blocked_node_id) == ("RUNNING", "root.1.0")
+    await runs.cancel(project_id)
+    await runs.finish(project_id)
+    ended = await project(runs, project_id)
+    assert (ended.outlook, ended.live, ended.state) == (Outlook.OUTLOOK_ENDED, False, "CANCELLED")
+
+
+async def test_seed_004_2_and_6_the_life_of_a_node_is_told_from_its_records(runs: Runs) -> None:
+    rule = {"node": "root.1.0", "attempts": [1], "error": "CONNECTION"}
+    project_id = (await runs.script({"max_retries": 1}, rules=[rule])).project_id
+    await runs.finish(project_id)
+    found = await node(runs, project_id, "root.1.0")
+    names = [S.Name(move.to_state).removeprefix("NODE_STATE_") for move in found.moves]
+    assert names == ["READY", "RUNNING", "READY", "RUNNING", "DONE"]
+    assert all(move.revision and move.HasField("commit_time") for move in found.moves)
+
+
+async def test_a_backoff_says_when_the_next_attempt_begins(runs: Runs) -> None:
+    rule = {"node": "root.1.0", "error": "RATE_LIMIT"}
+    settings = {"max_retries": 9, "retry_delay_seconds": 3600.0}
+    project_id = (await runs.script(settings, breadth=1, rules=[rule])).project_id
+    async with runs.follow(project_id) as follower:
+        await follower.until(
+            lambda history: (
+                "root.1.0" in history.nodes
+                and history.nodes["root.1.0"].HasField("next_attempt_time")
+            )
+        )
+    found = await node(runs, project_id, "root.1.0")
+    (only,) = found.blockers
+    stored = await runs.wire.node(project_id, "root.1.0")
+    assert only.kind == K.BLOCKER_KIND_RATE_LIMIT
+    assert only.until_time == stored.next_attempt_time
+    assert found.outlook == Outlook.OUTLOOK_WAITING
+    await runs.cancel(project_id)
+
+
+@pytest.mark.parametrize(
+    "project_id, node_id, code",
+    [
+        ("", "", grpc.StatusCode.INVALID_ARGUMENT),
+        ("nobody", "", grpc.StatusCode.NOT_FOUND),
+        ("nobody", "a", grpc.StatusCode.NOT_FOUND),
+    ],
+)
+async def test_a_bad_question_is_refused(
+    runs: Runs, project_id: str, node_id: str, code: grpc.StatusCode
+) -> None:
+    question = node(runs, project_id, node_id) if node_id else project(runs, project_id)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await question
+    assert refused.value.code() == code
