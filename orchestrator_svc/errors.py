@@ -2,7 +2,8 @@
 
 RamifyError
 ├── InvalidRequest, InvalidMutation, IllegalTransition
-├── ProjectNotFound, NodeNotFound, ProjectExists, ProfileNotFound, ProjectEnded
+├── ProjectNotFound, NodeNotFound, ReviewNotFound, ProjectExists, ProfileNotFound
+├── ProjectEnded, ReviewClosed
 ├── ProducerFenced, LeaseHeld, VersionConflict, SequenceGap
 ├── RevisionCompacted, RevisionAhead, ProjectReplaced
 ├── Overloaded, ServerDraining, StoreUnavailable
@@ -52,6 +53,14 @@ class ProjectNotFound(RamifyError):
 
 class NodeNotFound(RamifyError):
     """The project has no node with this id."""
+
+
+class ReviewNotFound(RamifyError):
+    """The project has no review with this id."""
+
+
+class ReviewClosed(RamifyError):
+    """The review is closed: somebody has decided, or nobody did in time."""
 
 
 class ProjectExists(RamifyError):

@@ -3,7 +3,7 @@
 RamifyError
 ├── BatchRejected          one batch breaks rules; carries every violation
 ├── InvalidRequest
-├── ProjectNotFound, NodeNotFound, ProjectExists, ProjectActive
+├── ProjectNotFound, NodeNotFound, ReviewNotFound, ProjectExists, ProjectActive
 ├── ProducerFenced, SequenceGap, LeaseHeld
 ├── RevisionCompacted, RevisionAhead
 ├── Overloaded, ServerDraining, StoreUnavailable
@@ -92,6 +92,10 @@ class ProjectNotFound(RamifyError):
 
 class NodeNotFound(RamifyError):
     """The project has no node with this id."""
+
+
+class ReviewNotFound(RamifyError):
+    """The project has no review with this id."""
 
 
 class ProjectExists(RamifyError):

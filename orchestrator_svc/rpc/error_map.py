@@ -25,6 +25,8 @@ TABLE: dict[type[errors.RamifyError], tuple[Code, str, bool]] = {
     errors.IllegalTransition: (Code.FAILED_PRECONDITION, "ILLEGAL_TRANSITION", False),
     errors.ProjectNotFound: (Code.NOT_FOUND, "PROJECT_NOT_FOUND", False),
     errors.NodeNotFound: (Code.NOT_FOUND, "NODE_NOT_FOUND", False),
+    errors.ReviewNotFound: (Code.NOT_FOUND, "REVIEW_NOT_FOUND", False),
+    errors.ReviewClosed: (Code.FAILED_PRECONDITION, "REVIEW_CLOSED", False),
     errors.ProjectExists: (Code.ALREADY_EXISTS, "PROJECT_EXISTS", False),
     errors.ProfileNotFound: (Code.INVALID_ARGUMENT, "PROFILE_NOT_FOUND", False),
     errors.ProjectEnded: (Code.FAILED_PRECONDITION, "PROJECT_ENDED", False),

@@ -90,6 +90,8 @@ def fingerprint(view: View) -> Fingerprint:
         digest.update(b"%d %d %d;" % (node.version, node.revision, node.micros))
     for command_id in sorted(view.commands):
         digest.update(view.commands[command_id].SerializeToString(deterministic=True))
+    for review_id in sorted(view.reviews):
+        digest.update(view.reviews[review_id].SerializeToString(deterministic=True))
     return Fingerprint(
         len(view.nodes),
         view_checksum(view.nodes.values()),

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from ramify.v1.command_pb2 import Command
 from ramify.v1.node_pb2 import Node
 from ramify.v1.project_pb2 import Project
+from ramify.v1.review_pb2 import Review
 from state_svc.codec.compression import CompressionError, compress, decompress
 from state_svc.errors import CorruptRecord
 from state_svc.model.node import LiveNode, NodeSpec
@@ -47,6 +48,7 @@ class Frozen:
     entity: Project
     nodes: Sequence[LiveNode]
     commands: Sequence[Command]
+    reviews: Sequence[Review]
     deleted: Sequence[str]
     producers: Sequence[tuple[str, int, int, list[Run]]]  #: id, epoch, committed, runs
 
@@ -61,6 +63,7 @@ def freeze(project: LiveProject) -> Frozen:
         view.entity,
         list(view.nodes.values()),
         list(view.commands.values()),
+        list(view.reviews.values()),
         list(view.deleted),
         [
             (producer_id, position.epoch, position.committed, position.runs())
@@ -105,6 +108,16 @@ def encode_snapshot(frozen: Frozen) -> Iterator[SnapshotRecord]:
             update_micros=node.micros,
         )
         size += len(node.data)
+    for review in frozen.reviews:
+        data = review.SerializeToString()
+        if size and size + len(data) > _CHUNK_BYTES:
+            yield encode_chunk(chunk)
+            chunk = SnapshotChunk(
+                project_uid=frozen.project_uid, revision=frozen.revision, chunk=chunk.chunk + 1
+            )
+            size = 0
+        chunk.reviews.append(data)
+        size += len(data)
     chunk.last = True
     yield encode_chunk(chunk)
 
@@ -170,6 +183,9 @@ def decode_snapshot(
                 item.update_micros,
             )
             view.put_node(spec.node_id, live)
+        for data in chunk.reviews:
+            review = Review.FromString(data)
+            view.reviews[review.review_id] = review
     return view, producers
 
 

@@ -12,9 +12,11 @@ from state_svc.errors import CorruptRecord, RevisionAhead, RevisionCompacted
 from state_svc.history.rebuild import rebuild
 from state_svc.model.node import LiveNode
 from state_svc.model.project import LiveProject, View
+from state_svc.model.review import OPEN, WAITING_PREFIX, reopened
 from state_svc.store.base import StateStore
 
 _MAX_BYTES = 256 << 20  #: encoded nodes of the views that are kept
+_FORK_SUFFIX_CHARS = 8
 _STAMPS = frozenset({"version", "update_time", "update_revision"})
 
 
@@ -114,4 +116,28 @@ def fork_view(source: View, project_id: str, project_uid: str, micros: int) -> V
         )
         view.put_node(node_id, copy)
     view.deleted = set(source.deleted)
+    _fork_reviews(view, source)
     return view
+
+
+def _fork_reviews(view: View, source: View) -> None:
+    """Take over the reviews; nodes that wait for one wait for its new id."""
+    suffix = view.entity.project_uid[:_FORK_SUFFIX_CHARS]
+    for old_id, review in reopened(source.reviews.values(), suffix, view.micros).items():
+        view.reviews[review.review_id] = review
+        live = view.nodes.get(review.node_id)
+        if live is None or review.state != OPEN:
+            continue
+        node = Node.FromString(live.data)
+        if node.waiting_on == WAITING_PREFIX + old_id:
+            node.waiting_on = WAITING_PREFIX + review.review_id
+            view.nodes[review.node_id] = LiveNode(
+                live.spec,
+                node.SerializeToString(),
+                live.state,
+                live.version,
+                live.attempt,
+                live.agent_name,
+                live.revision,
+                live.micros,
+            )

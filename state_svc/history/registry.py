@@ -180,4 +180,5 @@ class ProjectRegistry:
 def _estimated_bytes(view: View) -> int:
     """Return about how many encoded bytes the nodes of a view have, from a sample of them."""
     sample = [len(node.data) for node in islice(view.nodes.values(), _SAMPLE)]
-    return len(view.nodes) * sum(sample) // max(1, len(sample))
+    reviews = sum(review.ByteSize() for review in view.reviews.values())
+    return len(view.nodes) * sum(sample) // max(1, len(sample)) + reviews

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from ramify.v1.command_pb2 import Command
-from ramify.v1.mutation_pb2 import Change, CommandChange, Delta, NodeChange, ProjectChange, Removal
+from ramify.v1.mutation_pb2 import (
+    Change,
+    CommandChange,
+    Delta,
+    NodeChange,
+    ProjectChange,
+    Removal,
+    ReviewChange,
+)
 from ramify.v1.node_pb2 import Node
 from ramify.v1.project_pb2 import Project
+from ramify.v1.review_pb2 import Review
 from state_svc.codec.segment import decode_delta
 from state_svc.errors import CorruptRecord
 from state_svc.model.node import LiveNode, live_from_message, read_micros, set_micros
 from state_svc.model.patch import replay_command, replay_node, replay_project
 from state_svc.model.producer import ProducerPosition
 from state_svc.model.project import View
+from state_svc.model.review import count_reviews, replay_review
 from state_svc.storage.v1.segment_pb2 import Segment
 
 
@@ -65,6 +75,8 @@ class Replay:
             self._add_project(change.project, micros)
         elif kind == "command":
             self._add_command(change.command)
+        elif kind == "review":
+            self._add_review(change.review, micros)
 
     def _add_node(self, change: NodeChange, revision: int, micros: int) -> None:
         view = self.view
@@ -112,3 +124,18 @@ class Replay:
             replay_command(command, change.patch)
         command.version = change.version
         self.view.commands[change.command_id] = command
+
+    def _add_review(self, change: ReviewChange, micros: int) -> None:
+        view = self.view
+        before = view.reviews.get(change.review_id)
+        review = Review()
+        if change.WhichOneof("effect") == "review":
+            review.CopyFrom(change.review)
+        else:
+            review.CopyFrom(view.reviews[change.review_id])
+            replay_review(review, change.patch, version=change.version, micros=micros)
+        entity = Project()
+        entity.CopyFrom(view.entity)
+        count_reviews(entity, before, review)
+        view.entity = entity
+        view.reviews[change.review_id] = review

@@ -73,18 +73,21 @@ def check_lease(project: LiveProject, lease_epoch: int, mutations: Sequence[Muta
     """Raise `ProducerFenced` unless the writer may write (SEM 2).
 
     A leased project takes its holder's epoch only; a free one takes no epoch. Commands may be
-    given by anyone (SEM 19).
+    given and reviews decided by anyone (SEM 19).
     """
     lease = project.entity.lease
     if lease_epoch == (lease.lease_epoch if lease.holder else 0):
         return
-    if not lease_epoch and all(
-        mutation.command.WhichOneof("change") == "create" for mutation in mutations
-    ):
+    if not lease_epoch and all(map(_is_free, mutations)):
         return
     raise ProducerFenced(
         project_id=project.project_id, lease_epoch=lease.lease_epoch, holder=lease.holder
     )
+
+
+def _is_free(mutation: Mutation) -> bool:
+    """Whether a mutation may come from anyone."""
+    return mutation.command.HasField("create") or mutation.review.HasField("resolve")
 
 
 def _invalid(field: str, description: str) -> BatchRejected:

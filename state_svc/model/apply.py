@@ -18,12 +18,14 @@ from ramify.v1.mutation_pb2 import (
     NodeMutation,
     ProjectMutation,
     Removal,
+    ReviewMutation,
     RevisionInfo,
     StageMutation,
 )
 from ramify.v1.node_pb2 import Node, NodePatch, NodeState
 from ramify.v1.payload_pb2 import Payload
 from ramify.v1.project_pb2 import Project
+from ramify.v1.review_pb2 import Review
 from state_svc.errors import BatchRejected, Violation
 from state_svc.model import limits, patch, transitions, validate
 from state_svc.model.dependencies import Created, check_created
@@ -32,6 +34,7 @@ from state_svc.model.node import LiveNode, live_from_message, set_micros
 from state_svc.model.payload import NO_PAYLOADS, KnownPayloads, References
 from state_svc.model.problem import Problem
 from state_svc.model.project import NO_ORIGIN, Applied, LiveProject, Origin
+from state_svc.model.review import apply_review, count_reviews
 from state_svc.model.scalar_patch import scan
 from state_svc.model.stage import bodies, new_stage
 from state_svc.model.wire import (
@@ -95,6 +98,7 @@ class _Application:
         self._nodes: dict[str, LiveNode | None] = {}
         self._entity: Project | None = None
         self._commands: dict[str, Command] = {}
+        self._reviews: dict[str, Review] = {}
         self._prefix = revision_prefix(self._revision)
         self._images: list[tuple[LiveNode | None, LiveNode | None]] = []
         self._violations: list[Violation] = []
@@ -144,6 +148,7 @@ class _Application:
             nodes=self._nodes,
             entity=self._entity,
             commands=self._commands,
+            reviews=self._reviews,
             origin=origin,
             stages=self._stages,
             references=frozenset(self._references.found) if self._references else _NONE,
@@ -294,7 +299,7 @@ class _Application:
         touched[node_id] = None
         self._images.append((live, None))
 
-    # The project and its commands
+    # The project, its commands and its reviews
 
     def _apply_other(self, index: int, mutation: Mutation) -> None:
         kind = mutation.WhichOneof("target")
@@ -302,12 +307,15 @@ class _Application:
             self._apply_project(index, mutation.project)
         elif kind == "command":
             self._apply_command(index, mutation.command)
+        elif kind == "review":
+            self._apply_review(index, mutation.review)
         elif kind == "stage":
             self._apply_stage(index, mutation.stage)
         elif kind == "node":
             raise Problem(_INVALID, "node.node_id", "is needed")
         else:
-            raise Problem(_INVALID, "target", "one of node, project, command and stage is needed")
+            kinds = "node, project, command, review and stage"
+            raise Problem(_INVALID, "target", f"one of {kinds} is needed")
 
     def _apply_stage(self, index: int, mutation: StageMutation) -> None:
         stage = new_stage(mutation, self._micros)
@@ -384,6 +392,31 @@ class _Application:
             change.command.patch.CopyFrom(changed)
         self._parts.append(message_change(change))
         self._commands[command_id] = after
+        self._images.append((None, None))
+
+    def _apply_review(self, index: int, mutation: ReviewMutation) -> None:
+        review_id = mutation.review_id
+        before = self._reviews.get(review_id) or self._project.review(review_id)
+        node_exists = self._node(mutation.create.node_id) is not None
+        if mutation.create.HasField("result"):
+            self._resolve(("review.create.result", mutation.create.result))
+        found = apply_review(before, mutation, node_exists=node_exists, micros=self._micros)
+        if found is None:
+            return
+        after, changed = found
+        change = Change(revision=self._revision, index=index)
+        change.review.review_id = review_id
+        change.review.version = after.version
+        if changed is None:
+            change.review.review.CopyFrom(after)
+        else:
+            change.review.patch.CopyFrom(changed)
+        self._parts.append(message_change(change))
+        entity = Project()
+        entity.CopyFrom(self._entity or self._project.entity)
+        count_reviews(entity, before, after)
+        self._entity = entity
+        self._reviews[review_id] = after
         self._images.append((None, None))
 
 

@@ -14,6 +14,7 @@ from itertools import chain
 from ramify.v1.command_pb2 import Command
 from ramify.v1.mutation_pb2 import Change, Delta, RevisionInfo
 from ramify.v1.project_pb2 import Project
+from ramify.v1.review_pb2 import Review
 from state_svc.model import transitions
 from state_svc.model.node import LiveNode
 from state_svc.model.producer import ProducerPosition
@@ -47,6 +48,7 @@ class Applied:
     origin: Origin = NO_ORIGIN
     stages: int = 0  #: stage records among the changes
     references: frozenset[str] = frozenset()  #: digests that the changes name
+    reviews: dict[str, Review] = field(default_factory=dict)  #: touched reviews, likewise
 
     def changes(self) -> list[Change]:
         """Decode the changes, for those who need more than their bytes."""
@@ -63,6 +65,7 @@ class View:
     compacted: int = 0  #: history up to this revision was dropped
     nodes: dict[str, LiveNode] = field(default_factory=dict)  #: in the order of their creation
     commands: dict[str, Command] = field(default_factory=dict)
+    reviews: dict[str, Review] = field(default_factory=dict)  #: in the order of their creation
     deleted: set[str] = field(default_factory=set)  #: ids that existed; never reused (SEM 9)
     counts: dict[int, int] = field(default_factory=dict)  #: nodes by state
 
@@ -95,6 +98,7 @@ class View:
         if applied.entity is not None:
             self.entity = applied.entity
         self.commands.update(applied.commands)
+        self.reviews.update(applied.reviews)
         self.revision = applied.revision
         self.micros = applied.micros
 
@@ -122,6 +126,7 @@ class LiveProject:
         self._entity: Project | None = None
         self._nodes: dict[str, LiveNode | None] = {}
         self._commands: dict[str, Command] = {}
+        self._reviews: dict[str, Review] = {}
 
     @property
     def project_id(self) -> str:
@@ -154,6 +159,10 @@ class LiveProject:
         """Return a command, counting what is pending."""
         return self._commands.get(command_id) or self.view.commands.get(command_id)
 
+    def review(self, review_id: str) -> Review | None:
+        """Return a review, counting what is pending."""
+        return self._reviews.get(review_id) or self.view.reviews.get(review_id)
+
     def ever_existed(self, node_id: str) -> bool:
         """Whether a node has or had this id, counting what is pending."""
         view = self.view
@@ -176,6 +185,7 @@ class LiveProject:
         """Put the effects of a batch on top of what is pending."""
         self._nodes.update(applied.nodes)
         self._commands.update(applied.commands)
+        self._reviews.update(applied.reviews)
         if applied.entity is not None:
             self._entity = applied.entity
         self.revision = applied.revision
@@ -194,6 +204,7 @@ class LiveProject:
         if applied.revision == self.revision:
             self._nodes.clear()
             self._commands.clear()
+            self._reviews.clear()
             self._entity = None
         else:
             self._uncover(applied)
@@ -212,6 +223,9 @@ class LiveProject:
         for command_id, command in applied.commands.items():
             if self._commands.get(command_id) is command:
                 del self._commands[command_id]
+        for review_id, review in applied.reviews.items():
+            if self._reviews.get(review_id) is review:
+                del self._reviews[review_id]
         if applied.entity is self._entity:
             self._entity = None
 
@@ -219,6 +233,7 @@ class LiveProject:
         """Forget everything that is not durable; no sequence is consumed."""
         self._nodes.clear()
         self._commands.clear()
+        self._reviews.clear()
         self._entity = None
         self.revision = self.view.revision
         self.micros = self.view.micros

@@ -8,6 +8,7 @@ from google.protobuf.descriptor import EnumDescriptor
 
 from ramify.v1.node_pb2 import NodeState
 from ramify.v1.project_pb2 import ProjectState
+from ramify.v1.review_pb2 import ReviewState
 from ramify.v1.transition_pb2 import state_rule
 
 
@@ -42,3 +43,4 @@ def read_table(enum: EnumDescriptor, prefix: str) -> Table:
 
 NODE = read_table(NodeState.DESCRIPTOR, "NODE_STATE_")
 PROJECT = read_table(ProjectState.DESCRIPTOR, "PROJECT_STATE_")
+REVIEW = read_table(ReviewState.DESCRIPTOR, "REVIEW_STATE_")

@@ -29,6 +29,7 @@ TABLE: dict[type[errors.RamifyError], tuple[int, ErrorReason.ValueType, bool]] =
     ),
     errors.ProjectNotFound: (Code.NOT_FOUND, ErrorReason.ERROR_REASON_PROJECT_NOT_FOUND, False),
     errors.NodeNotFound: (Code.NOT_FOUND, ErrorReason.ERROR_REASON_NODE_NOT_FOUND, False),
+    errors.ReviewNotFound: (Code.NOT_FOUND, ErrorReason.ERROR_REASON_REVIEW_NOT_FOUND, False),
     errors.ProjectExists: (Code.ALREADY_EXISTS, ErrorReason.ERROR_REASON_PROJECT_EXISTS, False),
     errors.ProjectActive: (
         Code.FAILED_PRECONDITION,
@@ -62,6 +63,7 @@ VIOLATION_CODES: dict[ErrorReason.ValueType, int] = {
     ErrorReason.ERROR_REASON_VERSION_CONFLICT: Code.ABORTED,
     ErrorReason.ERROR_REASON_PROJECT_ENDED: Code.FAILED_PRECONDITION,
     ErrorReason.ERROR_REASON_PAYLOAD_NOT_FOUND: Code.NOT_FOUND,
+    ErrorReason.ERROR_REASON_REVIEW_CLOSED: Code.FAILED_PRECONDITION,
 }
 
 

@@ -27,6 +27,7 @@ from state_svc.rpc.options import server_options
 from state_svc.rpc.portable import PortableRpcs
 from state_svc.rpc.projects import ProjectRpcs
 from state_svc.rpc.reflection_v1 import add_descriptor
+from state_svc.rpc.reviews import ReviewRpcs
 from state_svc.rpc.stages import StageRpcs
 from state_svc.rpc.stream import StreamSession, StreamSessions
 from state_svc.rpc.watch import WatchRpcs
@@ -53,7 +54,7 @@ class RpcServer:
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(options=server_options(service.limits.max_message_bytes))
         projects, nodes = ProjectRpcs(service), NodeRpcs(service)
-        history = HistoryRpcs(service)
+        history, reviews = HistoryRpcs(service), ReviewRpcs(service)
         leases, admin = LeaseRpcs(service), AdminRpcs(service, sqlite_version)
         unary: dict[str, Unary] = {
             "CommitBatch": projects.commit_batch,
@@ -69,6 +70,8 @@ class RpcServer:
             "ListNodes": nodes.list_nodes,
             "ListNodeHistory": nodes.list_node_history,
             "ListStages": StageRpcs(service).list_stages,
+            "GetReview": reviews.get_review,
+            "ListReviews": reviews.list_reviews,
             "AcquireLease": leases.acquire_lease,
             "RenewLeases": leases.renew_leases,
             "ReleaseLease": leases.release_lease,

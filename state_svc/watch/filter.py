@@ -12,8 +12,15 @@ _NODE = EntityKind.ENTITY_KIND_NODE
 _PROJECT = EntityKind.ENTITY_KIND_PROJECT
 _COMMAND = EntityKind.ENTITY_KIND_COMMAND
 _STAGE = EntityKind.ENTITY_KIND_STAGE
-_KIND_OF = {"node": _NODE, "project": _PROJECT, "command": _COMMAND, "stage": _STAGE}
-_DEFAULT_KINDS = frozenset({_NODE, _PROJECT})
+_REVIEW = EntityKind.ENTITY_KIND_REVIEW
+_KIND_OF = {
+    "node": _NODE,
+    "project": _PROJECT,
+    "command": _COMMAND,
+    "review": _REVIEW,
+    "stage": _STAGE,
+}
+_DEFAULT_KINDS = frozenset({_NODE, _PROJECT, _REVIEW})
 
 FindSpec = Callable[[str], NodeSpec | None]
 Image = tuple[LiveNode | None, LiveNode | None]
@@ -40,6 +47,7 @@ class ViewFilter:
         )
         self.shows_project = _PROJECT in self.kinds
         self.shows_commands = _COMMAND in self.kinds
+        self.shows_reviews = _REVIEW in self.kinds
         self.shows_all_nodes = _NODE in self.kinds and not self.selects_nodes
         self.is_default = self.kinds == _DEFAULT_KINDS and not self.selects_nodes
 

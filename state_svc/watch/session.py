@@ -21,6 +21,7 @@ from state_svc.codec.delta import MAX_FRAME_BYTES
 from state_svc.errors import CorruptRecord, RevisionAhead, RevisionCompacted
 from state_svc.model.checksum import view_checksum
 from state_svc.model.project import LiveProject
+from state_svc.model.review import OPEN
 from state_svc.store.base import StateStore
 from state_svc.watch.catchup import CatchUp
 from state_svc.watch.filter import ViewFilter
@@ -193,6 +194,15 @@ class WatchSession:
                 size = 0
             chunk.nodes.append(node.to_node())
             size += len(node.data)
+        if self._filter.shows_reviews:
+            for review in [r for r in view.reviews.values() if r.state == OPEN]:
+                length = review.ByteSize()
+                if size and size + length > MAX_FRAME_BYTES:
+                    yield _encode(WatchProjectResponse(snapshot=chunk))
+                    chunk = SnapshotChunk(revision=revision, chunk=chunk.chunk + 1)
+                    size = 0
+                chunk.reviews.append(review)
+                size += length
         chunk.last = True
         chunk.checksum = view_checksum(nodes)
         yield _encode(WatchProjectResponse(resume_revision=revision, snapshot=chunk))

@@ -12,10 +12,12 @@ from ramify.v1.mutation_pb2 import (
     NodeDelete,
     NodeMutation,
     ProjectMutation,
+    ReviewMutation,
     StageMutation,
 )
 from ramify.v1.node_pb2 import Node, NodePatch, NodeState, TaskType
 from ramify.v1.project_pb2 import ProjectPatch
+from ramify.v1.review_pb2 import Review, ReviewCheckpoint, ReviewPatch, ReviewResolution
 from ramify.v1.stage_pb2 import Stage, StageRecord
 
 PENDING = NodeState.NODE_STATE_PENDING
@@ -88,3 +90,28 @@ def stage(node_id: str, stage_id: str = "s1", **fields: Any) -> Mutation:
 def batch(project_id: str, sequence: int, *mutations: Mutation, **fields: Any) -> MutationBatch:
     """Return a batch of a producer."""
     return MutationBatch(project_id=project_id, sequence=sequence, mutations=mutations, **fields)
+
+
+def open_review(review_id: str, node_id: str, **fields: Any) -> Mutation:
+    """Return the opening of a review; it is about a plan unless a checkpoint is given."""
+    fields.setdefault("checkpoint", ReviewCheckpoint.REVIEW_CHECKPOINT_PLAN_GENERATION)
+    return Mutation(
+        review=ReviewMutation(review_id=review_id, create=Review(node_id=node_id, **fields))
+    )
+
+
+def patch_review(review_id: str, **fields: Any) -> Mutation:
+    """Return a change of some fields of a review."""
+    return Mutation(review=ReviewMutation(review_id=review_id, patch=ReviewPatch(**fields)))
+
+
+def resolve(
+    review_id: str, decision: int, *, expected_version: int | None = None, **fields: Any
+) -> Mutation:
+    """Return a decision."""
+    resolution = ReviewResolution(decision=decision, **fields)  # type: ignore[arg-type]
+    return Mutation(
+        review=ReviewMutation(
+            review_id=review_id, resolve=resolution, expected_version=expected_version
+        )
+    )

@@ -185,6 +185,7 @@ class WatchCursor:
         for part in chunks[1:]:
             whole.nodes.extend(part.nodes)
             whole.commands.extend(part.commands)
+            whole.reviews.extend(part.reviews)
         whole.chunk, whole.last, whole.checksum = 0, True, chunk.checksum
         self._chunks = []
         self._position = resume_revision

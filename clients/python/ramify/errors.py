@@ -62,6 +62,14 @@ class PayloadNotFoundError(NotFoundError):
     """The payload store has no body with this digest, or the project does not reference it."""
 
 
+class ReviewNotFoundError(NotFoundError):
+    """The project has no review with this id."""
+
+
+class ReviewClosedError(RamifyError):
+    """The review is closed. The message names the decision and who took it."""
+
+
 class ProjectExistsError(RamifyError):
     """A project with this id exists or existed; ids are never used twice. Choose another."""
 
@@ -151,6 +159,8 @@ BY_REASON: Mapping[str, type[RamifyError]] = {
     "PROJECT_NOT_FOUND": ProjectNotFoundError,
     "NODE_NOT_FOUND": NodeNotFoundError,
     "PAYLOAD_NOT_FOUND": PayloadNotFoundError,
+    "REVIEW_NOT_FOUND": ReviewNotFoundError,
+    "REVIEW_CLOSED": ReviewClosedError,
     "PROJECT_EXISTS": ProjectExistsError,
     "ILLEGAL_TRANSITION": IllegalTransitionError,
     "PRODUCER_FENCED": ProducerFencedError,

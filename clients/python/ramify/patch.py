@@ -7,6 +7,7 @@ from ramify.v1.command_pb2 import Command, CommandPatch
 from ramify.v1.mutation_pb2 import RevisionInfo
 from ramify.v1.node_pb2 import Node, NodePatch
 from ramify.v1.project_pb2 import Project, ProjectPatch
+from ramify.v1.review_pb2 import Review, ReviewPatch
 
 #: Fields of `NodePatch` that are not fields of `Node`, or that merge instead of replacing.
 _NODE_SPECIAL = frozenset({"aux_upserts", "aux_removals", "clear_fields"})
@@ -55,9 +56,21 @@ def patch_command(command: Command, patch: CommandPatch, version: int) -> None:
     command.version = version
 
 
+def patch_review(review: Review, patch: ReviewPatch, version: int, info: RevisionInfo) -> None:
+    """Apply a change of a review."""
+    _replace_fields(review, patch, frozenset())
+    stamp_review(review, version, info)
+
+
+def stamp_review(review: Review, version: int, info: RevisionInfo) -> None:
+    """Set what every change of a review sets: version and time of the update."""
+    review.version = version
+    review.update_time.CopyFrom(info.commit_time)
+
+
 def _replace_fields(
-    entity: Node | Project | Command,
-    patch: NodePatch | ProjectPatch | CommandPatch,
+    entity: Node | Project | Command | Review,
+    patch: NodePatch | ProjectPatch | CommandPatch | ReviewPatch,
     special: frozenset[str],
 ) -> None:
     """Replace each field that is set in the patch; its number and type equal the entity's."""

@@ -12,24 +12,34 @@ from google.protobuf.message import Message
 from ramify.checksum import ViewChecksum
 from ramify.errors import ViewDivergedError, WatchGapError
 from ramify.events import WatchBookmark, WatchDelta, WatchEvent, WatchResync, WatchSnapshot
-from ramify.patch import patch_command, patch_node, patch_project, stamp_node, stamp_project
+from ramify.patch import (
+    patch_command,
+    patch_node,
+    patch_project,
+    patch_review,
+    stamp_node,
+    stamp_project,
+    stamp_review,
+)
 from ramify.v1.command_pb2 import Command
 from ramify.v1.mutation_pb2 import (
     CommandChange,
     Delta,
     NodeChange,
     ProjectChange,
+    ReviewChange,
     RevisionInfo,
 )
 from ramify.v1.node_pb2 import Node
 from ramify.v1.project_pb2 import Project
+from ramify.v1.review_pb2 import Review, ReviewState
 from ramify.v1.state_service_pb2 import SnapshotChunk
 
 _M = TypeVar("_M", bound=Message)
 
 
 class View:
-    """The project, its nodes and its commands as of `revision`.
+    """The project, its nodes, its commands and its reviews as of `revision`.
 
     Owned by the one task that applies events to it; readers on the same loop see whole revisions,
     because a delta is applied without yielding. A view starts empty at revision 0, which is right
@@ -41,6 +51,7 @@ class View:
     def __init__(self) -> None:
         self.project: Project | None = None
         self.commands: dict[str, Command] = {}
+        self.reviews: dict[str, Review] = {}  #: those that were open in the snapshot or later
         self.revision = 0
         self._nodes: dict[str, Node] = {}
         self._children: dict[str, list[str]] = {}
@@ -67,6 +78,11 @@ class View:
             if node.parent_node_id not in self._nodes:
                 yield node
 
+    def open_reviews(self) -> list[Review]:
+        """Return the reviews that wait for a decision, in the order of their creation."""
+        state = ReviewState.REVIEW_STATE_OPEN
+        return [review for review in self.reviews.values() if review.state == state]
+
     def apply(self, event: WatchEvent) -> None:
         """Apply one event of a watch; events that carry no state change nothing."""
         if isinstance(event, WatchDelta):
@@ -82,6 +98,7 @@ class View:
         """Forget everything; a snapshot must follow."""
         self.project = None
         self.commands.clear()
+        self.reviews.clear()
         self.revision = 0
         self._nodes.clear()
         self._children.clear()
@@ -98,6 +115,8 @@ class View:
             self.project = _copy(snapshot.project)
         for command in snapshot.commands:
             self.commands[command.command_id] = _copy(command)
+        for review in snapshot.reviews:
+            self.reviews[review.review_id] = _copy(review)
         for node in snapshot.nodes:
             self._put(_copy(node))
         self.revision = snapshot.revision
@@ -123,6 +142,8 @@ class View:
                 self._apply_project(change.project, info)
             elif change.HasField("command"):
                 self._apply_command(change.command)
+            elif change.HasField("review"):
+                self._apply_review(change.review, info)
         self.revision = delta.last_revision
 
     def apply_bookmark(self, revision: int, checksum: int) -> None:
@@ -176,6 +197,15 @@ class View:
         elif change.command_id in self.commands:
             patch_command(self.commands[change.command_id], change.patch, change.version)
         # A snapshot holds open commands only, so a patch may name one that is not here.
+
+    def _apply_review(self, change: ReviewChange, info: RevisionInfo) -> None:
+        if change.HasField("review"):
+            review = _copy(change.review)
+            stamp_review(review, change.version, info)
+            self.reviews[change.review_id] = review
+        elif change.review_id in self.reviews:
+            patch_review(self.reviews[change.review_id], change.patch, change.version, info)
+        # A snapshot holds open reviews only; nothing changes a closed one.
 
     def _put(self, node: Node) -> None:
         if node.node_id not in self._nodes:

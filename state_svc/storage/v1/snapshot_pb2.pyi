@@ -136,6 +136,7 @@ class SnapshotChunk(_message.Message):
     PRODUCERS_FIELD_NUMBER: _builtins.int
     COMMIT_MICROS_FIELD_NUMBER: _builtins.int
     DELETED_NODE_IDS_FIELD_NUMBER: _builtins.int
+    REVIEWS_FIELD_NUMBER: _builtins.int
     project_uid: _builtins.str
     """Identity of the project."""
     revision: _builtins.int
@@ -164,6 +165,10 @@ class SnapshotChunk(_message.Message):
     def deleted_node_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of deleted nodes."""
 
+    @_builtins.property
+    def reviews(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Encoded `ramify.v1.Review`s, in the order of their creation; behind the nodes."""
+
     def __init__(
         self,
         *,
@@ -177,10 +182,11 @@ class SnapshotChunk(_message.Message):
         producers: _abc.Iterable[Global___SnapshotProducer] | None = ...,
         commit_micros: _builtins.int = ...,
         deleted_node_ids: _abc.Iterable[_builtins.str] | None = ...,
+        reviews: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "commands", b"commands", "commit_micros", b"commit_micros", "deleted_node_ids", b"deleted_node_ids", "last", b"last", "nodes", b"nodes", "producers", b"producers", "project", b"project", "project_uid", b"project_uid", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "commands", b"commands", "commit_micros", b"commit_micros", "deleted_node_ids", b"deleted_node_ids", "last", b"last", "nodes", b"nodes", "producers", b"producers", "project", b"project", "project_uid", b"project_uid", "reviews", b"reviews", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

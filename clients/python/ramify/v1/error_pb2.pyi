@@ -77,6 +77,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The payload store has no body with this digest, or the project does not reference it
     (NOT_FOUND). Put it first, then name it.
     """
+    ERROR_REASON_REVIEW_NOT_FOUND: _ErrorReason.ValueType  # 35
+    """No review of the project has this id (NOT_FOUND)."""
+    ERROR_REASON_REVIEW_CLOSED: _ErrorReason.ValueType  # 36
+    """The review is closed; the message names the decision and who took it (FAILED_PRECONDITION)."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 19
     """Anything else (INTERNAL). The server's log has the cause."""
 
@@ -138,6 +142,10 @@ ERROR_REASON_PAYLOAD_NOT_FOUND: ErrorReason.ValueType  # 30
 """The payload store has no body with this digest, or the project does not reference it
 (NOT_FOUND). Put it first, then name it.
 """
+ERROR_REASON_REVIEW_NOT_FOUND: ErrorReason.ValueType  # 35
+"""No review of the project has this id (NOT_FOUND)."""
+ERROR_REASON_REVIEW_CLOSED: ErrorReason.ValueType  # 36
+"""The review is closed; the message names the decision and who took it (FAILED_PRECONDITION)."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 19
 """Anything else (INTERNAL). The server's log has the cause."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

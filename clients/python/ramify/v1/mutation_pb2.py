@@ -26,10 +26,11 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from ramify.v1 import command_pb2 as ramify_dot_v1_dot_command__pb2
 from ramify.v1 import node_pb2 as ramify_dot_v1_dot_node__pb2
 from ramify.v1 import project_pb2 as ramify_dot_v1_dot_project__pb2
+from ramify.v1 import review_pb2 as ramify_dot_v1_dot_review__pb2
 from ramify.v1 import stage_pb2 as ramify_dot_v1_dot_stage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ramify/v1/mutation.proto\x12\tramify.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17ramify/v1/command.proto\x1a\x14ramify/v1/node.proto\x1a\x17ramify/v1/project.proto\x1a\x15ramify/v1/stage.proto\"\x0c\n\nNodeDelete\"\xfe\x01\n\x0cNodeMutation\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12!\n\x06\x63reate\x18\x02 \x01(\x0b\x32\x0f.ramify.v1.NodeH\x00\x12%\n\x05patch\x18\x03 \x01(\x0b\x32\x14.ramify.v1.NodePatchH\x00\x12\'\n\x06\x64\x65lete\x18\x04 \x01(\x0b\x32\x15.ramify.v1.NodeDeleteH\x00\x12\x1d\n\x10\x65xpected_version\x18\x05 \x01(\x04H\x01\x88\x01\x01\x12,\n\x0e\x65xpected_state\x18\x06 \x01(\x0e\x32\x14.ramify.v1.NodeStateB\x08\n\x06\x63hangeB\x13\n\x11_expected_version\"j\n\x0fProjectMutation\x12&\n\x05patch\x18\x01 \x01(\x0b\x32\x17.ramify.v1.ProjectPatch\x12/\n\x0e\x65xpected_state\x18\x02 \x01(\x0e\x32\x17.ramify.v1.ProjectState\"\x7f\n\x0f\x43ommandMutation\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12$\n\x06\x63reate\x18\x02 \x01(\x0b\x32\x12.ramify.v1.CommandH\x00\x12(\n\x05patch\x18\x03 \x01(\x0b\x32\x17.ramify.v1.CommandPatchH\x00\x42\x08\n\x06\x63hange\"U\n\rStageMutation\x12\x10\n\x08stage_id\x18\x01 \x01(\t\x12(\n\x06\x63reate\x18\x02 \x01(\x0b\x32\x16.ramify.v1.StageRecordH\x00\x42\x08\n\x06\x63hange\"\xc6\x01\n\x08Mutation\x12\'\n\x04node\x18\x01 \x01(\x0b\x32\x17.ramify.v1.NodeMutationH\x00\x12-\n\x07project\x18\x02 \x01(\x0b\x32\x1a.ramify.v1.ProjectMutationH\x00\x12-\n\x07\x63ommand\x18\x03 \x01(\x0b\x32\x1a.ramify.v1.CommandMutationH\x00\x12)\n\x05stage\x18\x05 \x01(\x0b\x32\x18.ramify.v1.StageMutationH\x00\x42\x08\n\x06target\"\xdf\x01\n\rMutationBatch\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12&\n\tmutations\x18\x03 \x03(\x0b\x32\x13.ramify.v1.Mutation\x12\x1e\n\x11\x65xpected_revision\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x13\n\x0blease_epoch\x18\x05 \x01(\x04\x12\x11\n\timmediate\x18\x06 \x01(\x08\x12\r\n\x05\x61\x63tor\x18\x07 \x01(\t\x12\x13\n\x0btraceparent\x18\x08 \x01(\tB\x14\n\x12_expected_revision\"u\n\x0cRevisionInfo\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12/\n\x0b\x63ommit_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\"\xf2\x01\n\nNodeChange\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x1f\n\x04node\x18\x03 \x01(\x0b\x32\x0f.ramify.v1.NodeH\x00\x12%\n\x05patch\x18\x04 \x01(\x0b\x32\x14.ramify.v1.NodePatchH\x00\x12%\n\x07removal\x18\x05 \x01(\x0e\x32\x12.ramify.v1.RemovalH\x00\x12,\n\x0eprevious_state\x18\x06 \x01(\x0e\x32\x14.ramify.v1.NodeState\x12\x1b\n\x13previous_agent_name\x18\x07 \x01(\tB\x08\n\x06\x65\x66\x66\x65\x63t\"\xac\x01\n\rProjectChange\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12%\n\x07project\x18\x02 \x01(\x0b\x32\x12.ramify.v1.ProjectH\x00\x12(\n\x05patch\x18\x03 \x01(\x0b\x32\x17.ramify.v1.ProjectPatchH\x00\x12/\n\x0eprevious_state\x18\x04 \x01(\x0e\x32\x17.ramify.v1.ProjectStateB\x08\n\x06\x65\x66\x66\x65\x63t\"\x8f\x01\n\rCommandChange\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12%\n\x07\x63ommand\x18\x03 \x01(\x0b\x32\x12.ramify.v1.CommandH\x00\x12(\n\x05patch\x18\x04 \x01(\x0b\x32\x17.ramify.v1.CommandPatchH\x00\x42\x08\n\x06\x65\x66\x66\x65\x63t\"4\n\x0bStageChange\x12%\n\x05stage\x18\x01 \x01(\x0b\x32\x16.ramify.v1.StageRecord\"\xdd\x01\n\x06\x43hange\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\r\x12%\n\x04node\x18\x03 \x01(\x0b\x32\x15.ramify.v1.NodeChangeH\x00\x12+\n\x07project\x18\x04 \x01(\x0b\x32\x18.ramify.v1.ProjectChangeH\x00\x12+\n\x07\x63ommand\x18\x05 \x01(\x0b\x32\x18.ramify.v1.CommandChangeH\x00\x12\'\n\x05stage\x18\x07 \x01(\x0b\x32\x16.ramify.v1.StageChangeH\x00\x42\x08\n\x06\x65ntity\"\x86\x01\n\x05\x44\x65lta\x12\x16\n\x0e\x66irst_revision\x18\x01 \x01(\x04\x12\x15\n\rlast_revision\x18\x02 \x01(\x04\x12*\n\trevisions\x18\x03 \x03(\x0b\x32\x17.ramify.v1.RevisionInfo\x12\"\n\x07\x63hanges\x18\x04 \x03(\x0b\x32\x11.ramify.v1.Change*I\n\x07Removal\x12\x17\n\x13REMOVAL_UNSPECIFIED\x10\x00\x12\x13\n\x0fREMOVAL_DELETED\x10\x01\x12\x10\n\x0cREMOVAL_LEFT\x10\x02\x42\x30\n\rdev.ramify.v1P\x01Z\x1dramify.dev/ramify/v1;ramifyv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ramify/v1/mutation.proto\x12\tramify.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17ramify/v1/command.proto\x1a\x14ramify/v1/node.proto\x1a\x17ramify/v1/project.proto\x1a\x16ramify/v1/review.proto\x1a\x15ramify/v1/stage.proto\"\x0c\n\nNodeDelete\"\xfe\x01\n\x0cNodeMutation\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12!\n\x06\x63reate\x18\x02 \x01(\x0b\x32\x0f.ramify.v1.NodeH\x00\x12%\n\x05patch\x18\x03 \x01(\x0b\x32\x14.ramify.v1.NodePatchH\x00\x12\'\n\x06\x64\x65lete\x18\x04 \x01(\x0b\x32\x15.ramify.v1.NodeDeleteH\x00\x12\x1d\n\x10\x65xpected_version\x18\x05 \x01(\x04H\x01\x88\x01\x01\x12,\n\x0e\x65xpected_state\x18\x06 \x01(\x0e\x32\x14.ramify.v1.NodeStateB\x08\n\x06\x63hangeB\x13\n\x11_expected_version\"j\n\x0fProjectMutation\x12&\n\x05patch\x18\x01 \x01(\x0b\x32\x17.ramify.v1.ProjectPatch\x12/\n\x0e\x65xpected_state\x18\x02 \x01(\x0e\x32\x17.ramify.v1.ProjectState\"\x7f\n\x0f\x43ommandMutation\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12$\n\x06\x63reate\x18\x02 \x01(\x0b\x32\x12.ramify.v1.CommandH\x00\x12(\n\x05patch\x18\x03 \x01(\x0b\x32\x17.ramify.v1.CommandPatchH\x00\x42\x08\n\x06\x63hange\"U\n\rStageMutation\x12\x10\n\x08stage_id\x18\x01 \x01(\t\x12(\n\x06\x63reate\x18\x02 \x01(\x0b\x32\x16.ramify.v1.StageRecordH\x00\x42\x08\n\x06\x63hange\"\xdf\x01\n\x0eReviewMutation\x12\x11\n\treview_id\x18\x01 \x01(\t\x12#\n\x06\x63reate\x18\x02 \x01(\x0b\x32\x11.ramify.v1.ReviewH\x00\x12\'\n\x05patch\x18\x03 \x01(\x0b\x32\x16.ramify.v1.ReviewPatchH\x00\x12.\n\x07resolve\x18\x04 \x01(\x0b\x32\x1b.ramify.v1.ReviewResolutionH\x00\x12\x1d\n\x10\x65xpected_version\x18\x05 \x01(\x04H\x01\x88\x01\x01\x42\x08\n\x06\x63hangeB\x13\n\x11_expected_version\"\xf3\x01\n\x08Mutation\x12\'\n\x04node\x18\x01 \x01(\x0b\x32\x17.ramify.v1.NodeMutationH\x00\x12-\n\x07project\x18\x02 \x01(\x0b\x32\x1a.ramify.v1.ProjectMutationH\x00\x12-\n\x07\x63ommand\x18\x03 \x01(\x0b\x32\x1a.ramify.v1.CommandMutationH\x00\x12+\n\x06review\x18\x04 \x01(\x0b\x32\x19.ramify.v1.ReviewMutationH\x00\x12)\n\x05stage\x18\x05 \x01(\x0b\x32\x18.ramify.v1.StageMutationH\x00\x42\x08\n\x06target\"\xdf\x01\n\rMutationBatch\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12&\n\tmutations\x18\x03 \x03(\x0b\x32\x13.ramify.v1.Mutation\x12\x1e\n\x11\x65xpected_revision\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x13\n\x0blease_epoch\x18\x05 \x01(\x04\x12\x11\n\timmediate\x18\x06 \x01(\x08\x12\r\n\x05\x61\x63tor\x18\x07 \x01(\t\x12\x13\n\x0btraceparent\x18\x08 \x01(\tB\x14\n\x12_expected_revision\"u\n\x0cRevisionInfo\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12/\n\x0b\x63ommit_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\"\xf2\x01\n\nNodeChange\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x1f\n\x04node\x18\x03 \x01(\x0b\x32\x0f.ramify.v1.NodeH\x00\x12%\n\x05patch\x18\x04 \x01(\x0b\x32\x14.ramify.v1.NodePatchH\x00\x12%\n\x07removal\x18\x05 \x01(\x0e\x32\x12.ramify.v1.RemovalH\x00\x12,\n\x0eprevious_state\x18\x06 \x01(\x0e\x32\x14.ramify.v1.NodeState\x12\x1b\n\x13previous_agent_name\x18\x07 \x01(\tB\x08\n\x06\x65\x66\x66\x65\x63t\"\xac\x01\n\rProjectChange\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12%\n\x07project\x18\x02 \x01(\x0b\x32\x12.ramify.v1.ProjectH\x00\x12(\n\x05patch\x18\x03 \x01(\x0b\x32\x17.ramify.v1.ProjectPatchH\x00\x12/\n\x0eprevious_state\x18\x04 \x01(\x0e\x32\x17.ramify.v1.ProjectStateB\x08\n\x06\x65\x66\x66\x65\x63t\"\x8f\x01\n\rCommandChange\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12%\n\x07\x63ommand\x18\x03 \x01(\x0b\x32\x12.ramify.v1.CommandH\x00\x12(\n\x05patch\x18\x04 \x01(\x0b\x32\x17.ramify.v1.CommandPatchH\x00\x42\x08\n\x06\x65\x66\x66\x65\x63t\"4\n\x0bStageChange\x12%\n\x05stage\x18\x01 \x01(\x0b\x32\x16.ramify.v1.StageRecord\"\x8a\x01\n\x0cReviewChange\x12\x11\n\treview_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12#\n\x06review\x18\x03 \x01(\x0b\x32\x11.ramify.v1.ReviewH\x00\x12\'\n\x05patch\x18\x04 \x01(\x0b\x32\x16.ramify.v1.ReviewPatchH\x00\x42\x08\n\x06\x65\x66\x66\x65\x63t\"\x88\x02\n\x06\x43hange\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\r\x12%\n\x04node\x18\x03 \x01(\x0b\x32\x15.ramify.v1.NodeChangeH\x00\x12+\n\x07project\x18\x04 \x01(\x0b\x32\x18.ramify.v1.ProjectChangeH\x00\x12+\n\x07\x63ommand\x18\x05 \x01(\x0b\x32\x18.ramify.v1.CommandChangeH\x00\x12)\n\x06review\x18\x06 \x01(\x0b\x32\x17.ramify.v1.ReviewChangeH\x00\x12\'\n\x05stage\x18\x07 \x01(\x0b\x32\x16.ramify.v1.StageChangeH\x00\x42\x08\n\x06\x65ntity\"\x86\x01\n\x05\x44\x65lta\x12\x16\n\x0e\x66irst_revision\x18\x01 \x01(\x04\x12\x15\n\rlast_revision\x18\x02 \x01(\x04\x12*\n\trevisions\x18\x03 \x03(\x0b\x32\x17.ramify.v1.RevisionInfo\x12\"\n\x07\x63hanges\x18\x04 \x03(\x0b\x32\x11.ramify.v1.Change*I\n\x07Removal\x12\x17\n\x13REMOVAL_UNSPECIFIED\x10\x00\x12\x13\n\x0fREMOVAL_DELETED\x10\x01\x12\x10\n\x0cREMOVAL_LEFT\x10\x02\x42\x30\n\rdev.ramify.v1P\x01Z\x1dramify.dev/ramify/v1;ramifyv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,34 +38,38 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ramify.v1.mutation_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\rdev.ramify.v1P\001Z\035ramify.dev/ramify/v1;ramifyv1'
-  _globals['_REMOVAL']._serialized_start=2289
-  _globals['_REMOVAL']._serialized_end=2362
-  _globals['_NODEDELETE']._serialized_start=167
-  _globals['_NODEDELETE']._serialized_end=179
-  _globals['_NODEMUTATION']._serialized_start=182
-  _globals['_NODEMUTATION']._serialized_end=436
-  _globals['_PROJECTMUTATION']._serialized_start=438
-  _globals['_PROJECTMUTATION']._serialized_end=544
-  _globals['_COMMANDMUTATION']._serialized_start=546
-  _globals['_COMMANDMUTATION']._serialized_end=673
-  _globals['_STAGEMUTATION']._serialized_start=675
-  _globals['_STAGEMUTATION']._serialized_end=760
-  _globals['_MUTATION']._serialized_start=763
-  _globals['_MUTATION']._serialized_end=961
-  _globals['_MUTATIONBATCH']._serialized_start=964
-  _globals['_MUTATIONBATCH']._serialized_end=1187
-  _globals['_REVISIONINFO']._serialized_start=1189
-  _globals['_REVISIONINFO']._serialized_end=1306
-  _globals['_NODECHANGE']._serialized_start=1309
-  _globals['_NODECHANGE']._serialized_end=1551
-  _globals['_PROJECTCHANGE']._serialized_start=1554
-  _globals['_PROJECTCHANGE']._serialized_end=1726
-  _globals['_COMMANDCHANGE']._serialized_start=1729
-  _globals['_COMMANDCHANGE']._serialized_end=1872
-  _globals['_STAGECHANGE']._serialized_start=1874
-  _globals['_STAGECHANGE']._serialized_end=1926
-  _globals['_CHANGE']._serialized_start=1929
-  _globals['_CHANGE']._serialized_end=2150
-  _globals['_DELTA']._serialized_start=2153
-  _globals['_DELTA']._serialized_end=2287
+  _globals['_REMOVAL']._serialized_start=2768
+  _globals['_REMOVAL']._serialized_end=2841
+  _globals['_NODEDELETE']._serialized_start=191
+  _globals['_NODEDELETE']._serialized_end=203
+  _globals['_NODEMUTATION']._serialized_start=206
+  _globals['_NODEMUTATION']._serialized_end=460
+  _globals['_PROJECTMUTATION']._serialized_start=462
+  _globals['_PROJECTMUTATION']._serialized_end=568
+  _globals['_COMMANDMUTATION']._serialized_start=570
+  _globals['_COMMANDMUTATION']._serialized_end=697
+  _globals['_STAGEMUTATION']._serialized_start=699
+  _globals['_STAGEMUTATION']._serialized_end=784
+  _globals['_REVIEWMUTATION']._serialized_start=787
+  _globals['_REVIEWMUTATION']._serialized_end=1010
+  _globals['_MUTATION']._serialized_start=1013
+  _globals['_MUTATION']._serialized_end=1256
+  _globals['_MUTATIONBATCH']._serialized_start=1259
+  _globals['_MUTATIONBATCH']._serialized_end=1482
+  _globals['_REVISIONINFO']._serialized_start=1484
+  _globals['_REVISIONINFO']._serialized_end=1601
+  _globals['_NODECHANGE']._serialized_start=1604
+  _globals['_NODECHANGE']._serialized_end=1846
+  _globals['_PROJECTCHANGE']._serialized_start=1849
+  _globals['_PROJECTCHANGE']._serialized_end=2021
+  _globals['_COMMANDCHANGE']._serialized_start=2024
+  _globals['_COMMANDCHANGE']._serialized_end=2167
+  _globals['_STAGECHANGE']._serialized_start=2169
+  _globals['_STAGECHANGE']._serialized_end=2221
+  _globals['_REVIEWCHANGE']._serialized_start=2224
+  _globals['_REVIEWCHANGE']._serialized_end=2362
+  _globals['_CHANGE']._serialized_start=2365
+  _globals['_CHANGE']._serialized_end=2629
+  _globals['_DELTA']._serialized_start=2632
+  _globals['_DELTA']._serialized_end=2766
 # @@protoc_insertion_point(module_scope)

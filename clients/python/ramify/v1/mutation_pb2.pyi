@@ -12,6 +12,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from ramify.v1 import command_pb2 as _command_pb2
 from ramify.v1 import node_pb2 as _node_pb2
 from ramify.v1 import project_pb2 as _project_pb2
+from ramify.v1 import review_pb2 as _review_pb2
 from ramify.v1 import stage_pb2 as _stage_pb2
 import builtins as _builtins
 import sys
@@ -215,6 +216,57 @@ class StageMutation(_message.Message):
 Global___StageMutation: _TypeAlias = StageMutation  # noqa: Y015
 
 @_typing.final
+class ReviewMutation(_message.Message):
+    """ReviewMutation opens a review, changes it or decides it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVIEW_ID_FIELD_NUMBER: _builtins.int
+    CREATE_FIELD_NUMBER: _builtins.int
+    PATCH_FIELD_NUMBER: _builtins.int
+    RESOLVE_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    review_id: _builtins.str
+    """Which review."""
+    expected_version: _builtins.int
+    """The batch is refused with VERSION_CONFLICT unless the review has this version."""
+    @_builtins.property
+    def create(self) -> _review_pb2.Review:
+        """Opens it. Output-only fields must be unset; `review_id` inside may be left empty."""
+
+    @_builtins.property
+    def patch(self) -> _review_pb2.ReviewPatch:
+        """Changes some of its fields."""
+
+    @_builtins.property
+    def resolve(self) -> _review_pb2.ReviewResolution:
+        """Decides it. Allowed whoever holds the lease; refused with REVIEW_CLOSED once it is closed."""
+
+    def __init__(
+        self,
+        *,
+        review_id: _builtins.str = ...,
+        create: _review_pb2.Review | None = ...,
+        patch: _review_pb2.ReviewPatch | None = ...,
+        resolve: _review_pb2.ReviewResolution | None = ...,
+        expected_version: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "change", b"change", "create", b"create", "expected_version", b"expected_version", "patch", b"patch", "resolve", b"resolve"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "change", b"change", "create", b"create", "expected_version", b"expected_version", "patch", b"patch", "resolve", b"resolve", "review_id", b"review_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
+    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["create", "patch", "resolve"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
+
+Global___ReviewMutation: _TypeAlias = ReviewMutation  # noqa: Y015
+
+@_typing.final
 class Mutation(_message.Message):
     """Mutation is one intended change."""
 
@@ -223,6 +275,7 @@ class Mutation(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     PROJECT_FIELD_NUMBER: _builtins.int
     COMMAND_FIELD_NUMBER: _builtins.int
+    REVIEW_FIELD_NUMBER: _builtins.int
     STAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def node(self) -> Global___NodeMutation:
@@ -237,6 +290,10 @@ class Mutation(_message.Message):
         """A command."""
 
     @_builtins.property
+    def review(self) -> Global___ReviewMutation:
+        """A review."""
+
+    @_builtins.property
     def stage(self) -> Global___StageMutation:
         """A stage record."""
 
@@ -246,13 +303,14 @@ class Mutation(_message.Message):
         node: Global___NodeMutation | None = ...,
         project: Global___ProjectMutation | None = ...,
         command: Global___CommandMutation | None = ...,
+        review: Global___ReviewMutation | None = ...,
         stage: Global___StageMutation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "node", b"node", "project", b"project", "stage", b"stage", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "node", b"node", "project", b"project", "review", b"review", "stage", b"stage", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "node", b"node", "project", b"project", "stage", b"stage", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "node", b"node", "project", b"project", "review", b"review", "stage", b"stage", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["node", "project", "command", "stage"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["node", "project", "command", "review", "stage"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
 
@@ -509,6 +567,46 @@ class StageChange(_message.Message):
 Global___StageChange: _TypeAlias = StageChange  # noqa: Y015
 
 @_typing.final
+class ReviewChange(_message.Message):
+    """ReviewChange is the effect of one mutation on a review."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVIEW_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    REVIEW_FIELD_NUMBER: _builtins.int
+    PATCH_FIELD_NUMBER: _builtins.int
+    review_id: _builtins.str
+    """Which review."""
+    version: _builtins.int
+    """Version after the change."""
+    @_builtins.property
+    def review(self) -> _review_pb2.Review:
+        """The whole review, when opened."""
+
+    @_builtins.property
+    def patch(self) -> _review_pb2.ReviewPatch:
+        """Only the fields that changed."""
+
+    def __init__(
+        self,
+        *,
+        review_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        review: _review_pb2.Review | None = ...,
+        patch: _review_pb2.ReviewPatch | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect", "patch", b"patch", "review", b"review"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect", "patch", b"patch", "review", b"review", "review_id", b"review_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_effect: _TypeAlias = _typing.Literal["review", "patch"]  # noqa: Y015
+    _WhichOneofArgType_effect: _TypeAlias = _typing.Literal["effect", b"effect"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_effect) -> _WhichOneofReturnType_effect | None: ...
+
+Global___ReviewChange: _TypeAlias = ReviewChange  # noqa: Y015
+
+@_typing.final
 class Change(_message.Message):
     """Change is one effect, placed in the history by (revision, index)."""
 
@@ -519,6 +617,7 @@ class Change(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     PROJECT_FIELD_NUMBER: _builtins.int
     COMMAND_FIELD_NUMBER: _builtins.int
+    REVIEW_FIELD_NUMBER: _builtins.int
     STAGE_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Revision it belongs to."""
@@ -537,6 +636,10 @@ class Change(_message.Message):
         """A command."""
 
     @_builtins.property
+    def review(self) -> Global___ReviewChange:
+        """A review."""
+
+    @_builtins.property
     def stage(self) -> Global___StageChange:
         """A stage record."""
 
@@ -548,13 +651,14 @@ class Change(_message.Message):
         node: Global___NodeChange | None = ...,
         project: Global___ProjectChange | None = ...,
         command: Global___CommandChange | None = ...,
+        review: Global___ReviewChange | None = ...,
         stage: Global___StageChange | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "entity", b"entity", "node", b"node", "project", b"project", "stage", b"stage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "entity", b"entity", "node", b"node", "project", b"project", "review", b"review", "stage", b"stage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "entity", b"entity", "index", b"index", "node", b"node", "project", b"project", "revision", b"revision", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "entity", b"entity", "index", b"index", "node", b"node", "project", b"project", "review", b"review", "revision", b"revision", "stage", b"stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_entity: _TypeAlias = _typing.Literal["node", "project", "command", "stage"]  # noqa: Y015
+    _WhichOneofReturnType_entity: _TypeAlias = _typing.Literal["node", "project", "command", "review", "stage"]  # noqa: Y015
     _WhichOneofArgType_entity: _TypeAlias = _typing.Literal["entity", b"entity"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_entity) -> _WhichOneofReturnType_entity | None: ...
 

@@ -313,6 +313,8 @@ class Project(_message.Message):
     COMPACTED_REVISION_FIELD_NUMBER: _builtins.int
     NODE_COUNTS_FIELD_NUMBER: _builtins.int
     FORKED_FROM_FIELD_NUMBER: _builtins.int
+    OPEN_REVIEW_COUNT_FIELD_NUMBER: _builtins.int
+    REVIEW_COUNT_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """Id: `[A-Za-z0-9._~-]{1,128}`, optionally preceded by `namespace/` of the same alphabet."""
     project_uid: _builtins.str
@@ -331,6 +333,10 @@ class Project(_message.Message):
     """Head: revision of the last commit. Output only; not set inside deltas and snapshots."""
     compacted_revision: _builtins.int
     """Highest revision whose history was dropped; 0 when all is retained. Output only."""
+    open_review_count: _builtins.int
+    """Number of open reviews. Output only; deltas do not tell it, count the reviews instead."""
+    review_count: _builtins.int
+    """Number of reviews there ever were. Output only; deltas do not tell it."""
     @_builtins.property
     def settings(self) -> Global___ExecutionSettings:
         """Execution keys that differ from the orchestrator's."""
@@ -400,10 +406,12 @@ class Project(_message.Message):
         compacted_revision: _builtins.int = ...,
         node_counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         forked_from: Global___ForkOrigin | None = ...,
+        open_review_count: _builtins.int = ...,
+        review_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "forked_from", b"forked_from", "lease", b"lease", "settings", b"settings", "start_time", b"start_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_options", b"agent_options", "compacted_revision", b"compacted_revision", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "forked_from", b"forked_from", "goal", b"goal", "labels", b"labels", "lease", b"lease", "node_counts", b"node_counts", "profile", b"profile", "project_id", b"project_id", "project_uid", b"project_uid", "revision", b"revision", "root_node_id", b"root_node_id", "settings", b"settings", "start_time", b"start_time", "state", b"state", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_options", b"agent_options", "compacted_revision", b"compacted_revision", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "forked_from", b"forked_from", "goal", b"goal", "labels", b"labels", "lease", b"lease", "node_counts", b"node_counts", "open_review_count", b"open_review_count", "profile", b"profile", "project_id", b"project_id", "project_uid", b"project_uid", "review_count", b"review_count", "revision", b"revision", "root_node_id", b"root_node_id", "settings", b"settings", "start_time", b"start_time", "state", b"state", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

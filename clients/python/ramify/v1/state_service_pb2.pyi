@@ -16,6 +16,7 @@ from ramify.v1 import error_pb2 as _error_pb2
 from ramify.v1 import mutation_pb2 as _mutation_pb2
 from ramify.v1 import node_pb2 as _node_pb2
 from ramify.v1 import project_pb2 as _project_pb2
+from ramify.v1 import review_pb2 as _review_pb2
 from ramify.v1 import stage_pb2 as _stage_pb2
 import builtins as _builtins
 import sys
@@ -42,6 +43,8 @@ class _EntityKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EntityKind
     """The project itself."""
     ENTITY_KIND_COMMAND: _EntityKind.ValueType  # 3
     """Commands."""
+    ENTITY_KIND_REVIEW: _EntityKind.ValueType  # 4
+    """Reviews."""
     ENTITY_KIND_STAGE: _EntityKind.ValueType  # 5
     """Stage records. They come with changes only, never in snapshots."""
 
@@ -56,6 +59,8 @@ ENTITY_KIND_PROJECT: EntityKind.ValueType  # 2
 """The project itself."""
 ENTITY_KIND_COMMAND: EntityKind.ValueType  # 3
 """Commands."""
+ENTITY_KIND_REVIEW: EntityKind.ValueType  # 4
+"""Reviews."""
 ENTITY_KIND_STAGE: EntityKind.ValueType  # 5
 """Stage records. They come with changes only, never in snapshots."""
 Global___EntityKind: _TypeAlias = EntityKind  # noqa: Y015
@@ -628,7 +633,7 @@ class WatchFilter(_message.Message):
     """Only nodes at most this many layers below the subtree's root (or the project's root)."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___EntityKind.ValueType]:
-        """Kinds of entity. Empty: nodes and the project."""
+        """Kinds of entity. Empty: nodes, the project and reviews."""
 
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_node_pb2.NodeState.ValueType]:
@@ -841,6 +846,7 @@ class SnapshotChunk(_message.Message):
     NODES_FIELD_NUMBER: _builtins.int
     COMMANDS_FIELD_NUMBER: _builtins.int
     CHECKSUM_FIELD_NUMBER: _builtins.int
+    REVIEWS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Revision of the view; the same in all chunks."""
     chunk: _builtins.int
@@ -861,6 +867,10 @@ class SnapshotChunk(_message.Message):
     def commands(self) -> _containers.RepeatedCompositeFieldContainer[_command_pb2.Command]:
         """Open commands, if their kind is watched."""
 
+    @_builtins.property
+    def reviews(self) -> _containers.RepeatedCompositeFieldContainer[_review_pb2.Review]:
+        """Open reviews, if their kind is watched."""
+
     def __init__(
         self,
         *,
@@ -871,10 +881,11 @@ class SnapshotChunk(_message.Message):
         nodes: _abc.Iterable[_node_pb2.Node] | None = ...,
         commands: _abc.Iterable[_command_pb2.Command] | None = ...,
         checksum: _builtins.int = ...,
+        reviews: _abc.Iterable[_review_pb2.Review] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["project", b"project"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "chunk", b"chunk", "commands", b"commands", "last", b"last", "nodes", b"nodes", "project", b"project", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "chunk", b"chunk", "commands", b"commands", "last", b"last", "nodes", b"nodes", "project", b"project", "reviews", b"reviews", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1868,6 +1879,156 @@ class ListStagesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListStagesResponse: _TypeAlias = ListStagesResponse  # noqa: Y015
+
+@_typing.final
+class GetReviewRequest(_message.Message):
+    """GetReviewRequest names a review."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    REVIEW_ID_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """Which project."""
+    review_id: _builtins.str
+    """Which review."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        review_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_id", b"project_id", "review_id", b"review_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReviewRequest: _TypeAlias = GetReviewRequest  # noqa: Y015
+
+@_typing.final
+class GetReviewResponse(_message.Message):
+    """GetReviewResponse returns a review."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVIEW_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Revision at which it was read."""
+    @_builtins.property
+    def review(self) -> _review_pb2.Review:
+        """The review."""
+
+    def __init__(
+        self,
+        *,
+        review: _review_pb2.Review | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["review", b"review"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["review", b"review", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReviewResponse: _TypeAlias = GetReviewResponse  # noqa: Y015
+
+@_typing.final
+class ListReviewsRequest(_message.Message):
+    """ListReviewsRequest selects reviews."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """Which project; empty: all."""
+    page_size: _builtins.int
+    """Most reviews in the answer; 1 to 1 000. 0: 100."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before."""
+    node_id: _builtins.str
+    """Only reviews of this node."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[_review_pb2.ReviewState.ValueType]:
+        """Only reviews in one of these states. Empty: all."""
+
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        states: _abc.Iterable[_review_pb2.ReviewState.ValueType] | None = ...,
+        node_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReviewsRequest: _TypeAlias = ListReviewsRequest  # noqa: Y015
+
+@_typing.final
+class ListedReview(_message.Message):
+    """ListedReview is a review and where it belongs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    REVIEW_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """Its project."""
+    @_builtins.property
+    def review(self) -> _review_pb2.Review:
+        """The review."""
+
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        review: _review_pb2.Review | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["review", b"review"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_id", b"project_id", "review", b"review"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListedReview: _TypeAlias = ListedReview  # noqa: Y015
+
+@_typing.final
+class ListReviewsResponse(_message.Message):
+    """ListReviewsResponse is one page of reviews."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVIEWS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty on the last."""
+    @_builtins.property
+    def reviews(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListedReview]:
+        """The reviews."""
+
+    def __init__(
+        self,
+        *,
+        reviews: _abc.Iterable[Global___ListedReview] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "reviews", b"reviews"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReviewsResponse: _TypeAlias = ListReviewsResponse  # noqa: Y015
 
 @_typing.final
 class AcquireLeaseRequest(_message.Message):

@@ -113,6 +113,16 @@ class StateServiceStub(object):
                 request_serializer=ramify_dot_v1_dot_state__service__pb2.ListStagesRequest.SerializeToString,
                 response_deserializer=ramify_dot_v1_dot_state__service__pb2.ListStagesResponse.FromString,
                 _registered_method=True)
+        self.GetReview = channel.unary_unary(
+                '/ramify.v1.StateService/GetReview',
+                request_serializer=ramify_dot_v1_dot_state__service__pb2.GetReviewRequest.SerializeToString,
+                response_deserializer=ramify_dot_v1_dot_state__service__pb2.GetReviewResponse.FromString,
+                _registered_method=True)
+        self.ListReviews = channel.unary_unary(
+                '/ramify.v1.StateService/ListReviews',
+                request_serializer=ramify_dot_v1_dot_state__service__pb2.ListReviewsRequest.SerializeToString,
+                response_deserializer=ramify_dot_v1_dot_state__service__pb2.ListReviewsResponse.FromString,
+                _registered_method=True)
         self.AcquireLease = channel.unary_unary(
                 '/ramify.v1.StateService/AcquireLease',
                 request_serializer=ramify_dot_v1_dot_state__service__pb2.AcquireLeaseRequest.SerializeToString,
@@ -269,9 +279,24 @@ class StateServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetReview(self, request, context):
+        """Returns one review, open or closed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReviews(self, request, context):
+        """Lists reviews of one project or of all, in the order of the projects' and then of the reviews'
+        creation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AcquireLease(self, request, context):
         """Claims a project for a holder. While a lease is held, only batches that carry its
-        `lease_epoch` are accepted, whoever sends them; commands are exempt.
+        `lease_epoch` are accepted, whoever sends them; commands and decisions of reviews are exempt.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -406,6 +431,16 @@ def add_StateServiceServicer_to_server(servicer, server):
                     servicer.ListStages,
                     request_deserializer=ramify_dot_v1_dot_state__service__pb2.ListStagesRequest.FromString,
                     response_serializer=ramify_dot_v1_dot_state__service__pb2.ListStagesResponse.SerializeToString,
+            ),
+            'GetReview': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReview,
+                    request_deserializer=ramify_dot_v1_dot_state__service__pb2.GetReviewRequest.FromString,
+                    response_serializer=ramify_dot_v1_dot_state__service__pb2.GetReviewResponse.SerializeToString,
+            ),
+            'ListReviews': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReviews,
+                    request_deserializer=ramify_dot_v1_dot_state__service__pb2.ListReviewsRequest.FromString,
+                    response_serializer=ramify_dot_v1_dot_state__service__pb2.ListReviewsResponse.SerializeToString,
             ),
             'AcquireLease': grpc.unary_unary_rpc_method_handler(
                     servicer.AcquireLease,
@@ -857,6 +892,60 @@ class StateService(object):
             '/ramify.v1.StateService/ListStages',
             ramify_dot_v1_dot_state__service__pb2.ListStagesRequest.SerializeToString,
             ramify_dot_v1_dot_state__service__pb2.ListStagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReview(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramify.v1.StateService/GetReview',
+            ramify_dot_v1_dot_state__service__pb2.GetReviewRequest.SerializeToString,
+            ramify_dot_v1_dot_state__service__pb2.GetReviewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReviews(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramify.v1.StateService/ListReviews',
+            ramify_dot_v1_dot_state__service__pb2.ListReviewsRequest.SerializeToString,
+            ramify_dot_v1_dot_state__service__pb2.ListReviewsResponse.FromString,
             options,
             channel_credentials,
             insecure,

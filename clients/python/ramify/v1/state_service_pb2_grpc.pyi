@@ -71,9 +71,15 @@ class StateServiceStub:
     """Lists the retained changes of one node, oldest first."""
     ListStages: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.ListStagesRequest, _state_service_pb2.ListStagesResponse]
     """Lists stage records in the order of their revisions, those of the archive included."""
+    GetReview: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.GetReviewRequest, _state_service_pb2.GetReviewResponse]
+    """Returns one review, open or closed."""
+    ListReviews: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.ListReviewsRequest, _state_service_pb2.ListReviewsResponse]
+    """Lists reviews of one project or of all, in the order of the projects' and then of the reviews'
+    creation.
+    """
     AcquireLease: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.AcquireLeaseRequest, _state_service_pb2.AcquireLeaseResponse]
     """Claims a project for a holder. While a lease is held, only batches that carry its
-    `lease_epoch` are accepted, whoever sends them; commands are exempt.
+    `lease_epoch` are accepted, whoever sends them; commands and decisions of reviews are exempt.
     """
     RenewLeases: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.RenewLeasesRequest, _state_service_pb2.RenewLeasesResponse]
     """Renews leases of one holder. Not a revision."""
@@ -138,9 +144,15 @@ class StateServiceAsyncStub(StateServiceStub):
     """Lists the retained changes of one node, oldest first."""
     ListStages: _aio.UnaryUnaryMultiCallable[_state_service_pb2.ListStagesRequest, _state_service_pb2.ListStagesResponse]  # type: ignore[assignment]
     """Lists stage records in the order of their revisions, those of the archive included."""
+    GetReview: _aio.UnaryUnaryMultiCallable[_state_service_pb2.GetReviewRequest, _state_service_pb2.GetReviewResponse]  # type: ignore[assignment]
+    """Returns one review, open or closed."""
+    ListReviews: _aio.UnaryUnaryMultiCallable[_state_service_pb2.ListReviewsRequest, _state_service_pb2.ListReviewsResponse]  # type: ignore[assignment]
+    """Lists reviews of one project or of all, in the order of the projects' and then of the reviews'
+    creation.
+    """
     AcquireLease: _aio.UnaryUnaryMultiCallable[_state_service_pb2.AcquireLeaseRequest, _state_service_pb2.AcquireLeaseResponse]  # type: ignore[assignment]
     """Claims a project for a holder. While a lease is held, only batches that carry its
-    `lease_epoch` are accepted, whoever sends them; commands are exempt.
+    `lease_epoch` are accepted, whoever sends them; commands and decisions of reviews are exempt.
     """
     RenewLeases: _aio.UnaryUnaryMultiCallable[_state_service_pb2.RenewLeasesRequest, _state_service_pb2.RenewLeasesResponse]  # type: ignore[assignment]
     """Renews leases of one holder. Not a revision."""
@@ -294,13 +306,31 @@ class StateServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists stage records in the order of their revisions, those of the archive included."""
 
     @_abc_1.abstractmethod
+    def GetReview(
+        self,
+        request: _state_service_pb2.GetReviewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_state_service_pb2.GetReviewResponse, _abc.Awaitable[_state_service_pb2.GetReviewResponse]]:
+        """Returns one review, open or closed."""
+
+    @_abc_1.abstractmethod
+    def ListReviews(
+        self,
+        request: _state_service_pb2.ListReviewsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_state_service_pb2.ListReviewsResponse, _abc.Awaitable[_state_service_pb2.ListReviewsResponse]]:
+        """Lists reviews of one project or of all, in the order of the projects' and then of the reviews'
+        creation.
+        """
+
+    @_abc_1.abstractmethod
     def AcquireLease(
         self,
         request: _state_service_pb2.AcquireLeaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_state_service_pb2.AcquireLeaseResponse, _abc.Awaitable[_state_service_pb2.AcquireLeaseResponse]]:
         """Claims a project for a holder. While a lease is held, only batches that carry its
-        `lease_epoch` are accepted, whoever sends them; commands are exempt.
+        `lease_epoch` are accepted, whoever sends them; commands and decisions of reviews are exempt.
         """
 
     @_abc_1.abstractmethod

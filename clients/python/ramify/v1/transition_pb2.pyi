@@ -23,7 +23,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 @_typing.final
 class StateRule(_message.Message):
     """StateRule says which moves a lifecycle state allows. It is attached to the values of
-    `NodeState` and `ProjectState`, so that every language reads the one table from the
+    `NodeState`, `ProjectState` and `ReviewState`, so that every language reads the one table from the
     descriptor. `state_svc` enforces it for every client.
     """
 
