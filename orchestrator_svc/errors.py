@@ -3,7 +3,7 @@
 RamifyError
 ├── InvalidRequest, InvalidMutation, IllegalTransition
 ├── ProjectNotFound, NodeNotFound, ReviewNotFound, ProjectExists, ProfileNotFound
-├── ProjectEnded, ReviewClosed
+├── ProjectEnded, ReviewClosed, PayloadNotFound
 ├── ProducerFenced, LeaseHeld, VersionConflict, SequenceGap
 ├── RevisionCompacted, RevisionAhead, ProjectReplaced
 ├── Overloaded, ServerDraining, StoreUnavailable
@@ -53,6 +53,10 @@ class ProjectNotFound(RamifyError):
 
 class NodeNotFound(RamifyError):
     """The project has no node with this id."""
+
+
+class PayloadNotFound(RamifyError):
+    """The payload store has no such body, or the project does not reference it."""
 
 
 class ReviewNotFound(RamifyError):

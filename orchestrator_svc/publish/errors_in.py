@@ -18,6 +18,7 @@ BY_REASON: dict[str, type[errors.RamifyError]] = {
     "INVALID_REQUEST": errors.InvalidRequest,
     "PROJECT_NOT_FOUND": errors.ProjectNotFound,
     "NODE_NOT_FOUND": errors.NodeNotFound,
+    "PAYLOAD_NOT_FOUND": errors.PayloadNotFound,
     "REVIEW_NOT_FOUND": errors.ReviewNotFound,
     "REVIEW_CLOSED": errors.ReviewClosed,
     "PROJECT_EXISTS": errors.ProjectExists,

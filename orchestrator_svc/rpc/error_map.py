@@ -25,6 +25,7 @@ TABLE: dict[type[errors.RamifyError], tuple[Code, str, bool]] = {
     errors.IllegalTransition: (Code.FAILED_PRECONDITION, "ILLEGAL_TRANSITION", False),
     errors.ProjectNotFound: (Code.NOT_FOUND, "PROJECT_NOT_FOUND", False),
     errors.NodeNotFound: (Code.NOT_FOUND, "NODE_NOT_FOUND", False),
+    errors.PayloadNotFound: (Code.NOT_FOUND, "PAYLOAD_NOT_FOUND", False),
     errors.ReviewNotFound: (Code.NOT_FOUND, "REVIEW_NOT_FOUND", False),
     errors.ReviewClosed: (Code.FAILED_PRECONDITION, "REVIEW_CLOSED", False),
     errors.ProjectExists: (Code.ALREADY_EXISTS, "PROJECT_EXISTS", False),
