@@ -46,7 +46,7 @@ _MINUTES_PER_HOUR = 60
 
 async def build(store: StateStore, settings: Settings) -> Service:
     """Return the parts of a service over an open store."""
-    metrics = ServiceMetrics()
+    metrics = ServiceMetrics(prometheus_projects=settings.metrics_projects)
     limits = Limits(max_watchers=settings.max_watchers)
     hub = WatchHub(
         metrics,

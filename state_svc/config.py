@@ -24,6 +24,9 @@ class Settings(BaseModel):
     data: Path = Field(Path("data/state"), description="data directory")
     listen: str = Field("127.0.0.1:7420", description="address to serve gRPC on; port 0 picks one")
     metrics_listen: str = Field("", description="address for Prometheus; empty: none")
+    metrics_projects: int = Field(
+        100, ge=0, le=10_000, description="projects with Prometheus series of their own"
+    )
     log_level: str = Field(
         "INFO", description="DEBUG, INFO, WARNING or ERROR", pattern="^(DEBUG|INFO|WARNING|ERROR)$"
     )

@@ -2,22 +2,57 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+import math
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from ramify.v1.state_service_pb2 import Stats
 
 if TYPE_CHECKING:
     from state_svc.ingest.committer import PendingBatch
 
-_SAMPLES = 1_000
-_MAX_PROJECTS = 10_000  #: projects with counters of their own; older ones are forgotten
+_SAMPLES = 1_000  #: latest commits of the service whose times are kept
+_PROJECT_SAMPLES = 200  #: the same for each project
+_MAX_PROJECTS = 10_000  #: projects with counters of their own; the longest idle is forgotten
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 _FILL = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 5_000)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPart:
+    """What one commit stored of one project."""
+
+    original_bytes: int  #: of its segments before compression
+    stored_bytes: int
+    compressions: int  #: segments that were stored compressed
+
+
+class Samples:
+    """The latest of some durations, in seconds, at four bytes each."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._values = array("f")
+        self._next = 0
+
+    def add(self, seconds: float) -> None:
+        """Note one; the oldest gives way."""
+        if len(self._values) < self._most:
+            self._values.append(seconds)
+        else:
+            self._values[self._next] = seconds
+            self._next = (self._next + 1) % self._most
+
+    def ordered(self) -> list[float]:
+        """Return them, the shortest first."""
+        return sorted(self._values)
 
 
 @dataclass(slots=True)
@@ -30,14 +65,15 @@ class Counters:
     rejected: int = 0
     repeated: int = 0
     commits: int = 0
+    failed: int = 0  #: commits that changed nothing; of the service only
     compressions: int = 0
     bytes_in: int = 0
     bytes_stored: int = 0
-    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
+    seconds: Samples = field(default_factory=lambda: Samples(_PROJECT_SAMPLES))
 
     def to_stats(self) -> Stats:
         """Return the counters as the contract shows them."""
-        seconds = sorted(self.seconds)
+        seconds = self.seconds.ordered()
         return Stats(
             total_updates=self.mutations,
             batched_updates=self.mutations - self.immediate,
@@ -50,25 +86,30 @@ class Counters:
             compressions=self.compressions,
             bytes_in=self.bytes_in,
             bytes_stored=self.bytes_stored,
-            bytes_saved=self.bytes_in - self.bytes_stored,
+            bytes_saved=max(0, self.bytes_in - self.bytes_stored),
             compression_ratio=self.bytes_in / self.bytes_stored if self.bytes_stored else 0.0,
             commit_seconds_p50=percentile(seconds, 0.50),
+            commit_seconds_p90=percentile(seconds, 0.90),
             commit_seconds_p99=percentile(seconds, 0.99),
+            failed_commits=self.failed,
         )
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """Return the value below which `share` of the ordered values lie (nearest rank); 0 if none."""
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+    """Return the smallest value that `share` of the ordered values do not exceed; 0 if none."""
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else 0.0
 
 
 class ServiceMetrics:
     """Owned by the event loop; Prometheus reads it from its own thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, prometheus_projects: int = 100) -> None:
+        """Export series of their own for the `prometheus_projects` that wrote latest."""
         self.registry = CollectorRegistry()
-        self.service = Counters()
-        self._projects: dict[str, Counters] = {}
+        self.service = Counters(seconds=Samples(_SAMPLES))
+        self._projects: dict[str, Counters] = {}  #: the one that wrote latest is last
+        if prometheus_projects:
+            self.registry.register(_ProjectSeries(self._projects, prometheus_projects))
         self._commit_seconds = Histogram(
             "ramify_state_commit_seconds",
             "From handing a commit to the store until it is durable.",
@@ -77,17 +118,20 @@ class ServiceMetrics:
         )
         self._fill = Histogram(
             "ramify_state_batch_fill",
-            "Mutations in a commit, per project.",
+            "Mutations in a commit.",
             buckets=_FILL,
             registry=self.registry,
         )
         self._mutations = self._counter("mutations", "Mutations committed.")
+        self._immediate = self._counter("immediate_mutations", "Mutations in immediate batches.")
         self._batches = self._counter("batches", "Batches committed.")
+        self._commits = self._counter("commits", "Transactions of the store.")
+        self._compressions = self._counter("compressions", "Segments stored compressed.")
         self._rejected = self._counter("rejected_batches", "Batches refused.")
         self._repeated = self._counter("repeated_batches", "Batches acknowledged again.")
         self._bytes_in = self._counter("segment_original_bytes", "Segments before compression.")
         self._bytes_stored = self._counter("segment_stored_bytes", "Segments as stored.")
-        self.failed_commits = self._counter("failed_commits", "Commits that changed nothing.")
+        self._failed_commits = self._counter("failed_commits", "Commits that changed nothing.")
         self.watch_messages = self._counter("watch_messages", "Messages sent to watchers.")
         self.resyncs = self._counter("watch_overflows", "Mailboxes dropped because full.")
         self.watchers = Gauge(
@@ -109,30 +153,52 @@ class ServiceMetrics:
             counters = self._projects[project_id] = Counters()
         return counters
 
-    def committed(self, seconds: float) -> None:
-        """Count one commit of the store."""
-        self.service.seconds.append(seconds)
-        self._commit_seconds.observe(seconds)
+    def forget(self, project_id: str) -> None:
+        """Drop the counters of a project that is deleted."""
+        self._projects.pop(project_id, None)
 
-    def segment(
-        self, project_id: str, run: Sequence[PendingBatch], original: int, stored: int
-    ) -> None:
-        """Count one project's part of a commit."""
-        mutations = sum(batch.applied.mutation_count for batch in run)
-        immediate = sum(b.applied.mutation_count for b in run if b.immediate)
-        for counters in (self.service, self.project(project_id)):
-            counters.commits += 1
+    def committed(self, seconds: float, mutations: int) -> None:
+        """Count one commit of the store with the mutations of all its projects."""
+        self.service.seconds.add(seconds)
+        self._commit_seconds.observe(seconds)
+        if mutations:  # else it is about producers alone
+            self.service.commits += 1
+            self._commits.inc()
+            self._fill.observe(mutations)
+
+    def part(
+        self, project_id: str, run: Sequence[PendingBatch], stored: StoredPart, seconds: float
+    ) -> int:
+        """Count one project's part of a commit that took so long; return its mutations."""
+        mutations = immediate = 0
+        for batch in run:
+            mutations += batch.applied.mutation_count
+            if batch.immediate:
+                immediate += batch.applied.mutation_count
+        project = self.project(project_id)
+        # To the end: the one that has not written for longest gives way first.
+        self._projects[project_id] = self._projects.pop(project_id)
+        project.commits += 1
+        project.seconds.add(seconds)
+        for counters in (self.service, project):
             counters.batches += len(run)
             counters.mutations += mutations
             counters.immediate += immediate
-            counters.bytes_in += original
-            counters.bytes_stored += stored
-            counters.compressions += stored != original
-        self._fill.observe(mutations)
+            counters.bytes_in += stored.original_bytes
+            counters.bytes_stored += stored.stored_bytes
+            counters.compressions += stored.compressions
         self._mutations.inc(mutations)
+        self._immediate.inc(immediate)
         self._batches.inc(len(run))
-        self._bytes_in.inc(original)
-        self._bytes_stored.inc(stored)
+        self._compressions.inc(stored.compressions)
+        self._bytes_in.inc(stored.original_bytes)
+        self._bytes_stored.inc(stored.stored_bytes)
+        return mutations
+
+    def failed(self) -> None:
+        """Count one commit that changed nothing."""
+        self.service.failed += 1
+        self._failed_commits.inc()
 
     def rejected(self, project_id: str | None) -> None:
         """Count one refused batch; None if it names no project that exists."""
@@ -146,3 +212,45 @@ class ServiceMetrics:
         for counters in (self.service, self.project(project_id)):
             counters.repeated += 1
         self._repeated.inc()
+
+
+class _ProjectSeries(Collector):
+    """Prometheus series of single projects: those that wrote latest, a bounded number."""
+
+    def __init__(self, projects: dict[str, Counters], most: int) -> None:
+        self._projects = projects
+        self._most = most
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the series; runs in the thread of Prometheus."""
+        latest = list(self._projects.items())[-self._most :]
+        stats = [(project_id, counters.to_stats()) for project_id, counters in latest]
+        for field_name, name, text in _PROJECT_COUNTERS:
+            counter = CounterMetricFamily(f"ramify_state_project_{name}", text, labels=["project"])
+            for project_id, shown in stats:
+                counter.add_metric([project_id], getattr(shown, field_name))
+            yield counter
+        seconds = GaugeMetricFamily(
+            "ramify_state_project_commit_seconds",
+            f"Quantiles of the latest {_PROJECT_SAMPLES} commits that the project took part in.",
+            labels=["project", "quantile"],
+        )
+        for project_id, shown in stats:
+            for quantile in ("50", "90", "99"):
+                value = getattr(shown, f"commit_seconds_p{quantile}")
+                seconds.add_metric([project_id, f"0.{quantile}"], value)
+        yield seconds
+
+
+#: Field of `Stats`, name of the series, help.
+_PROJECT_COUNTERS = (
+    ("total_updates", "mutations", "Mutations committed."),
+    ("immediate_updates", "immediate_mutations", "Mutations in immediate batches."),
+    ("batches", "batches", "Batches committed."),
+    ("rejected_batches", "rejected_batches", "Batches refused."),
+    ("repeated_batches", "repeated_batches", "Batches acknowledged again."),
+    ("commits", "commits", "Commits that the project took part in."),
+    ("compressions", "compressions", "Segments stored compressed."),
+    ("bytes_in", "segment_original_bytes", "Segments before compression."),
+    ("bytes_stored", "segment_stored_bytes", "Segments as stored."),
+)

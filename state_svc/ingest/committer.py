@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from state_svc.codec.compression import PLAIN
 from state_svc.codec.delta import split
 from state_svc.codec.project import encode_project
 from state_svc.codec.segment import encode_segment
 from state_svc.errors import CorruptRecord, RamifyError, StoreUnavailable
 from state_svc.failpoints import failpoint
 from state_svc.ingest.batching import BatchBuffer, BatchLimits
-from state_svc.metrics import ServiceMetrics
+from state_svc.metrics import ServiceMetrics, StoredPart
 from state_svc.model.project import Applied, LiveProject
 from state_svc.store.base import (
     Commit,
@@ -193,7 +194,7 @@ class Committer:
             return
         for batch in group.batches:
             group.runs.setdefault(batch.project, []).append(batch)
-        commit, sizes = self._encode(group)
+        commit, parts = self._encode(group)
         started = time.perf_counter()
         self._running = True
         try:
@@ -206,28 +207,37 @@ class Committer:
         finally:
             self._running = False
         if durable:
-            self._metrics.committed(time.perf_counter() - started)
-            for (project, run), (original, stored) in zip(group.runs.items(), sizes, strict=True):
-                self._metrics.segment(project.project_id, run, original, stored)
+            self._count(group, parts, time.perf_counter() - started)
             self._finish(group)
-            for (project, run), (_, stored) in zip(group.runs.items(), sizes, strict=True):
-                self._grew(project, len(run), stored)
+            for (project, run), part in zip(group.runs.items(), parts, strict=True):
+                self._grew(project, len(run), part.stored_bytes)
         self._wake_waiters()
 
-    def _encode(self, group: _Group) -> tuple[Commit, list[tuple[int, int]]]:
+    def _count(self, group: _Group, parts: Sequence[StoredPart], seconds: float) -> None:
+        mutations = 0
+        for (project, run), part in zip(group.runs.items(), parts, strict=True):
+            mutations += self._metrics.part(project.project_id, run, part, seconds)
+        self._metrics.committed(seconds, mutations)
+
+    def _encode(self, group: _Group) -> tuple[Commit, list[StoredPart]]:
         commit = Commit(producers=[record for record, _ in group.producers])
-        sizes = []
+        stored = []
         for project, run in group.runs.items():
             revisions = [batch.applied for batch in run]
             parts = [encode_segment(project.uid, p, self._threshold) for p in split(revisions)]
             commit.segments.extend(part.record for part in parts)
-            original = sum(part.original_bytes for part in parts)
-            sizes.append((original, sum(len(part.record.data) for part in parts)))
+            stored.append(
+                StoredPart(
+                    sum(part.original_bytes for part in parts),
+                    sum(len(part.record.data) for part in parts),
+                    sum(part.record.codec != PLAIN for part in parts),
+                )
+            )
             entity = next((a.entity for a in reversed(revisions) if a.entity is not None), None)
             if entity is not None:
                 commit.projects.append(encode_project(entity))
             commit.requests.extend(batch.request for batch in run if batch.request is not None)
-        return commit, sizes
+        return commit, stored
 
     def _finish(self, group: _Group) -> None:
         for project, run in group.runs.items():
@@ -292,7 +302,7 @@ class Committer:
         for _, future in group.producers:
             if not future.done():
                 future.set_exception(error)
-        self._metrics.failed_commits.inc()
+        self._metrics.failed()
 
     def _wake_waiters(self) -> None:
         for _ in range(len(self._waiters)):

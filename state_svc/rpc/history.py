@@ -128,6 +128,7 @@ class HistoryRpcs:
             )
         await service.committer.settled(project)
         await service.projects.delete(project)
+        service.metrics.forget(project.project_id)
         service.hub.end(project, WatchEndReason.WATCH_END_REASON_PROJECT_DELETED)
         return DeleteProjectResponse()
 

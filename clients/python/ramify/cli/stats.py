@@ -72,9 +72,14 @@ def _server(client: "AsyncClient", info: "GetServerInfoResponse") -> list[tuple[
 def _counters(stats: "Stats") -> list[tuple[str, str]]:
     from ramify.cli.format import size
 
-    p50, p99 = stats.commit_seconds_p50 * 1e3, stats.commit_seconds_p99 * 1e3
-    # Commits span projects, so only the service as a whole has commit times.
-    times = [("commit time", f"p50 {p50:.2f} ms, p99 {p99:.2f} ms")] if p99 else []
+    quantiles = {
+        "p50": stats.commit_seconds_p50,
+        "p90": stats.commit_seconds_p90,
+        "p99": stats.commit_seconds_p99,
+    }
+    shown = ", ".join(f"{name} {seconds * 1e3:.2f} ms" for name, seconds in quantiles.items())
+    times = [("commit time", shown)] if stats.commit_seconds_p99 else []
+    failed = f", {stats.failed_commits:,} failed" if stats.failed_commits else ""
     return [
         (
             "updates",
@@ -86,11 +91,15 @@ def _counters(stats: "Stats") -> list[tuple[str, str]]:
             f"{stats.batches:,} committed, {stats.rejected_batches:,} rejected, "
             f"{stats.repeated_batches:,} repeated",
         ),
-        ("commits", f"{stats.commits:,}, {stats.mean_batch_fill:.1f} updates each on average"),
+        (
+            "commits",
+            f"{stats.commits:,}{failed}, {stats.mean_batch_fill:.1f} updates each on average",
+        ),
         *times,
         (
             "stored",
             f"{size(stats.bytes_stored)} of {size(stats.bytes_in)}, "
+            f"{size(stats.bytes_saved)} saved, "
             f"{stats.compression_ratio:.1f} to 1, {stats.compressions:,} compressed",
         ),
         ("watchers", f"{stats.watchers:,}, {stats.unsynced_watchers:,} catching up"),

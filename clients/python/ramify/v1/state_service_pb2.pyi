@@ -2546,12 +2546,14 @@ class Stats(_message.Message):
     COMMIT_SECONDS_P99_FIELD_NUMBER: _builtins.int
     WATCHERS_FIELD_NUMBER: _builtins.int
     UNSYNCED_WATCHERS_FIELD_NUMBER: _builtins.int
+    COMMIT_SECONDS_P90_FIELD_NUMBER: _builtins.int
+    FAILED_COMMITS_FIELD_NUMBER: _builtins.int
     total_updates: _builtins.int
     """Mutations committed."""
     batched_updates: _builtins.int
-    """Of these, in batches that waited for others."""
+    """Of these, in batches that could wait for others."""
     immediate_updates: _builtins.int
-    """Of these, in batches marked immediate."""
+    """Of these, in batches that could not: marked immediate, or from unary calls."""
     batches: _builtins.int
     """Batches committed, which is also revisions made."""
     rejected_batches: _builtins.int
@@ -2559,9 +2561,9 @@ class Stats(_message.Message):
     repeated_batches: _builtins.int
     """Batches repeated by their producer and acknowledged again."""
     commits: _builtins.int
-    """Commits. A commit counts for each project that takes part."""
+    """Commits: transactions of the store. Of a project: those that it took part in."""
     mean_batch_fill: _builtins.float
-    """Mean number of mutations in a commit."""
+    """Mean number of mutations in a commit. Of a project: of its own ones."""
     compressions: _builtins.int
     """Segments that were stored compressed."""
     bytes_in: _builtins.int
@@ -2573,13 +2575,19 @@ class Stats(_message.Message):
     compression_ratio: _builtins.float
     """`bytes_in` divided by `bytes_stored`."""
     commit_seconds_p50: _builtins.float
-    """Median of the latest 1 000 commits, from hand-over to durable, in seconds."""
+    """Median of the latest 1 000 commits, from hand-over to durable, in seconds. Of a project: of
+    the latest 200 that it took part in.
+    """
     commit_seconds_p99: _builtins.float
     """99th percentile of the same."""
     watchers: _builtins.int
     """Watchers now."""
     unsynced_watchers: _builtins.int
     """Of these, catching up from the store."""
+    commit_seconds_p90: _builtins.float
+    """90th percentile of the same commits."""
+    failed_commits: _builtins.int
+    """Commits that changed nothing because the store failed. Not counted for single projects."""
     def __init__(
         self,
         *,
@@ -2600,10 +2608,12 @@ class Stats(_message.Message):
         commit_seconds_p99: _builtins.float = ...,
         watchers: _builtins.int = ...,
         unsynced_watchers: _builtins.int = ...,
+        commit_seconds_p90: _builtins.float = ...,
+        failed_commits: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batched_updates", b"batched_updates", "batches", b"batches", "bytes_in", b"bytes_in", "bytes_saved", b"bytes_saved", "bytes_stored", b"bytes_stored", "commit_seconds_p50", b"commit_seconds_p50", "commit_seconds_p99", b"commit_seconds_p99", "commits", b"commits", "compression_ratio", b"compression_ratio", "compressions", b"compressions", "immediate_updates", b"immediate_updates", "mean_batch_fill", b"mean_batch_fill", "rejected_batches", b"rejected_batches", "repeated_batches", b"repeated_batches", "total_updates", b"total_updates", "unsynced_watchers", b"unsynced_watchers", "watchers", b"watchers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batched_updates", b"batched_updates", "batches", b"batches", "bytes_in", b"bytes_in", "bytes_saved", b"bytes_saved", "bytes_stored", b"bytes_stored", "commit_seconds_p50", b"commit_seconds_p50", "commit_seconds_p90", b"commit_seconds_p90", "commit_seconds_p99", b"commit_seconds_p99", "commits", b"commits", "compression_ratio", b"compression_ratio", "compressions", b"compressions", "failed_commits", b"failed_commits", "immediate_updates", b"immediate_updates", "mean_batch_fill", b"mean_batch_fill", "rejected_batches", b"rejected_batches", "repeated_batches", b"repeated_batches", "total_updates", b"total_updates", "unsynced_watchers", b"unsynced_watchers", "watchers", b"watchers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
