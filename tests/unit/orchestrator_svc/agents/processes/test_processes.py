@@ -1,0 +1,212 @@
+"""Children of agents: what comes back, and that nothing of them stays."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator_svc.agents.base import AgentError, ErrorClass, open_call
+from orchestrator_svc.agents.processes.client import Command, Function, Processes, Refused
+from orchestrator_svc.engine.activity import Activity
+from tests.support.wire import eventually
+
+ROOT = str(Path(__file__).parents[5])
+TARGETS = "tests.unit.orchestrator_svc.agents.processes.targets"
+SHELL = ("/bin/sh", "-c")
+
+
+@pytest.fixture
+async def processes() -> AsyncIterator[Processes]:
+    """Children of one test."""
+    made = Processes(8)
+    yield made
+    await made.aclose()
+
+
+def target(name: str, *args: object) -> Function:
+    """Return a function of `targets.py`."""
+    return Function(name=f"{TARGETS}:{name}", args=args)
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def appears(path: Path) -> list[int]:
+    """Wait for a file of pids."""
+    await eventually(path.exists, f"{path.name} is written")
+    return _read_pids(path)
+
+
+def _read_pids(path: Path) -> list[int]:
+    return [int(pid) for pid in path.read_text().split()]
+
+
+async def gone(*pids: int) -> None:
+    """Wait until processes do not run any more."""
+    await eventually(lambda: not any(is_alive(pid) for pid in pids), f"{pids} have ended")
+
+
+async def test_a_command_gives_its_output_its_errors_and_its_exit_code(
+    processes: Processes, tmp_path: Path
+) -> None:
+    script = 'read line; echo "$line in $PWD, $COLOUR"; echo oops >&2; exit 3'
+    ended = await processes.run(
+        Command(argv=[*SHELL, script]), env={"COLOUR": "red"}, cwd=str(tmp_path), stdin="hello\n"
+    )
+    assert ended.out == f"hello in {tmp_path}, red\n".encode()
+    assert (ended.err, ended.status) == (b"oops\n", 3)
+    assert ended.seconds > 0
+
+
+async def test_a_function_gives_its_value_or_its_error(processes: Processes) -> None:
+    for function, value in (
+        (target("add", 2, 3), '{"value": 5}'),
+        (target("later", ["x"]), '{"value": ["x"]}'),
+        (target("fail", "broken"), '{"error": "RuntimeError: broken"}'),
+        (target("absent"), f'{{"error": "AttributeError: module \'{TARGETS}\' has no'),
+        (target("unshowable"), f'{{"error": "the value of {TARGETS}:unshowable is no JSON'),
+    ):
+        ended = await processes.run(function, cwd=ROOT)
+        assert ended.value.startswith(value)
+        assert ended.status == (0 if "value" in value[:9] else 1)
+    ended = await processes.run(target("fail", "broken"), cwd=ROOT)
+    assert b"on the way" in ended.err
+    assert b"Traceback" in ended.err
+
+
+async def test_a_child_has_its_place_and_its_variables_and_none_of_the_service(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_SVC_SECRET", "hidden")
+    ended = await processes.run(target("place"), cwd=ROOT, env={"COLOUR": "red"})
+    assert ended.value == f'{{"value": ["{ROOT}", "red", null]}}'
+
+
+@pytest.mark.parametrize("argv", [["/no/such/program"], ["bad\0argument"], ["/"]])
+async def test_a_child_that_cannot_start_is_refused_with_the_reason(
+    processes: Processes, argv: list[str]
+) -> None:
+    with pytest.raises(Refused):
+        await processes.run(Command(argv=argv))
+    with pytest.raises(Refused, match="No such file"):
+        await processes.run(Command(argv=["true"]), cwd="/no/such/folder")
+    assert (await processes.run(Command(argv=["true"]))).status == 0
+
+
+async def test_long_output_is_cut_in_the_middle_and_says_so(processes: Processes) -> None:
+    script = "print('A' * 500_000 + 'Z')"
+    ended = await processes.run(Command(argv=[sys.executable, "-c", script]), max_output=1_000)
+    assert ended.out.startswith(b"A" * 500 + b"\n")
+    assert ended.out.endswith(b"AZ\n")
+    assert ended.out_dropped == 499_002
+    assert b"499002 bytes are left out" in ended.out
+
+
+async def test_lines_are_told_while_the_child_runs(processes: Processes, tmp_path: Path) -> None:
+    go_on = tmp_path / "go-on"
+    lines: asyncio.Queue[str] = asyncio.Queue()
+    script = f'echo begun; while [ ! -e "{go_on}" ]; do sleep 0.01; done'
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        command = Command(argv=[*SHELL, script])
+        call = group.create_task(processes.run(command, on_line=lines.put_nowait))
+        assert await lines.get() == "begun"
+        go_on.touch()
+    assert call.result().status == 0
+
+
+async def test_a_cancelled_call_ends_its_child_and_the_daemons_it_started(
+    processes: Processes, tmp_path: Path
+) -> None:
+    pid_file = tmp_path / "pids"
+    function = target("hold_the_interpreter", str(pid_file))
+    call = asyncio.create_task(processes.run(function, cwd=ROOT, grace=0.1))
+    child, daemon = await appears(pid_file)
+    call.cancel()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert not is_alive(child), "it is over before the cancellation goes on"
+    await gone(daemon)
+
+
+async def test_what_a_child_leaves_in_the_background_ends_with_it(
+    processes: Processes, tmp_path: Path
+) -> None:
+    pid_file = tmp_path / "pids"
+    script = f'sleep 600 & echo $! > "{pid_file}"; setsid sleep 601 & echo $! >> "{pid_file}"'
+    ended = await processes.run(Command(argv=[*SHELL, script]))
+    assert ended.status == 0
+    await gone(*await appears(pid_file))
+
+
+async def test_a_call_that_is_asked_to_stop_gets_the_output_so_far(processes: Processes) -> None:
+    activity = Activity(lambda note: None)
+    begun = asyncio.Event()
+
+    async def call() -> bytes:
+        open_call.set(activity)
+        command = Command(argv=[*SHELL, "echo begun; exec sleep 600"])
+        return (await processes.run(command, on_line=lambda line: begun.set())).out
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        task = group.create_task(call())
+        await begun.wait()
+        activity.stop_wish.set()
+    assert task.result() == b"begun\n"
+
+
+async def test_a_host_that_dies_takes_its_children_and_is_replaced(
+    processes: Processes, tmp_path: Path
+) -> None:
+    pid_file = tmp_path / "pids"
+    script = f'echo $$ $PPID > "{pid_file}.part"; mv "{pid_file}.part" "{pid_file}"; exec sleep 600'
+    call = asyncio.create_task(processes.run(Command(argv=[*SHELL, script])))
+    child, host = await appears(pid_file)
+    os.kill(host, signal.SIGKILL)
+    with pytest.raises(AgentError) as failure:
+        await call
+    assert failure.value.error_class is ErrorClass.CONNECTION
+    await gone(child, host)
+    assert (await processes.run(Command(argv=["true"]))).status == 0
+
+
+async def test_nothing_is_left_when_the_orchestrator_is_killed(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pids"
+    program = f"""
+import asyncio
+from orchestrator_svc.agents.processes.client import Function, Processes
+
+async def main():
+    function = Function(name="{TARGETS}:hold_the_interpreter", args=["{pid_file}"])
+    await Processes(1).run(function, cwd="{ROOT}")
+
+asyncio.run(main())
+"""
+    orchestrator = await asyncio.create_subprocess_exec(sys.executable, "-c", program, cwd=ROOT)
+    try:
+        children = await appears(pid_file)
+    finally:
+        orchestrator.kill()
+        await orchestrator.wait()
+    await gone(*children)
+
+
+async def test_many_children_wait_for_their_turn() -> None:
+    processes = Processes(4)
+    try:
+        calls = (processes.run(target("add", n, 1), cwd=ROOT) for n in range(40))
+        values = [ended.value for ended in await asyncio.gather(*calls)]
+    finally:
+        await processes.aclose()
+    assert values == [f'{{"value": {n + 1}}}' for n in range(40)]
