@@ -3,7 +3,7 @@
 RamifyError
 ├── InvalidRequest, InvalidMutation, IllegalTransition
 ├── ProjectNotFound, NodeNotFound, ReviewNotFound, ProjectExists, ProfileNotFound
-├── ProjectEnded, ReviewClosed, PayloadNotFound
+├── ProjectEnded, ReviewClosed, PayloadNotFound, CommandRefused
 ├── ProducerFenced, LeaseHeld, VersionConflict, SequenceGap
 ├── RevisionCompacted, RevisionAhead, ProjectReplaced
 ├── Overloaded, ServerDraining, StoreUnavailable
@@ -77,6 +77,10 @@ class ProfileNotFound(RamifyError):
 
 class ProjectEnded(RamifyError):
     """The project has ended, so the order cannot have an effect."""
+
+
+class CommandRefused(RamifyError):
+    """The run or the node is in no state for the order. The message names what would work."""
 
 
 class ProducerFenced(RamifyError):

@@ -27,6 +27,7 @@ from orchestrator_svc.engine.context import agent_input
 from orchestrator_svc.engine.leases import Lease
 from orchestrator_svc.engine.store import Store
 from orchestrator_svc.graph.decide import decide
+from orchestrator_svc.graph.dispatch import CALLED_STATES
 from orchestrator_svc.graph.event import (
     Call,
     CallEnded,
@@ -237,7 +238,8 @@ class Runner:
         node = self._run.nodes[call.node_id]
         if node.open_call != call.number:
             return
-        if self._run.state is ProjectState.CANCELLING:
+        cancelled = node.state not in CALLED_STATES
+        if cancelled or self._run.state is ProjectState.CANCELLING:
             self._call_cancelled(call)
             return
         task = group.create_task(self._call(call), name="agent-call")

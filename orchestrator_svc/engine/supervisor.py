@@ -230,6 +230,7 @@ class Supervisor:
             agent_names=entry.profile.agent_name,
             random=random.random,
             root_id=project.root_id,
+            pause_time=project.pause_time,
             nodes=project.nodes,
         )
         options: dict[str, JsonValue] = {**project.agent_options, **entry.service_options}

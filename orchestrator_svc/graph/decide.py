@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from orchestrator_svc.graph.dispatch import begin_stage, fill_slots
+from orchestrator_svc.graph.cancel import end_if_cancelled
+from orchestrator_svc.graph.dispatch import (
+    CALLED_STATES,
+    announce_attempt,
+    begin_stage,
+    fill_slots,
+    may_dispatch,
+)
 from orchestrator_svc.graph.event import (
     CallEnded,
     CallProgressed,
@@ -21,6 +28,7 @@ from orchestrator_svc.graph.event import (
 )
 from orchestrator_svc.graph.mutation import NodeChanges
 from orchestrator_svc.graph.node import Failure, Node
+from orchestrator_svc.graph.orders import carry_out, settle_pause
 from orchestrator_svc.graph.plan import DraftTask, canonical, check_plan, child_id, sub_graph_id
 from orchestrator_svc.graph.recovery import MAX_RETRY_DELAY, RECOVERY, Recovery, full_jitter
 from orchestrator_svc.graph.run import Run
@@ -28,8 +36,6 @@ from orchestrator_svc.graph.settle import finish
 from orchestrator_svc.graph.text import storable
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,
-    CommandState,
-    CommandType,
     ErrorClass,
     NodeState,
     NodeType,
@@ -63,9 +69,10 @@ def decide(run: Run, events: Iterable[Event], now: float) -> Decision:
         elif isinstance(event, TimeReached):
             run.queue.extend(node.node_id for node in run.pop_due(now))
         elif isinstance(event, CommandGiven):
-            _command_given(run, event)
+            carry_out(run, event, now)
         elif isinstance(event, Draining):
             _give_back(run, now)
+    settle_pause(run)
     fill_slots(run)
     return run.take_decision()
 
@@ -78,12 +85,15 @@ def _call_ended(run: Run, event: CallEnded, now: float) -> None:
     run.close_call(node, event.seconds)
     outcome = event.outcome
     if run.state is ProjectState.CANCELLING:
-        run.patch(node, state=NodeState.CANCELLED)
-        _end_if_cancelled(run)
+        if node.state not in TERMINAL_NODE_STATES:
+            run.patch(node, state=NodeState.CANCELLED)
+        end_if_cancelled(run)
+    elif node.state not in CALLED_STATES:
+        return  # it was cancelled meanwhile: a late answer changes nothing
     elif stage is not None and not isinstance(outcome, (_EXPECTED[stage], Failed)):
         _fail(run, node, ErrorClass.INVALID_OUTPUT, f"the agent's answer is no {stage} answer", now)
     elif isinstance(outcome, Decided):
-        _decided(run, node, outcome.node_type)
+        _decided(run, node, outcome.node_type, now)
     elif isinstance(outcome, Planned):
         _planned(run, node, outcome.tasks, now)
     elif isinstance(outcome, Produced):
@@ -103,7 +113,12 @@ def _call_progressed(run: Run, event: CallProgressed) -> None:
         run.patch(node, progress=storable(event.note, MAX_PROGRESS_CHARS))
 
 
-def _decided(run: Run, node: Node, node_type: NodeType) -> None:
+def _decided(run: Run, node: Node, node_type: NodeType, now: float) -> None:
+    if not may_dispatch(run):
+        # Its `next_attempt_time` says that no call is in flight between its two stages.
+        run.patch(node, node_type=node_type, next_attempt_time=now)
+        run.queue.append(node.node_id)
+        return
     stage = Stage.PLAN if node_type is NodeType.PLAN else Stage.EXECUTE
     begin_stage(run, node, stage, NodeChanges(node_type=node_type))
 
@@ -164,48 +179,6 @@ def _fail(run: Run, node: Node, error_class: ErrorClass, message: str, now: floa
     run.at(now + delay, node)
 
 
-def announce_attempt(run: Run, node: Node, changes: NodeChanges) -> None:
-    """Write the number of a node's next attempt; a RUNNING node goes back to READY (SEM 8)."""
-    if node.state is NodeState.RUNNING:
-        changes["state"] = NodeState.READY
-    node.spent = 0.0
-    run.patch(node, **changes)
-
-
-def _command_given(run: Run, event: CommandGiven) -> None:
-    if event.command_id in run.commands:
-        return
-    if event.command_type is CommandType.UNKNOWN:
-        reason = "this orchestrator does not know the order"
-        run.answer_command(event.command_id, CommandState.REFUSED, reason)
-    elif run.ended:
-        reason = f"the project is {run.state}"
-        run.answer_command(event.command_id, CommandState.REFUSED, reason)
-    else:
-        run.answer_command(event.command_id, CommandState.APPLIED)
-        if run.state is not ProjectState.CANCELLING:
-            cancel(run)
-
-
-def cancel(run: Run) -> None:
-    """Cancel what does not run and ask for the end of what does (SEM 20)."""
-    if run.state is not ProjectState.CANCELLING:
-        run.patch_project(ProjectState.CANCELLING)
-    run.queue.clear()
-    for node in run.nodes.values():
-        if node.open_call:
-            run.cancel_call(node)
-        elif node.state not in TERMINAL_NODE_STATES:
-            run.cut()
-            run.patch(node, state=NodeState.CANCELLED)
-    _end_if_cancelled(run)
-
-
-def _end_if_cancelled(run: Run) -> None:
-    if not run.busy:
-        run.patch_project(ProjectState.CANCELLED)
-
-
 def _give_back(run: Run, now: float) -> None:
     """Announce a new attempt of every node whose call was abandoned: not a crash, not a retry.
 
@@ -216,6 +189,8 @@ def _give_back(run: Run, now: float) -> None:
         if not node.open_call:
             continue
         run.close_call(node, 0.0)
+        if node.state not in CALLED_STATES:
+            continue
         run.cut()
         changes = NodeChanges(attempt=node.attempt + 1)
         if node.state is NodeState.AGGREGATING:

@@ -16,15 +16,18 @@ from orchestrator_svc.graph.types import (
     Stage,
 )
 
+#: A node with an agent call is in one of these; another state means the call is not wanted.
+CALLED_STATES = frozenset({NodeState.RUNNING, NodeState.AGGREGATING})
+
+
+def may_dispatch(run: Run) -> bool:
+    """Return whether calls may begin at all."""
+    return run.state is ProjectState.RUNNING and not run.draining
+
 
 def fill_slots(run: Run) -> None:
     """Dispatch waiting nodes, oldest first, while slots are free."""
-    while (
-        run.queue
-        and run.busy < run.settings.max_concurrent_nodes
-        and run.state is ProjectState.RUNNING
-        and not run.draining
-    ):
+    while run.queue and run.busy < run.settings.max_concurrent_nodes and may_dispatch(run):
         run.cut()
         dispatch(run, run.nodes[run.queue.popleft()])
 
@@ -41,6 +44,9 @@ def dispatch(run: Run, node: Node) -> None:
         changes = NodeChanges(state=NodeState.RUNNING, attempt=max(1, node.attempt))
         if stage is not Stage.ATOMIZE:
             changes["node_type"] = NodeType.PLAN if stage is Stage.PLAN else NodeType.EXECUTE
+    elif node.state is NodeState.RUNNING:  # a pause came between its two stages
+        stage = Stage.PLAN if node.node_type is NodeType.PLAN else Stage.EXECUTE
+        changes = NodeChanges()
     elif node.state is NodeState.PLAN_DONE:
         stage = Stage.AGGREGATE
         changes = NodeChanges(state=NodeState.AGGREGATING)
@@ -90,3 +96,11 @@ def exhaust(run: Run, node: Node) -> None:
         if other.state in TERMINAL_NODE_STATES or other.open_call or waits_for_children:
             continue
         finish(run, other, state=NodeState.FAILED, error=failure)
+
+
+def announce_attempt(run: Run, node: Node, changes: NodeChanges) -> None:
+    """Write the number of a node's next attempt; a RUNNING node goes back to READY (SEM 8)."""
+    if node.state is NodeState.RUNNING:
+        changes["state"] = NodeState.READY
+    node.spent = 0.0
+    run.patch(node, **changes)

@@ -67,6 +67,8 @@ class CommandGiven:
 
     command_id: str
     command_type: CommandType
+    node_id: str = ""  #: what it is about; empty: the project
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

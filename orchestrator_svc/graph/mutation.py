@@ -65,6 +65,7 @@ class PatchProject:
     state: ProjectState
     root_node_id: str = ""
     error: Failure | None = None
+    pause_time: float | None = None  #: Unix seconds; None: not paused any more
 
 
 @dataclass(slots=True)
@@ -73,7 +74,7 @@ class PatchCommand:
 
     command_id: str
     state: CommandState
-    message: str = ""
+    answer: str = ""
 
 
 Mutation = CreateNode | PatchNode | PatchProject | PatchCommand

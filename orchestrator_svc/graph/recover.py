@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator_svc.graph.decide import announce_attempt, cancel
-from orchestrator_svc.graph.dispatch import fill_slots
+from orchestrator_svc.graph.cancel import cancel_run
+from orchestrator_svc.graph.dispatch import CALLED_STATES, announce_attempt, fill_slots
 from orchestrator_svc.graph.event import Decision
 from orchestrator_svc.graph.mutation import NodeChanges
 from orchestrator_svc.graph.node import Failure, Node
@@ -34,8 +34,21 @@ def begin(run: Run, now: float) -> Decision:
     if run.ended:
         return run.take_decision()
     if run.state is ProjectState.CANCELLING:
-        cancel(run)
+        cancel_run(run)
         return run.take_decision()
+    if run.state is ProjectState.PAUSED:
+        run.dormant = True
+        return run.take_decision()
+    take_up(run, now)
+    if run.state is ProjectState.PAUSING:
+        run.patch_project(ProjectState.PAUSED)
+    fill_slots(run)
+    return run.take_decision()
+
+
+def take_up(run: Run, now: float) -> None:
+    """Bring every node to where it can go on, whatever the store holds."""
+    run.dormant = False
     if not run.root_id:
         root = run.create(
             node_id=ROOT_ID, goal=run.goal, task_type=TaskType.WRITE, state=NodeState.READY
@@ -51,21 +64,23 @@ def begin(run: Run, now: float) -> Decision:
         root = run.nodes[run.root_id]
         if root.state in TERMINAL_NODE_STATES and not run.ended:
             end_project(run, root)
-    fill_slots(run)
-    return run.take_decision()
 
 
 def lost_its_call(node: Node) -> bool:
     """Return whether an agent call of a freshly loaded node was decided and has no outcome."""
-    if node.state is NodeState.AGGREGATING:
-        return node.next_attempt_time is None
-    return node.state is NodeState.RUNNING
+    return node.state in CALLED_STATES and node.next_attempt_time is None
 
 
 def _take_up(run: Run, node: Node, now: float) -> None:
-    if lost_its_call(node):
+    parent = run.nodes.get(node.parent_id)
+    if node.state in TERMINAL_NODE_STATES:
+        return
+    if parent is not None and parent.state is NodeState.CANCELLED:
+        # Parents come before their children here, so a whole subtree is completed.
+        run.patch(node, state=NodeState.CANCELLED)
+    elif lost_its_call(node):
         _redispatch(run, node, now)
-    elif node.state in (NodeState.READY, NodeState.AGGREGATING):
+    elif node.state is NodeState.READY or node.state in CALLED_STATES:
         if node.next_attempt_time is None:
             run.queue.append(node.node_id)
         else:

@@ -52,6 +52,7 @@ class Run:
         agent_names: AgentNames,
         random: Callable[[], float],
         root_id: str = "",
+        pause_time: float | None = None,
         nodes: Iterable[Node] = (),
     ) -> None:
         self.goal = goal
@@ -60,6 +61,8 @@ class Run:
         self.agent_names = agent_names
         self.random = random  #: draws from [0, 1); decides backoffs only
         self.root_id = root_id
+        self.pause_time = pause_time  #: Unix seconds; None unless PAUSING or PAUSED
+        self.dormant = False  #: whether it was loaded PAUSED and nothing was taken up yet
         self.nodes: dict[str, Node] = {}
         self.queue: deque[str] = deque()  #: nodes that could run but have no slot
         self.busy = 0  #: slots in use, which is agent calls decided and not ended
@@ -93,6 +96,8 @@ class Run:
 
     def next_due(self) -> float | None:
         """Return when `TimeReached` is to be sent, in Unix seconds; None if nothing waits."""
+        if self.pause_time is not None:
+            return None
         timers = self._timers
         while timers and self.nodes[timers[0][1]].next_attempt_time != timers[0][0]:
             heapq.heappop(timers)
@@ -108,6 +113,20 @@ class Run:
     def at(self, time: float, node: Node) -> None:
         """Ask for `TimeReached` at `time`, the node's `next_attempt_time`."""
         heapq.heappush(self._timers, (time, node.node_id))
+
+    def shift_timers(self, seconds: float) -> None:
+        """Let every backoff that a pause has interrupted go on for what was left of it."""
+        queued = set(self.queue)
+        self._timers.clear()
+        for node in self.nodes.values():
+            due = node.next_attempt_time
+            if due is None or node.state in TERMINAL_NODE_STATES or node.node_id in queued:
+                continue
+            if seconds:
+                self.cut()
+                self.patch(node, next_attempt_time=due + seconds)
+            if not self.dormant:
+                self.at(due + seconds, node)
 
     # Mutations
 
@@ -191,18 +210,28 @@ class Run:
         self._emit(PatchNode(node.node_id, changes))
 
     def patch_project(
-        self, state: ProjectState, *, root_id: str = "", error: Failure | None = None
+        self,
+        state: ProjectState,
+        *,
+        root_id: str = "",
+        error: Failure | None = None,
+        pause_time: float | None = None,
     ) -> None:
-        """Move the project to another state."""
+        """Move the project to another state; a pause's time is kept until the pause is over."""
         self.state = state
         if root_id:
             self.root_id = root_id
-        self._emit(PatchProject(state, root_id, error))
+        if state is ProjectState.PAUSED:
+            pause_time = self.pause_time
+        self.pause_time = pause_time
+        self._emit(PatchProject(state, root_id, error, pause_time))
 
-    def answer_command(self, command_id: str, state: CommandState, message: str = "") -> None:
-        """Record what became of an order."""
+    def answer_command(self, command_id: str) -> PatchCommand:
+        """Record that an order is applied; return the record, to be completed in this turn."""
         self.commands.add(command_id)
-        self._emit(PatchCommand(command_id, state, message))
+        record = PatchCommand(command_id, CommandState.APPLIED)
+        self._emit(record)
+        return record
 
     # Agent calls
 

@@ -81,6 +81,9 @@ class CommandType(enum.StrEnum):
     """What an operator may order."""
 
     CANCEL_PROJECT = "CANCEL_PROJECT"
+    PAUSE_PROJECT = "PAUSE_PROJECT"
+    RESUME_PROJECT = "RESUME_PROJECT"
+    CANCEL_NODE = "CANCEL_NODE"
     UNKNOWN = "UNKNOWN"  #: given by a newer version; refused
 
 

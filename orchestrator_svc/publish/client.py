@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
-from orchestrator_svc.errors import StoreUnavailable
+from orchestrator_svc.errors import RevisionCompacted, StoreUnavailable
 from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES, ProjectState
 from orchestrator_svc.publish.convert import PROJECT_STATES
 from orchestrator_svc.publish.errors_in import from_rpc
@@ -101,6 +101,43 @@ class StateClient:
         )
         response = await translated(self._stub.CommitBatch(request, timeout=CALL_TIMEOUT))
         return response.revision
+
+    async def command_answer(
+        self, project_id: str, command_id: str, revision: int, seconds: float
+    ) -> command_pb2.Command | None:
+        """Return an order with its answer, from its revision on; None if there is none in time.
+
+        An order whose revision is compacted comes back without a state: it was answered long ago.
+        """
+        request = pb.WatchProjectRequest(
+            project_id=project_id,
+            after_revision=revision - 1,
+            filter=pb.WatchFilter(kinds=[pb.EntityKind.ENTITY_KIND_COMMAND]),
+            fail_if_compacted=True,
+        )
+        call = self._stub.WatchProject(request, timeout=seconds)
+        command = command_pb2.Command(command_id=command_id)
+        try:
+            async for message in call:
+                for change in message.delta.changes:
+                    if change.command.command_id != command_id:
+                        continue
+                    patch = change.command.patch
+                    if patch.state:
+                        command.state = patch.state
+                        command.answer = patch.answer
+                        return command
+                if message.HasField("resync") or message.HasField("ended"):
+                    return None
+        except grpc.aio.AioRpcError as error:
+            cause = from_rpc(error)
+            if isinstance(cause, RevisionCompacted):
+                return command
+            if not isinstance(cause, StoreUnavailable):
+                raise cause from error
+        finally:
+            call.cancel()
+        return None
 
     async def acquire_lease(self, project_id: str, holder: str, ttl: float) -> int:
         """Claim a project; return the lease epoch. Everything accepted before is durable then."""

@@ -45,7 +45,9 @@ _TASK_TYPE_OF = {number: kind for kind, number in TASK_TYPES.items()}
 _ERROR_CLASS_OF = {number: kind for kind, number in ERROR_CLASSES.items()}
 _PROJECT_STATE_OF = {number: state for state, number in PROJECT_STATES.items()}
 _COMMAND_TYPE_OF = {
-    command_pb2.CommandType.COMMAND_TYPE_CANCEL_PROJECT: types.CommandType.CANCEL_PROJECT
+    command_pb2.CommandType.Value(f"COMMAND_TYPE_{kind}"): kind
+    for kind in types.CommandType
+    if kind is not types.CommandType.UNKNOWN
 }
 
 
@@ -65,6 +67,10 @@ def to_message(mutation: Mutation) -> mutation_pb2.Mutation:
             patch.root_node_id = mutation.root_node_id
         if mutation.error is not None:
             _set_error(patch.error, mutation.error)
+        if mutation.pause_time is not None:
+            set_time(patch.pause_time, mutation.pause_time)
+        else:
+            patch.clear_fields.append("pause_time")
     else:
         _set_command(message.command, mutation)
     return message
@@ -135,8 +141,8 @@ def _set_patch(patch: node_pb2.NodePatch, changes: NodeChanges) -> None:
 def _set_command(message: mutation_pb2.CommandMutation, mutation: PatchCommand) -> None:
     message.command_id = mutation.command_id
     message.patch.state = COMMAND_STATES[mutation.state]
-    if mutation.message:
-        message.patch.message = mutation.message
+    if mutation.answer:
+        message.patch.answer = mutation.answer
 
 
 def _set_error(target: node_pb2.NodeError, failure: Failure) -> None:

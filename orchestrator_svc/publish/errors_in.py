@@ -35,6 +35,7 @@ BY_REASON: dict[str, type[errors.RamifyError]] = {
     "LEASE_HELD": errors.LeaseHeld,
     "PROFILE_NOT_FOUND": errors.ProfileNotFound,
     "PROJECT_ENDED": errors.ProjectEnded,
+    "COMMAND_REFUSED": errors.CommandRefused,
     "INTERNAL": errors.Internal,
 }
 

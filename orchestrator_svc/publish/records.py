@@ -22,6 +22,7 @@ class LoadedProject:
     state: ProjectState
     profile: str
     root_id: str
+    pause_time: float | None = None  #: Unix seconds; None unless PAUSING or PAUSED
     settings: Mapping[str, Scalar]  #: keys that the project sets
     agent_options: Mapping[str, Json] = field(default_factory=dict)
     nodes: tuple[Node, ...] = ()

@@ -20,7 +20,12 @@ from orchestrator_svc.errors import (
 from orchestrator_svc.graph.event import CommandGiven
 from orchestrator_svc.graph.node import Node
 from orchestrator_svc.publish.backoff import Backoff
-from orchestrator_svc.publish.convert import read_command_type, read_node, read_project_state
+from orchestrator_svc.publish.convert import (
+    read_command_type,
+    read_node,
+    read_project_state,
+    read_time,
+)
 from orchestrator_svc.publish.errors_in import from_rpc
 from orchestrator_svc.publish.records import LoadedProject, Sighting
 from orchestrator_svc.publish.value import read_fields
@@ -65,7 +70,11 @@ async def load_project(stub: StateServiceAsyncStub, project_id: str) -> LoadedPr
                 if chunk.HasField("project"):
                     project.CopyFrom(chunk.project)
                 nodes += (read_node(node) for node in chunk.nodes)
-                commands += (_command(command) for command in chunk.commands)
+                commands += (
+                    _command(command)
+                    for command in chunk.commands
+                    if command.state == command_pb2.CommandState.COMMAND_STATE_OPEN
+                )
                 if chunk.last:
                     return _loaded(project, project_uid, chunk.revision, nodes, commands)
             elif message.HasField("ended"):
@@ -92,6 +101,7 @@ def _loaded(
         state=read_project_state(project.state),
         profile=project.profile,
         root_id=project.root_node_id,
+        pause_time=read_time(project.pause_time) if project.HasField("pause_time") else None,
         settings=read_stored(project.settings),
         agent_options=read_fields(project.agent_options),
         nodes=tuple(nodes),
@@ -148,4 +158,5 @@ def _given(delta: mutation_pb2.Delta) -> tuple[CommandGiven, ...]:
 
 
 def _command(command: command_pb2.Command) -> CommandGiven:
-    return CommandGiven(command.command_id, read_command_type(command.type))
+    kind = read_command_type(command.type)
+    return CommandGiven(command.command_id, kind, command.node_id, command.message)

@@ -31,6 +31,7 @@ TABLE: dict[type[errors.RamifyError], tuple[Code, str, bool]] = {
     errors.ProjectExists: (Code.ALREADY_EXISTS, "PROJECT_EXISTS", False),
     errors.ProfileNotFound: (Code.INVALID_ARGUMENT, "PROFILE_NOT_FOUND", False),
     errors.ProjectEnded: (Code.FAILED_PRECONDITION, "PROJECT_ENDED", False),
+    errors.CommandRefused: (Code.FAILED_PRECONDITION, "COMMAND_REFUSED", False),
     errors.ProducerFenced: (Code.FAILED_PRECONDITION, "PRODUCER_FENCED", False),
     errors.LeaseHeld: (Code.FAILED_PRECONDITION, "LEASE_HELD", True),
     errors.VersionConflict: (Code.ABORTED, "VERSION_CONFLICT", False),

@@ -53,6 +53,13 @@ class RpcServer:
             "CancelProject": _unary(
                 servicer.cancel_project, orchestrator_service_pb2.CancelProjectRequest
             ),
+            "PauseProject": _unary(
+                servicer.pause_project, orchestrator_service_pb2.PauseProjectRequest
+            ),
+            "ResumeProject": _unary(
+                servicer.resume_project, orchestrator_service_pb2.ResumeProjectRequest
+            ),
+            "CancelNode": _unary(servicer.cancel_node, orchestrator_service_pb2.CancelNodeRequest),
             "GetRunner": _unary(servicer.get_runner, orchestrator_service_pb2.GetRunnerRequest),
             "ExplainProject": _unary(
                 servicer.explainer.explain_project, explain_pb2.ExplainProjectRequest

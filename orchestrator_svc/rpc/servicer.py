@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 from collections.abc import Mapping
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -24,13 +22,11 @@ from orchestrator_svc.publish.convert import read_project_state
 from orchestrator_svc.publish.stream import MutationStream
 from orchestrator_svc.publish.value import read_fields
 from orchestrator_svc.rpc.explain import Explainer
+from orchestrator_svc.rpc.orders import OrderDesk, check_request_id
 from orchestrator_svc.settings import InvalidSetting, from_message, settle, to_message
-from ramify.v1 import command_pb2, project_pb2, state_service_pb2
 from ramify.v1 import orchestrator_service_pb2 as pb
-
-MAX_REASON_CHARS = 4_096
-MAX_REQUEST_ID_CHARS = 128
-_COMMAND_ID_BYTES = 16
+from ramify.v1 import project_pb2, state_service_pb2
+from ramify.v1.command_pb2 import CommandType
 
 
 class OrchestratorServicer:
@@ -51,6 +47,7 @@ class OrchestratorServicer:
         self._client = client
         self._stream = stream
         self._supervisor = supervisor
+        self._orders = OrderDesk(client, supervisor)
         self._profiles = profiles
         self._default_profile = default_profile
         self._execution = execution
@@ -89,22 +86,26 @@ class OrchestratorServicer:
     async def cancel_project(self, request: pb.CancelProjectRequest) -> pb.CancelProjectResponse:
         """Make the order durable; the holder of the lease carries it out (SEM 19, 20)."""
         self._check_open()
-        if not request.project_id:
-            raise InvalidRequest("is needed", field="project_id")
-        if len(request.reason) > MAX_REASON_CHARS:
-            raise InvalidRequest(f"at most {MAX_REASON_CHARS} characters", field="reason")
-        _check_request_id(request.request_id)
-        command = command_pb2.Command(
-            command_id=_command_id(request.project_id, request.request_id),
-            type=command_pb2.CommandType.COMMAND_TYPE_CANCEL_PROJECT,
-            actor=request.actor,
-            message=request.reason,
-        )
-        revision = await self._client.give_command(
-            request.project_id, command, request_id=request.request_id
-        )
-        self._supervisor.take_up(request.project_id)
-        return pb.CancelProjectResponse(command_id=command.command_id, revision=revision)
+        receipt = await self._orders.give(request, CommandType.COMMAND_TYPE_CANCEL_PROJECT)
+        return pb.CancelProjectResponse(command_id=receipt.command_id, revision=receipt.revision)
+
+    async def pause_project(self, request: pb.PauseProjectRequest) -> pb.PauseProjectResponse:
+        """Dispatch nothing more (SEM 20)."""
+        self._check_open()
+        receipt = await self._orders.carry_out(request, CommandType.COMMAND_TYPE_PAUSE_PROJECT)
+        return pb.PauseProjectResponse(receipt=receipt)
+
+    async def resume_project(self, request: pb.ResumeProjectRequest) -> pb.ResumeProjectResponse:
+        """Go on after a pause."""
+        self._check_open()
+        receipt = await self._orders.carry_out(request, CommandType.COMMAND_TYPE_RESUME_PROJECT)
+        return pb.ResumeProjectResponse(receipt=receipt)
+
+    async def cancel_node(self, request: pb.CancelNodeRequest) -> pb.CancelNodeResponse:
+        """Cancel one node with everything below it."""
+        self._check_open()
+        receipt = await self._orders.carry_out(request, CommandType.COMMAND_TYPE_CANCEL_NODE)
+        return pb.CancelNodeResponse(receipt=receipt)
 
     async def get_runner(self, _: pb.GetRunnerRequest) -> pb.GetRunnerResponse:
         """Return what this orchestrator does now."""
@@ -141,7 +142,7 @@ class OrchestratorServicer:
 
     def _check_start(self, request: pb.StartProjectRequest, profile: str) -> None:
         """Refuse what could not run, before a project is made of it."""
-        _check_request_id(request.request_id)
+        check_request_id(request.request_id)
         length = len(request.goal)
         if not MIN_GOAL_CHARS <= length <= MAX_GOAL_CHARS:
             raise InvalidRequest(
@@ -155,16 +156,3 @@ class OrchestratorServicer:
             entry.check_options(read_fields(request.agent_options))
         except ValueError as error:
             raise InvalidRequest(str(error), field="agent_options") from error
-
-
-def _check_request_id(request_id: str) -> None:
-    if len(request_id) > MAX_REQUEST_ID_CHARS:
-        raise InvalidRequest(f"at most {MAX_REQUEST_ID_CHARS} characters", field="request_id")
-
-
-def _command_id(project_id: str, request_id: str) -> str:
-    """Return the id of an order: the same for the same request, so that a repeat is one order."""
-    if not request_id:
-        return "cancel-" + secrets.token_hex(_COMMAND_ID_BYTES)
-    digest = hashlib.sha256(f"{project_id}\0{request_id}".encode()).hexdigest()
-    return "cancel-" + digest[: 2 * _COMMAND_ID_BYTES]

@@ -371,6 +371,7 @@ class _Application:
                 raise Problem(_INVALID, f"command.create.{field}", problem)
             after.command_id = command_id
             after.state = _OPEN
+            after.ClearField("answer")
             after.version = 1
             set_micros(after.create_time, self._micros)
         elif kind == "patch":

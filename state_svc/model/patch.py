@@ -63,7 +63,7 @@ _FIELDS = {
 _CLEARABLE = frozenset(
     name for name, kind, _ in _FIELDS.values() if kind in (_Kind.SCALAR, _Kind.MESSAGE, _Kind.LIST)
 ) - {"goal"}
-_PROJECT_CLEARABLE = frozenset({"error"})
+_PROJECT_CLEARABLE = frozenset({"error", "pause_time"})
 
 
 def node_effect(live: LiveNode, request: NodePatch, micros: int) -> tuple[Node, NodePatch] | None:
@@ -238,11 +238,16 @@ def patch_project(project: Project, request: ProjectPatch, micros: int) -> Proje
     ):
         project.error.CopyFrom(request.error)
         changed.error.CopyFrom(request.error)
+    if request.HasField("pause_time") and not (
+        project.HasField("pause_time") and project.pause_time == request.pause_time
+    ):
+        project.pause_time.CopyFrom(request.pause_time)
+        changed.pause_time.CopyFrom(request.pause_time)
     for name in request.clear_fields:
-        if name not in _PROJECT_CLEARABLE or request.HasField("error"):
+        if name not in _PROJECT_CLEARABLE or request.HasField(name):  # type: ignore[arg-type]
             raise Problem(_INVALID, "project.patch.clear_fields", f"{name!r} cannot be cleared")
-        if project.HasField("error"):
-            project.ClearField("error")
+        if project.HasField(name):  # type: ignore[arg-type]
+            project.ClearField(name)  # type: ignore[arg-type]
             changed.clear_fields.append(name)
     _patch_labels(project, changed, request)
     return changed if changed.ByteSize() else None
@@ -314,6 +319,12 @@ def patch_command(command: Command, request: CommandPatch) -> CommandPatch | Non
                 _INVALID, "command.patch.message", f"at most {limits.MAX_TEXT_CHARS} characters"
             )
         command.message = changed.message = request.message
+    if request.HasField("answer") and request.answer != command.answer:
+        if len(request.answer) > limits.MAX_TEXT_CHARS:
+            raise Problem(
+                _INVALID, "command.patch.answer", f"at most {limits.MAX_TEXT_CHARS} characters"
+            )
+        command.answer = changed.answer = request.answer
     return changed if changed.ByteSize() else None
 
 
@@ -323,3 +334,5 @@ def replay_command(command: Command, effect: CommandPatch) -> None:
         command.state = effect.state
     if effect.HasField("message"):
         command.message = effect.message
+    if effect.HasField("answer"):
+        command.answer = effect.answer

@@ -76,6 +76,10 @@ def _time(value: Timestamp) -> str:
     return "is not a time between the years 1 and 9999"
 
 
+def _node_id(value: str) -> str:
+    return "" if is_id(value) else f"{value!r} is not a valid id"
+
+
 def _id_list(value: list[str]) -> str:
     if len(value) > _MAX_CHILDREN:
         return f"has {len(value)} ids, at most {_MAX_CHILDREN} are allowed"
@@ -175,6 +179,7 @@ PROJECT_FIELDS: dict[str, Check] = {
     "agent_options": check_values,
     "labels": check_labels,
     "error": _error,
+    "pause_time": _time,
 }
 
 #: Checks of command fields by name.
@@ -182,6 +187,7 @@ COMMAND_FIELDS: dict[str, Check] = {
     "type": one_of(_COMMAND_TYPES),
     "actor": _name,
     "message": _text,
+    "node_id": _node_id,
 }
 
 check_outcome: Check = one_of(_COMMAND_OUTCOMES)

@@ -51,6 +51,8 @@ from tests.unit.orchestrator_svc.ledger import Ledger
 
 MAX_TURNS = 20_000
 INTERRUPTION_RATE = 0.08  #: per turn, while there are crashes or drains left
+PROJECT_ORDERS = [CommandType.PAUSE_PROJECT, CommandType.RESUME_PROJECT]
+ORDERS = [*PROJECT_ORDERS, CommandType.CANCEL_NODE]
 AGENT_ERRORS = [
     ErrorClass.TIMEOUT,
     ErrorClass.RATE_LIMIT,
@@ -72,6 +74,8 @@ class Scenario:
     crashes: int
     drains: int
     cancel_at: int | None  #: turn of a cancellation
+    order_rate: float  #: per turn, of other orders, while there are any left
+    orders: int
     window: int  #: batches under way
 
 
@@ -94,6 +98,8 @@ scenarios = st.builds(
     crashes=st.integers(0, 12),
     drains=st.integers(0, 2),
     cancel_at=st.none() | st.none() | st.integers(0, 80),
+    order_rate=st.sampled_from([0.0, 0.05, 0.2]),
+    orders=st.integers(0, 12),
     window=st.integers(1, 4),
 )
 
@@ -117,6 +123,7 @@ class Simulation:
         self.now = 0.0
         self.crashes_left = scenario.crashes
         self.drains_left = scenario.drains
+        self.orders_left = scenario.orders
         self.began: list[Call] = []
         self.process = self.start()
 
@@ -129,12 +136,13 @@ class Simulation:
             agent_names=agent_names,
             random=self.random.random,
             root_id=project.root_id,
+            pause_time=project.pause_time,
             nodes=project.nodes,
         )
         self.process = Process(run)
         self.decided(begin(run, self.now))
-        for command_id in self.ledger.open_commands():
-            self.events(CommandGiven(command_id, CommandType.CANCEL_PROJECT))
+        for order in self.ledger.open_commands():
+            self.events(order)
         return self.process
 
     def decided(self, decision: Decision) -> None:
@@ -156,9 +164,33 @@ class Simulation:
                 self.ledger.give(command)
                 self.events(command)
             if not self.turn():
-                return
+                if self.process.run.state is not ProjectState.PAUSED:
+                    return
+                self.check_paused()
+                self.order(CommandType.RESUME_PROJECT)
+            elif self.orders_left and self.random.random() < self.scenario.order_rate:
+                self.orders_left -= 1
+                self.order(self.random.choice(ORDERS))
             self.check_always()
         raise AssertionError("the run does not end")
+
+    def order(self, kind: CommandType) -> None:
+        """Order something about any node, if the store still takes orders."""
+        if self.ledger.state in TERMINAL_PROJECT_STATES:
+            return
+        node_id = ""
+        if kind not in PROJECT_ORDERS:
+            node_id = self.random.choice([*self.ledger.nodes, "nobody"])
+        order = CommandGiven(f"order-{len(self.ledger.orders)}", kind, node_id)
+        self.ledger.give(order)
+        if not self.process.run.ended:
+            self.events(order)
+
+    def check_paused(self) -> None:
+        """Nothing runs, and the pause can be seen."""
+        assert self.ledger.state is ProjectState.PAUSED
+        assert self.ledger.pause_time is not None
+        assert not self.process.calls
 
     def turn(self) -> bool:
         """Do one of the things that are possible; False when there is none."""

@@ -126,6 +126,61 @@ class AsyncClient:
         method = self._orchestrator.CancelProject
         return await call(method, request, address=self.orchestrator_address, policy=self._policy)
 
+    async def pause_project(
+        self, project_id: str, *, reason: str = "", request_id: str = ""
+    ) -> orchestrator_pb2.CommandReceipt:
+        """Let a run dispatch nothing more; the receipt's `answer` says what still runs.
+
+        Raises `ProjectEndedError`, or `CommandRefusedError` with what would work.
+        """
+        request = orchestrator_pb2.PauseProjectRequest(
+            project_id=project_id,
+            request_id=request_id or new_request_id(),
+            reason=reason,
+            actor=self._actor,
+        )
+        method = self._orchestrator.PauseProject
+        response = await call(
+            method, request, address=self.orchestrator_address, policy=self._policy
+        )
+        return response.receipt
+
+    async def resume_project(
+        self, project_id: str, *, reason: str = "", request_id: str = ""
+    ) -> orchestrator_pb2.CommandReceipt:
+        """Let a paused run go on. Raises `CommandRefusedError` if it is not paused."""
+        request = orchestrator_pb2.ResumeProjectRequest(
+            project_id=project_id,
+            request_id=request_id or new_request_id(),
+            reason=reason,
+            actor=self._actor,
+        )
+        method = self._orchestrator.ResumeProject
+        response = await call(
+            method, request, address=self.orchestrator_address, policy=self._policy
+        )
+        return response.receipt
+
+    async def cancel_node(
+        self, project_id: str, node_id: str, *, reason: str = "", request_id: str = ""
+    ) -> orchestrator_pb2.CommandReceipt:
+        """Cancel a node with everything below it.
+
+        Raises `CommandRefusedError` if there is nothing to cancel.
+        """
+        request = orchestrator_pb2.CancelNodeRequest(
+            project_id=project_id,
+            node_id=node_id,
+            request_id=request_id or new_request_id(),
+            reason=reason,
+            actor=self._actor,
+        )
+        method = self._orchestrator.CancelNode
+        response = await call(
+            method, request, address=self.orchestrator_address, policy=self._policy
+        )
+        return response.receipt
+
     async def get_runner(self) -> orchestrator_pb2.GetRunnerResponse:
         """Return what the orchestrator does at the moment."""
         request = orchestrator_pb2.GetRunnerRequest()

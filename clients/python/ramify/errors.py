@@ -106,6 +106,10 @@ class ProjectEndedError(RamifyError):
     """The project has ended, so the command cannot have an effect."""
 
 
+class CommandRefusedError(RamifyError):
+    """The run or the node is in no state for the order. The message names what would work."""
+
+
 class ProjectActiveError(RamifyError):
     """The project has not ended, or is leased. Cancel it first."""
 
@@ -177,6 +181,7 @@ BY_REASON: Mapping[str, type[RamifyError]] = {
     "PROFILE_NOT_FOUND": ProfileNotFoundError,
     "PROJECT_ENDED": ProjectEndedError,
     "PROJECT_ACTIVE": ProjectActiveError,
+    "COMMAND_REFUSED": CommandRefusedError,
     "INTERNAL": InternalError,
 }
 

@@ -105,6 +105,24 @@ class RamifyClient:
         """Return why a node is not running, with its latest changes of state."""
         return self._run(self._client.explain_node(project_id, node_id))
 
+    def pause_project(
+        self, project_id: str, *, reason: str = ""
+    ) -> orchestrator_pb2.CommandReceipt:
+        """Let a run dispatch nothing more; the receipt says what still runs."""
+        return self._run(self._client.pause_project(project_id, reason=reason))
+
+    def resume_project(
+        self, project_id: str, *, reason: str = ""
+    ) -> orchestrator_pb2.CommandReceipt:
+        """Let a paused run go on."""
+        return self._run(self._client.resume_project(project_id, reason=reason))
+
+    def cancel_node(
+        self, project_id: str, node_id: str, *, reason: str = ""
+    ) -> orchestrator_pb2.CommandReceipt:
+        """Cancel a node with everything below it."""
+        return self._run(self._client.cancel_node(project_id, node_id, reason=reason))
+
     def wait(self, project_id: str) -> Project:
         """Return the project once it has ended."""
         return self._run(self._client.wait(project_id))

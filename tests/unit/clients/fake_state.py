@@ -315,7 +315,7 @@ class FakeServices:
 async def fake_services(address: str = "127.0.0.1:0") -> AsyncIterator[FakeServices]:
     """Serve both fakes until the context ends."""
     state = FakeState()  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED
-    orchestrator = FakeOrchestrator(state)
+    orchestrator = FakeOrchestrator(state)  # type: ignore[abstract]
     # Without this the server takes the client's keepalive pings for an attack.
     server = grpc.aio.server(options=[("grpc.http2.min_ping_interval_without_data_ms", 5_000)])
     state_grpc.add_StateServiceServicer_to_server(state, server)

@@ -25,6 +25,7 @@ from orchestrator_svc.graph.recover import begin
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.settings import Settings
 from orchestrator_svc.graph.types import (
+    CommandState,
     CommandType,
     ErrorClass,
     NodeState,
@@ -74,6 +75,7 @@ def load_run(ledger: Ledger, settings: Settings = DEFAULTS) -> Run:
         agent_names=agent_names,
         random=lambda: 0.5,
         root_id=project.root_id,
+        pause_time=project.pause_time,
         nodes=project.nodes,
     )
 
@@ -120,6 +122,14 @@ class Driven:
         command = CommandGiven(command_id, CommandType.CANCEL_PROJECT)
         self.ledger.give(command)
         return self.event(command)
+
+    def order(self, kind: CommandType, node_id: str = "") -> tuple[CommandState, str]:
+        """Give an order; return what became of it."""
+        command_id = f"order-{len(self.ledger.orders)}"
+        command = CommandGiven(command_id, kind, node_id, "because")
+        self.ledger.give(command)
+        self.event(command)
+        return self.ledger.commands[command_id], self.ledger.answers.get(command_id, "")
 
     def wait(self) -> Decision:
         """Let the time of the next backoff come."""

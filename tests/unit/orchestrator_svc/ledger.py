@@ -47,9 +47,12 @@ class Ledger:
     state: ProjectState = ProjectState.PENDING
     root_id: str = ""
     error: Failure | None = None
+    pause_time: float | None = None
     revision: int = 1
     nodes: dict[str, Node] = field(default_factory=dict)
     commands: dict[str, CommandState] = field(default_factory=dict)
+    answers: dict[str, str] = field(default_factory=dict)
+    orders: dict[str, CommandGiven] = field(default_factory=dict)
     moves: list[tuple[str, NodeState, int]] = field(default_factory=list)  #: node, state, attempt
 
     def commit(self, groups: Iterable[Sequence[Mutation]]) -> int:
@@ -72,9 +75,11 @@ class Ledger:
             self.state = mutation.state
             self.root_id = mutation.root_node_id or self.root_id
             self.error = mutation.error
+            self.pause_time = mutation.pause_time
         elif isinstance(mutation, PatchCommand):
             assert self.commands[mutation.command_id] is CommandState.OPEN
             self.commands[mutation.command_id] = mutation.state
+            self.answers[mutation.command_id] = mutation.answer
 
     def _create(self, mutation: CreateNode) -> None:
         assert mutation.node_id not in self.nodes, f"{mutation.node_id} exists"
@@ -117,18 +122,22 @@ class Ledger:
             state=self.state,
             profile="scripted",
             root_id=self.root_id,
+            pause_time=self.pause_time,
             settings={},
             nodes=tuple(stored_copy(node) for node in self.nodes.values()),
         )
 
-    def open_commands(self) -> list[str]:
+    def open_commands(self) -> list[CommandGiven]:
         """Return the orders that nobody has answered."""
-        return [id_ for id_, state in self.commands.items() if state is CommandState.OPEN]
+        return [
+            self.orders[id_] for id_, state in self.commands.items() if state is CommandState.OPEN
+        ]
 
     def give(self, event: CommandGiven) -> None:
         """Make an order durable."""
         self.revision += 1
         self.commands[event.command_id] = CommandState.OPEN
+        self.orders[event.command_id] = event
 
     def states(self) -> dict[str, NodeState]:
         """Return the state of every node."""

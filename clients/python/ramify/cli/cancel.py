@@ -1,10 +1,10 @@
-"""`ramify cancel`: order the end of a run."""
+"""`ramify cancel`: order the end of a run, or of one node with everything below it."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ramify.cli.exits import ExitCode
+from ramify.cli.exits import CliError, ExitCode
 from ramify.cli.options import (
     DEFAULT_ORCHESTRATOR,
     DEFAULT_STATE,
@@ -20,29 +20,42 @@ if TYPE_CHECKING:
 
 def cancel(
     project_id: ProjectArgument,
+    node_id: Annotated[
+        str, typer.Argument(metavar="NODE", help="Which node; default: the whole run.")
+    ] = "",
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for the record.")] = "",
     wait: Annotated[bool, typer.Option("--wait", help="Return once the run is over.")] = False,
     json: Json = False,
     state_svc: StateAddress = DEFAULT_STATE,
     orchestrator_svc: OrchestratorAddress = DEFAULT_ORCHESTRATOR,
 ) -> int:
-    """Cancel a run. The order is durable when the command returns.
+    """Cancel a run, or a node with all below it. The order is durable when the command returns.
 
-    What is done stays done; what runs is asked to stop. A run that has ended cannot be cancelled
-    (exit code 8).
+    What is done stays done; what runs is asked to stop, and what it still answers is not taken.
+    What needs the result of a cancelled node is settled as after a failure. A run or a node that
+    has ended cannot be cancelled (exit code 8).
 
     \b
     Examples:
       ramify cancel ID
+      ramify cancel ID root.1.2
       ramify cancel ID --reason "wrong corpus" --wait
     """
     from ramify.cli.session import run_session
+
+    if node_id and wait:
+        raise CliError("--wait waits for a run, not a node", "leave out --wait", ExitCode.USAGE)
 
     async def work(client: "AsyncClient") -> int:
         from ramify.cli.outcome import ending
         from ramify.cli.terminal import note, print_json
         from ramify.v1.project_pb2 import ProjectState
 
+        if node_id:
+            from ramify.cli.order import show_receipt
+
+            receipt = await client.cancel_node(project_id, node_id, reason=reason)
+            return show_receipt(receipt, f"{node_id} is cancelled", json=json)
         response = await client.cancel_project(project_id, reason=reason)
         if json:
             print_json(response)

@@ -13,6 +13,7 @@ _TABLE: tuple[tuple[type[errors.RamifyError], str, ExitCode], ...] = (
     (errors.InvalidMutationError, "", ExitCode.USAGE),
     (errors.ProjectExistsError, "choose another --project, ids are never reused", ExitCode.REFUSED),
     (errors.ProjectEndedError, "`ramify show ID` has its result", ExitCode.REFUSED),
+    (errors.CommandRefusedError, "", ExitCode.REFUSED),
     (errors.ProjectActiveError, "`ramify cancel ID --wait` ends it", ExitCode.REFUSED),
     (errors.LeaseHeldError, "try again when its holder is done", ExitCode.REFUSED),
     (errors.VersionConflictError, "try again", ExitCode.REFUSED),

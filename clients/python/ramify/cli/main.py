@@ -21,6 +21,8 @@ from ramify.cli import (
     fork,
     imports,
     ls,
+    pause,
+    resume,
     run,
     settings,
     show,
@@ -79,6 +81,8 @@ app.command("ls")(ls.ls)
 app.command("show")(show.show)
 app.command("explain")(explain.explain)
 app.command("cancel")(cancel.cancel)
+app.command("pause")(pause.pause)
+app.command("resume")(resume.resume)
 app.command("diff")(diff.diff)
 app.command("fork")(fork.fork)
 app.command("compact")(compact.compact)

@@ -28,6 +28,12 @@ class _CommandTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CommandTy
     """Refused."""
     COMMAND_TYPE_CANCEL_PROJECT: _CommandType.ValueType  # 1
     """End the run; nothing more is dispatched and running calls are cancelled."""
+    COMMAND_TYPE_PAUSE_PROJECT: _CommandType.ValueType  # 2
+    """Dispatch nothing more; calls in flight finish and their outcomes are kept."""
+    COMMAND_TYPE_RESUME_PROJECT: _CommandType.ValueType  # 3
+    """Go on after a pause."""
+    COMMAND_TYPE_CANCEL_NODE: _CommandType.ValueType  # 4
+    """Cancel one node with everything below it; `node_id` says which."""
 
 class CommandType(_CommandType, metaclass=_CommandTypeEnumTypeWrapper):
     """CommandType is what an operator asks of a run."""
@@ -36,6 +42,12 @@ COMMAND_TYPE_UNSPECIFIED: CommandType.ValueType  # 0
 """Refused."""
 COMMAND_TYPE_CANCEL_PROJECT: CommandType.ValueType  # 1
 """End the run; nothing more is dispatched and running calls are cancelled."""
+COMMAND_TYPE_PAUSE_PROJECT: CommandType.ValueType  # 2
+"""Dispatch nothing more; calls in flight finish and their outcomes are kept."""
+COMMAND_TYPE_RESUME_PROJECT: CommandType.ValueType  # 3
+"""Go on after a pause."""
+COMMAND_TYPE_CANCEL_NODE: CommandType.ValueType  # 4
+"""Cancel one node with everything below it; `node_id` says which."""
 Global___CommandType: _TypeAlias = CommandType  # noqa: Y015
 
 class _CommandState:
@@ -82,6 +94,8 @@ class Command(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
     """Id, unique in its project for ever: `[A-Za-z0-9._~-]{1,128}`."""
     type: Global___CommandType.ValueType
@@ -91,9 +105,15 @@ class Command(_message.Message):
     actor: _builtins.str
     """Who ordered it; at most 255 characters."""
     message: _builtins.str
-    """Why it was ordered, or why it was refused; at most 4 096 characters."""
+    """Why it was ordered; at most 4 096 characters."""
     version: _builtins.int
     """Grows by 1 with each change. Output only."""
+    node_id: _builtins.str
+    """Node that the order is about; empty if it is about the project. Immutable."""
+    answer: _builtins.str
+    """What came of it: why it was refused, or what it did, for example which agent calls still
+    run; at most 4 096 characters.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Commit time of the creation. Output only."""
@@ -108,10 +128,12 @@ class Command(_message.Message):
         message: _builtins.str = ...,
         version: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        node_id: _builtins.str = ...,
+        answer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "command_id", b"command_id", "create_time", b"create_time", "message", b"message", "state", b"state", "type", b"type", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "answer", b"answer", "command_id", b"command_id", "create_time", b"create_time", "message", b"message", "node_id", b"node_id", "state", b"state", "type", b"type", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -125,24 +147,32 @@ class CommandPatch(_message.Message):
 
     STATE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
     state: Global___CommandState.ValueType
     """APPLIED or REFUSED."""
     message: _builtins.str
-    """Why."""
+    """New reason."""
+    answer: _builtins.str
+    """What came of it."""
     def __init__(
         self,
         *,
         state: Global___CommandState.ValueType | None = ...,
         message: _builtins.str | None = ...,
+        answer: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_message", b"_message", "_state", b"_state", "message", b"message", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_answer", b"_answer", "_message", b"_message", "_state", b"_state", "answer", b"answer", "message", b"message", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_message", b"_message", "_state", b"_state", "message", b"message", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answer", b"_answer", "_message", b"_message", "_state", b"_state", "answer", b"answer", "message", b"message", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__answer: _TypeAlias = _typing.Literal["answer"]  # noqa: Y015
+    _WhichOneofArgType__answer: _TypeAlias = _typing.Literal["_answer", b"_answer"]  # noqa: Y015
     _WhichOneofReturnType__message: _TypeAlias = _typing.Literal["message"]  # noqa: Y015
     _WhichOneofArgType__message: _TypeAlias = _typing.Literal["_message", b"_message"]  # noqa: Y015
     _WhichOneofReturnType__state: _TypeAlias = _typing.Literal["state"]  # noqa: Y015
     _WhichOneofArgType__state: _TypeAlias = _typing.Literal["_state", b"_state"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__answer) -> _WhichOneofReturnType__answer | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__message) -> _WhichOneofReturnType__message | None: ...
     @_typing.overload

@@ -81,6 +81,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No review of the project has this id (NOT_FOUND)."""
     ERROR_REASON_REVIEW_CLOSED: _ErrorReason.ValueType  # 36
     """The review is closed; the message names the decision and who took it (FAILED_PRECONDITION)."""
+    ERROR_REASON_COMMAND_REFUSED: _ErrorReason.ValueType  # 40
+    """The run or the node is in no state for the order (FAILED_PRECONDITION). The message names
+    what would work.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 19
     """Anything else (INTERNAL). The server's log has the cause."""
 
@@ -146,6 +150,10 @@ ERROR_REASON_REVIEW_NOT_FOUND: ErrorReason.ValueType  # 35
 """No review of the project has this id (NOT_FOUND)."""
 ERROR_REASON_REVIEW_CLOSED: ErrorReason.ValueType  # 36
 """The review is closed; the message names the decision and who took it (FAILED_PRECONDITION)."""
+ERROR_REASON_COMMAND_REFUSED: ErrorReason.ValueType  # 40
+"""The run or the node is in no state for the order (FAILED_PRECONDITION). The message names
+what would work.
+"""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 19
 """Anything else (INTERNAL). The server's log has the cause."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

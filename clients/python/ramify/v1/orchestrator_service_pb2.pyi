@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from ramify.v1 import command_pb2 as _command_pb2
 from ramify.v1 import project_pb2 as _project_pb2
 import builtins as _builtins
 import sys
@@ -201,6 +202,221 @@ class CancelProjectResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelProjectResponse: _TypeAlias = CancelProjectResponse  # noqa: Y015
+
+@_typing.final
+class CommandReceipt(_message.Message):
+    """CommandReceipt says what became of an order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMAND_ID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    command_id: _builtins.str
+    """Id of the command."""
+    revision: _builtins.int
+    """Revision that holds it."""
+    state: _command_pb2.CommandState.ValueType
+    """APPLIED, or OPEN if no orchestrator took it within a few seconds: it is durable and will be
+    answered. Unspecified for a repeated request whose order is compacted history. A refused
+    order is an error, COMMAND_REFUSED.
+    """
+    answer: _builtins.str
+    """What it did, for people."""
+    def __init__(
+        self,
+        *,
+        command_id: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        state: _command_pb2.CommandState.ValueType = ...,
+        answer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "command_id", b"command_id", "revision", b"revision", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommandReceipt: _TypeAlias = CommandReceipt  # noqa: Y015
+
+@_typing.final
+class PauseProjectRequest(_message.Message):
+    """PauseProjectRequest names a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """Which project."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat for 24 hours; at most 128 characters. Empty: not repeatable."""
+    reason: _builtins.str
+    """Why; at most 4 096 characters."""
+    actor: _builtins.str
+    """Who orders it; at most 255 characters."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "project_id", b"project_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseProjectRequest: _TypeAlias = PauseProjectRequest  # noqa: Y015
+
+@_typing.final
+class PauseProjectResponse(_message.Message):
+    """PauseProjectResponse says what became of the order. Its answer names the calls that still run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def receipt(self) -> Global___CommandReceipt:
+        """The order."""
+
+    def __init__(
+        self,
+        *,
+        receipt: Global___CommandReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseProjectResponse: _TypeAlias = PauseProjectResponse  # noqa: Y015
+
+@_typing.final
+class ResumeProjectRequest(_message.Message):
+    """ResumeProjectRequest names a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """Which project."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat for 24 hours; at most 128 characters. Empty: not repeatable."""
+    reason: _builtins.str
+    """Why; at most 4 096 characters."""
+    actor: _builtins.str
+    """Who orders it; at most 255 characters."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "project_id", b"project_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeProjectRequest: _TypeAlias = ResumeProjectRequest  # noqa: Y015
+
+@_typing.final
+class ResumeProjectResponse(_message.Message):
+    """ResumeProjectResponse says what became of the order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def receipt(self) -> Global___CommandReceipt:
+        """The order."""
+
+    def __init__(
+        self,
+        *,
+        receipt: Global___CommandReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeProjectResponse: _TypeAlias = ResumeProjectResponse  # noqa: Y015
+
+@_typing.final
+class CancelNodeRequest(_message.Message):
+    """CancelNodeRequest names a node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """Which project."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat for 24 hours; at most 128 characters. Empty: not repeatable."""
+    reason: _builtins.str
+    """Why; at most 4 096 characters."""
+    actor: _builtins.str
+    """Who orders it; at most 255 characters."""
+    node_id: _builtins.str
+    """Which node."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "node_id", b"node_id", "project_id", b"project_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelNodeRequest: _TypeAlias = CancelNodeRequest  # noqa: Y015
+
+@_typing.final
+class CancelNodeResponse(_message.Message):
+    """CancelNodeResponse says what became of the order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def receipt(self) -> Global___CommandReceipt:
+        """The order."""
+
+    def __init__(
+        self,
+        *,
+        receipt: Global___CommandReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelNodeResponse: _TypeAlias = CancelNodeResponse  # noqa: Y015
 
 @_typing.final
 class GetRunnerRequest(_message.Message):

@@ -47,6 +47,21 @@ class OrchestratorServiceStub(object):
                 request_serializer=ramify_dot_v1_dot_orchestrator__service__pb2.CancelProjectRequest.SerializeToString,
                 response_deserializer=ramify_dot_v1_dot_orchestrator__service__pb2.CancelProjectResponse.FromString,
                 _registered_method=True)
+        self.PauseProject = channel.unary_unary(
+                '/ramify.v1.OrchestratorService/PauseProject',
+                request_serializer=ramify_dot_v1_dot_orchestrator__service__pb2.PauseProjectRequest.SerializeToString,
+                response_deserializer=ramify_dot_v1_dot_orchestrator__service__pb2.PauseProjectResponse.FromString,
+                _registered_method=True)
+        self.ResumeProject = channel.unary_unary(
+                '/ramify.v1.OrchestratorService/ResumeProject',
+                request_serializer=ramify_dot_v1_dot_orchestrator__service__pb2.ResumeProjectRequest.SerializeToString,
+                response_deserializer=ramify_dot_v1_dot_orchestrator__service__pb2.ResumeProjectResponse.FromString,
+                _registered_method=True)
+        self.CancelNode = channel.unary_unary(
+                '/ramify.v1.OrchestratorService/CancelNode',
+                request_serializer=ramify_dot_v1_dot_orchestrator__service__pb2.CancelNodeRequest.SerializeToString,
+                response_deserializer=ramify_dot_v1_dot_orchestrator__service__pb2.CancelNodeResponse.FromString,
+                _registered_method=True)
         self.GetRunner = channel.unary_unary(
                 '/ramify.v1.OrchestratorService/GetRunner',
                 request_serializer=ramify_dot_v1_dot_orchestrator__service__pb2.GetRunnerRequest.SerializeToString,
@@ -80,6 +95,28 @@ class OrchestratorServiceServicer(object):
     def CancelProject(self, request, context):
         """Orders the end of a run. The order is durable when the call returns; the run is over when
         its project is CANCELLED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseProject(self, request, context):
+        """Orders a pause: nothing more is dispatched, calls in flight finish, timers stand still.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeProject(self, request, context):
+        """Orders a paused run to go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelNode(self, request, context):
+        """Orders the end of one node and of everything below it. What needs its result is settled as
+        after a failure.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,6 +157,21 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
                     servicer.CancelProject,
                     request_deserializer=ramify_dot_v1_dot_orchestrator__service__pb2.CancelProjectRequest.FromString,
                     response_serializer=ramify_dot_v1_dot_orchestrator__service__pb2.CancelProjectResponse.SerializeToString,
+            ),
+            'PauseProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseProject,
+                    request_deserializer=ramify_dot_v1_dot_orchestrator__service__pb2.PauseProjectRequest.FromString,
+                    response_serializer=ramify_dot_v1_dot_orchestrator__service__pb2.PauseProjectResponse.SerializeToString,
+            ),
+            'ResumeProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeProject,
+                    request_deserializer=ramify_dot_v1_dot_orchestrator__service__pb2.ResumeProjectRequest.FromString,
+                    response_serializer=ramify_dot_v1_dot_orchestrator__service__pb2.ResumeProjectResponse.SerializeToString,
+            ),
+            'CancelNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelNode,
+                    request_deserializer=ramify_dot_v1_dot_orchestrator__service__pb2.CancelNodeRequest.FromString,
+                    response_serializer=ramify_dot_v1_dot_orchestrator__service__pb2.CancelNodeResponse.SerializeToString,
             ),
             'GetRunner': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRunner,
@@ -193,6 +245,87 @@ class OrchestratorService(object):
             '/ramify.v1.OrchestratorService/CancelProject',
             ramify_dot_v1_dot_orchestrator__service__pb2.CancelProjectRequest.SerializeToString,
             ramify_dot_v1_dot_orchestrator__service__pb2.CancelProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramify.v1.OrchestratorService/PauseProject',
+            ramify_dot_v1_dot_orchestrator__service__pb2.PauseProjectRequest.SerializeToString,
+            ramify_dot_v1_dot_orchestrator__service__pb2.PauseProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramify.v1.OrchestratorService/ResumeProject',
+            ramify_dot_v1_dot_orchestrator__service__pb2.ResumeProjectRequest.SerializeToString,
+            ramify_dot_v1_dot_orchestrator__service__pb2.ResumeProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramify.v1.OrchestratorService/CancelNode',
+            ramify_dot_v1_dot_orchestrator__service__pb2.CancelNodeRequest.SerializeToString,
+            ramify_dot_v1_dot_orchestrator__service__pb2.CancelNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,14 @@ class OrchestratorServiceStub:
     """Orders the end of a run. The order is durable when the call returns; the run is over when
     its project is CANCELLED.
     """
+    PauseProject: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.PauseProjectRequest, _orchestrator_service_pb2.PauseProjectResponse]
+    """Orders a pause: nothing more is dispatched, calls in flight finish, timers stand still."""
+    ResumeProject: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ResumeProjectRequest, _orchestrator_service_pb2.ResumeProjectResponse]
+    """Orders a paused run to go on."""
+    CancelNode: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.CancelNodeRequest, _orchestrator_service_pb2.CancelNodeResponse]
+    """Orders the end of one node and of everything below it. What needs its result is settled as
+    after a failure.
+    """
     GetRunner: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetRunnerRequest, _orchestrator_service_pb2.GetRunnerResponse]
     """Returns what this orchestrator does at the moment."""
     ExplainProject: _grpc.UnaryUnaryMultiCallable[_explain_pb2.ExplainProjectRequest, _explain_pb2.ExplainProjectResponse]
@@ -68,6 +76,14 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     CancelProject: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.CancelProjectRequest, _orchestrator_service_pb2.CancelProjectResponse]  # type: ignore[assignment]
     """Orders the end of a run. The order is durable when the call returns; the run is over when
     its project is CANCELLED.
+    """
+    PauseProject: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.PauseProjectRequest, _orchestrator_service_pb2.PauseProjectResponse]  # type: ignore[assignment]
+    """Orders a pause: nothing more is dispatched, calls in flight finish, timers stand still."""
+    ResumeProject: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ResumeProjectRequest, _orchestrator_service_pb2.ResumeProjectResponse]  # type: ignore[assignment]
+    """Orders a paused run to go on."""
+    CancelNode: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.CancelNodeRequest, _orchestrator_service_pb2.CancelNodeResponse]  # type: ignore[assignment]
+    """Orders the end of one node and of everything below it. What needs its result is settled as
+    after a failure.
     """
     GetRunner: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetRunnerRequest, _orchestrator_service_pb2.GetRunnerResponse]  # type: ignore[assignment]
     """Returns what this orchestrator does at the moment."""
@@ -102,6 +118,32 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_orchestrator_service_pb2.CancelProjectResponse, _abc.Awaitable[_orchestrator_service_pb2.CancelProjectResponse]]:
         """Orders the end of a run. The order is durable when the call returns; the run is over when
         its project is CANCELLED.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseProject(
+        self,
+        request: _orchestrator_service_pb2.PauseProjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_service_pb2.PauseProjectResponse, _abc.Awaitable[_orchestrator_service_pb2.PauseProjectResponse]]:
+        """Orders a pause: nothing more is dispatched, calls in flight finish, timers stand still."""
+
+    @_abc_1.abstractmethod
+    def ResumeProject(
+        self,
+        request: _orchestrator_service_pb2.ResumeProjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_service_pb2.ResumeProjectResponse, _abc.Awaitable[_orchestrator_service_pb2.ResumeProjectResponse]]:
+        """Orders a paused run to go on."""
+
+    @_abc_1.abstractmethod
+    def CancelNode(
+        self,
+        request: _orchestrator_service_pb2.CancelNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_service_pb2.CancelNodeResponse, _abc.Awaitable[_orchestrator_service_pb2.CancelNodeResponse]]:
+        """Orders the end of one node and of everything below it. What needs its result is settled as
+        after a failure.
         """
 
     @_abc_1.abstractmethod

@@ -315,6 +315,7 @@ class Project(_message.Message):
     FORKED_FROM_FIELD_NUMBER: _builtins.int
     OPEN_REVIEW_COUNT_FIELD_NUMBER: _builtins.int
     REVIEW_COUNT_FIELD_NUMBER: _builtins.int
+    PAUSE_TIME_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """Id: `[A-Za-z0-9._~-]{1,128}`, optionally preceded by `namespace/` of the same alphabet."""
     project_uid: _builtins.str
@@ -383,6 +384,10 @@ class Project(_message.Message):
     def forked_from(self) -> Global___ForkOrigin:
         """Where a forked project came from. Output only."""
 
+    @_builtins.property
+    def pause_time(self) -> _timestamp_pb2.Timestamp:
+        """When the run was paused; set while it is PAUSING or PAUSED. Timers stand still since then."""
+
     def __init__(
         self,
         *,
@@ -408,10 +413,11 @@ class Project(_message.Message):
         forked_from: Global___ForkOrigin | None = ...,
         open_review_count: _builtins.int = ...,
         review_count: _builtins.int = ...,
+        pause_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "forked_from", b"forked_from", "lease", b"lease", "settings", b"settings", "start_time", b"start_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "forked_from", b"forked_from", "lease", b"lease", "pause_time", b"pause_time", "settings", b"settings", "start_time", b"start_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_options", b"agent_options", "compacted_revision", b"compacted_revision", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "forked_from", b"forked_from", "goal", b"goal", "labels", b"labels", "lease", b"lease", "node_counts", b"node_counts", "open_review_count", b"open_review_count", "profile", b"profile", "project_id", b"project_id", "project_uid", b"project_uid", "review_count", b"review_count", "revision", b"revision", "root_node_id", b"root_node_id", "settings", b"settings", "start_time", b"start_time", "state", b"state", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_options", b"agent_options", "compacted_revision", b"compacted_revision", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "forked_from", b"forked_from", "goal", b"goal", "labels", b"labels", "lease", b"lease", "node_counts", b"node_counts", "open_review_count", b"open_review_count", "pause_time", b"pause_time", "profile", b"profile", "project_id", b"project_id", "project_uid", b"project_uid", "review_count", b"review_count", "revision", b"revision", "root_node_id", b"root_node_id", "settings", b"settings", "start_time", b"start_time", "state", b"state", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -453,6 +459,7 @@ class ProjectPatch(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     LABEL_UPSERTS_FIELD_NUMBER: _builtins.int
     LABEL_REMOVALS_FIELD_NUMBER: _builtins.int
+    PAUSE_TIME_FIELD_NUMBER: _builtins.int
     CLEAR_FIELDS_FIELD_NUMBER: _builtins.int
     state: Global___ProjectState.ValueType
     """New state; the move must be legal."""
@@ -483,8 +490,12 @@ class ProjectPatch(_message.Message):
         """Labels to remove, by key; applied before `label_upserts`."""
 
     @_builtins.property
+    def pause_time(self) -> _timestamp_pb2.Timestamp:
+        """New time of the pause."""
+
+    @_builtins.property
     def clear_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of fields to empty: `error` only."""
+        """Names of fields to empty: `error` and `pause_time` only."""
 
     def __init__(
         self,
@@ -497,11 +508,12 @@ class ProjectPatch(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         label_upserts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         label_removals: _abc.Iterable[_builtins.str] | None = ...,
+        pause_time: _timestamp_pb2.Timestamp | None = ...,
         clear_fields: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_end_time", b"_end_time", "_error", b"_error", "_lease", b"_lease", "_root_node_id", b"_root_node_id", "_start_time", b"_start_time", "_state", b"_state", "end_time", b"end_time", "error", b"error", "lease", b"lease", "root_node_id", b"root_node_id", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_end_time", b"_end_time", "_error", b"_error", "_lease", b"_lease", "_pause_time", b"_pause_time", "_root_node_id", b"_root_node_id", "_start_time", b"_start_time", "_state", b"_state", "end_time", b"end_time", "error", b"error", "lease", b"lease", "pause_time", b"pause_time", "root_node_id", b"root_node_id", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_end_time", b"_end_time", "_error", b"_error", "_lease", b"_lease", "_root_node_id", b"_root_node_id", "_start_time", b"_start_time", "_state", b"_state", "clear_fields", b"clear_fields", "end_time", b"end_time", "error", b"error", "label_removals", b"label_removals", "label_upserts", b"label_upserts", "lease", b"lease", "root_node_id", b"root_node_id", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_end_time", b"_end_time", "_error", b"_error", "_lease", b"_lease", "_pause_time", b"_pause_time", "_root_node_id", b"_root_node_id", "_start_time", b"_start_time", "_state", b"_state", "clear_fields", b"clear_fields", "end_time", b"end_time", "error", b"error", "label_removals", b"label_removals", "label_upserts", b"label_upserts", "lease", b"lease", "pause_time", b"pause_time", "root_node_id", b"root_node_id", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__end_time: _TypeAlias = _typing.Literal["end_time"]  # noqa: Y015
     _WhichOneofArgType__end_time: _TypeAlias = _typing.Literal["_end_time", b"_end_time"]  # noqa: Y015
@@ -509,6 +521,8 @@ class ProjectPatch(_message.Message):
     _WhichOneofArgType__error: _TypeAlias = _typing.Literal["_error", b"_error"]  # noqa: Y015
     _WhichOneofReturnType__lease: _TypeAlias = _typing.Literal["lease"]  # noqa: Y015
     _WhichOneofArgType__lease: _TypeAlias = _typing.Literal["_lease", b"_lease"]  # noqa: Y015
+    _WhichOneofReturnType__pause_time: _TypeAlias = _typing.Literal["pause_time"]  # noqa: Y015
+    _WhichOneofArgType__pause_time: _TypeAlias = _typing.Literal["_pause_time", b"_pause_time"]  # noqa: Y015
     _WhichOneofReturnType__root_node_id: _TypeAlias = _typing.Literal["root_node_id"]  # noqa: Y015
     _WhichOneofArgType__root_node_id: _TypeAlias = _typing.Literal["_root_node_id", b"_root_node_id"]  # noqa: Y015
     _WhichOneofReturnType__start_time: _TypeAlias = _typing.Literal["start_time"]  # noqa: Y015
@@ -521,6 +535,8 @@ class ProjectPatch(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__error) -> _WhichOneofReturnType__error | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lease) -> _WhichOneofReturnType__lease | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pause_time) -> _WhichOneofReturnType__pause_time | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__root_node_id) -> _WhichOneofReturnType__root_node_id | None: ...
     @_typing.overload

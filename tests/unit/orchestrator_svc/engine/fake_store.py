@@ -48,9 +48,20 @@ class FakeStore:
         return ledger
 
     def order_cancel(self, project_id: str = "p", command_id: str = "c") -> None:
+        """Order the end of a project."""
+        self.order(CommandType.CANCEL_PROJECT, project_id=project_id, command_id=command_id)
+
+    def order(
+        self,
+        kind: CommandType,
+        node_id: str = "",
+        *,
+        project_id: str = "p",
+        command_id: str = "c",
+    ) -> None:
         """Make an order durable and visible."""
         ledger = self.ledgers[project_id]
-        command = CommandGiven(command_id, CommandType.CANCEL_PROJECT)
+        command = CommandGiven(command_id, kind, node_id)
         ledger.give(command)
         self._show(project_id, Sighting(ledger.revision, (command,)))
 
@@ -103,14 +114,13 @@ class FakeStore:
         """See `Store`."""
         self.loads += 1
         ledger = self.ledgers[project_id]
-        commands = (CommandGiven(c, CommandType.CANCEL_PROJECT) for c in ledger.open_commands())
         return replace(
             ledger.load(),
             project_id=project_id,
             profile=self.profiles[project_id],
             settings=self.settings[project_id],
             agent_options=self.options[project_id],  # type: ignore[arg-type]
-            open_commands=tuple(commands),
+            open_commands=tuple(ledger.open_commands()),
         )
 
     async def follow(

@@ -1,0 +1,75 @@
+"""Orders to runs of the real services: pause, resume, cancel a node; repeats and refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from ramify.v1.command_pb2 import CommandState
+from ramify.v1.orchestrator_service_pb2 import (
+    CancelNodeRequest,
+    PauseProjectRequest,
+    ResumeProjectRequest,
+)
+from tests.support.runs import Follower, Runs
+from tests.support.wire import refusal
+
+APPLIED = CommandState.COMMAND_STATE_APPLIED
+ONE_HANGS = {"node": "root.1.0", "stage": "execute", "hang": True}
+
+
+def one_hangs(history: Any) -> bool:
+    """Whether all but the node that hangs are done."""
+    return bool(history.count("RUNNING") == 1 and history.count("DONE") == 2)
+
+
+async def paused(runs: Runs, follower: Follower, project_id: str) -> None:
+    """Pause a run of which one call hangs, and end that call."""
+    await follower.until(one_hangs)
+    request = PauseProjectRequest(project_id=project_id, request_id="p", reason="to look")
+    receipt = (await runs.stub.PauseProject(request)).receipt
+    assert receipt.state == APPLIED
+    assert receipt.answer == "1 agent call still runs: root.1.0"
+    assert (await runs.stub.PauseProject(request)).receipt == receipt, "a repeat is one order"
+    await follower.until(lambda history: history.state == "PAUSING")
+    cancel = CancelNodeRequest(project_id=project_id, node_id="root.1.0", actor="me")
+    assert (await runs.stub.CancelNode(cancel)).receipt.state == APPLIED
+    await follower.until(lambda history: history.state == "PAUSED")
+
+
+async def test_a_run_is_paused_and_resumed(runs: Runs) -> None:
+    project_id = (await runs.script(rules=[ONE_HANGS])).project_id
+    async with runs.follow(project_id) as follower:
+        await paused(runs, follower, project_id)
+        assert (await runs.wire.project(project_id)).HasField("pause_time")
+        before = len(follower.history.dispatches)
+        resumed = await runs.stub.ResumeProject(ResumeProjectRequest(project_id=project_id))
+        assert resumed.receipt.state == APPLIED
+        assert await follower.ended() == "PARTIAL"
+        assert len(follower.history.dispatches) == before + 1, "only the aggregation was left"
+        assert follower.history.states[-4:] == ["PAUSING", "PAUSED", "RUNNING", "PARTIAL"]
+    assert not (await runs.wire.project(project_id)).HasField("pause_time")
+
+
+async def test_an_order_that_cannot_work_is_refused_with_the_reason(runs: Runs) -> None:
+    project_id = (await runs.script(rules=[ONE_HANGS])).project_id
+    async with runs.follow(project_id) as follower:
+        await follower.until(one_hangs)
+        refused = await refusal(
+            runs.stub.ResumeProject(ResumeProjectRequest(project_id=project_id))
+        )
+        assert refused.code == grpc.StatusCode.FAILED_PRECONDITION
+        assert refused.reason == "COMMAND_REFUSED"
+        assert "not paused" in refused.message
+        for node_id, words in (("root.1.1", "is DONE already"), ("nobody", "no node 'nobody'")):
+            request = CancelNodeRequest(project_id=project_id, node_id=node_id)
+            refused = await refusal(runs.stub.CancelNode(request))
+            assert refused.reason == "COMMAND_REFUSED"
+            assert words in refused.message
+        refused = await refusal(runs.stub.CancelNode(CancelNodeRequest(project_id=project_id)))
+        assert (refused.reason, refused.fields) == ("INVALID_REQUEST", ["node_id"])
+        await runs.cancel(project_id)
+        assert await follower.ended() == "CANCELLED"
+    refused = await refusal(runs.stub.PauseProject(PauseProjectRequest(project_id=project_id)))
+    assert refused.reason == "PROJECT_ENDED"
