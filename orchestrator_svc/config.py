@@ -26,6 +26,15 @@ SECTION = "orchestrator_svc"
 EXECUTION_SECTION = "execution"
 ENV_PREFIX = "ORCHESTRATOR_SVC_"
 
+#: A file may group these keys under one, by shorter names.
+_GROUP = "timeout_strategy"
+_GROUPED = {
+    "warning": "timeout_warning_seconds",
+    "soft": "timeout_soft_seconds",
+    "hard": "timeout_hard_seconds",
+    "max_recovery_attempts": "max_recovery_attempts",
+}
+
 Address = Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]
 
 
@@ -139,7 +148,24 @@ def _section(document: Mapping[object, object], name: str) -> dict[str, object]:
     for key in section:
         if name == SECTION and key in KEYS:
             raise StartupError(f"config: {name}.{key} belongs to the section {EXECUTION_SECTION}")
-    return {str(key): value for key, value in section.items()}
+    found = {str(key): value for key, value in section.items()}
+    return _ungroup(found) if name == EXECUTION_SECTION else found
+
+
+def _ungroup(section: dict[str, object]) -> dict[str, object]:
+    """Return the section with the keys that `timeout_strategy` groups in its place."""
+    group = section.pop(_GROUP, {})
+    if not isinstance(group, dict):
+        raise StartupError(f"config: {EXECUTION_SECTION}.{_GROUP} is not a mapping of keys")
+    for short, value in group.items():
+        key = _GROUPED.get(short)
+        if key is None:
+            known = ", ".join(_GROUPED)
+            raise StartupError(f"config: {EXECUTION_SECTION}.{_GROUP}.{short}: it has {known}")
+        if key in section:
+            raise StartupError(f"config: {EXECUTION_SECTION}.{key} is given twice")
+        section[key] = value
+    return section
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,7 +7,8 @@ An agent implements any of `Atomizer`, `Planner`, `Executor` and `Aggregator`; a
 (`profile.py`) maps each role, and for executors each task type, to one agent.
 
 While a call is open the agent shows that it is alive with `report`, and may be asked to end early
-through `stop_wish` (SEM 22). A call never blocks the event loop: blocking Python belongs into
+through `stop_wish` (SEM 22). Before each request to a model provider it awaits `provider_call`
+(S2, `rate_limit_rpm`). A call never blocks the event loop: blocking Python belongs into
 `asyncio.to_thread`, which cannot be killed, or into a process of `processes/`, which can.
 """
 
@@ -41,6 +42,7 @@ __all__ = [
     "TaskType",
     "Verdict",
     "open_call",
+    "provider_call",
     "report",
     "stop_wish",
 ]
@@ -131,6 +133,9 @@ class CallMonitor(Protocol):
     def report(self, note: str) -> None:
         """Take note of a sign of life. Called from any thread."""
 
+    async def provider_call(self) -> None:
+        """Wait for the call's turn to ask a model provider. Called on the loop."""
+
 
 #: The open call of the present task; threads of `asyncio.to_thread` see it too.
 open_call: ContextVar[CallMonitor | None] = ContextVar("open_call", default=None)
@@ -144,6 +149,13 @@ def report(note: str = "") -> None:
     monitor = open_call.get()
     if monitor is not None:
         monitor.report(note)
+
+
+async def provider_call() -> None:
+    """Wait until `rate_limit_rpm` lets the open call ask a model provider; before each request."""
+    monitor = open_call.get()
+    if monitor is not None:
+        await monitor.provider_call()
 
 
 def stop_wish() -> asyncio.Event:

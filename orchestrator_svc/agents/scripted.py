@@ -8,6 +8,8 @@ What it does is said by the project's agent options:
 - `types` (default true): plans say which children are planned; false leaves it to the atomizer
 - `delay_ms` (default 0): duration of every call
 - `output_chars` (default 0): length of the executors' text; 0 is one short line
+- `notes` (default 0): notes on its progress that each call gives, evenly over its duration
+- `provider_calls` (default 0): requests to a model provider that each call would make
 - `rules`: exceptions, tried in order; the first that matches a call decides
 
 A rule matches by `node` (a shell pattern, default `*`), `stage` and `attempts` (numbers); it has
@@ -35,6 +37,8 @@ from orchestrator_svc.agents.base import (
     RelatedNode,
     TaskType,
     Verdict,
+    provider_call,
+    report,
 )
 from orchestrator_svc.graph.types import Stage
 
@@ -80,6 +84,8 @@ class Script(_Strict):
     types: bool = True
     delay_ms: DelayMs = 0
     output_chars: int = Field(0, ge=0, le=1_000_000)
+    notes: int = Field(0, ge=0, le=10_000)
+    provider_calls: int = Field(0, ge=0, le=1_000)
     rules: tuple[Rule, ...] = ()
 
     def rule_for(self, task: AgentInput, stage: Stage) -> Rule | None:
@@ -162,7 +168,12 @@ class ScriptedAgents:
         script = self._script_of(task)
         rule = script.rule_for(task, stage) if script.rules else None
         delay_ms = script.delay_ms if rule is None or rule.delay_ms is None else rule.delay_ms
-        if delay_ms:
+        for _ in range(script.provider_calls):
+            await provider_call()
+        for number in range(script.notes):
+            report(f"{number + 1} of {script.notes}")
+            await asyncio.sleep(delay_ms / 1_000 / script.notes)
+        if delay_ms and not script.notes:
             await asyncio.sleep(delay_ms / 1_000)
         if rule is None:
             return script

@@ -6,35 +6,56 @@ import asyncio
 import time
 from collections.abc import Callable
 
-NOTE_INTERVAL = 1.0  #: seconds between two notes that are published, at least
+from orchestrator_svc.graph.rate import RateWindow
+
+NOTE_INTERVAL = 0.02  #: seconds between two notes that are published, at least
 MAX_NOTE_CHARS = 255
 
 
 class Activity:
     """The `CallMonitor` of one call. Made on the loop; `report` may come from any thread."""
 
-    def __init__(self, publish: Callable[[str], None]) -> None:
+    def __init__(self, publish: Callable[[str], None], rate: RateWindow | None = None) -> None:
         self.stop_wish = asyncio.Event()
         self.started_at = time.monotonic()
         self.last_sign = self.started_at  #: monotonic time of the latest sign of life
         self.note = ""
         self._publish = publish  #: called on the loop with the latest note
         self._loop = asyncio.get_running_loop()
+        self._rate = rate  #: of the project; None: no limit
+        self._waiting = 0  #: for a place of `rate`
         self._published = ""
         self._published_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     def silent_for(self) -> float:
-        """Return the seconds since the latest sign of life."""
-        return time.monotonic() - self.last_sign
+        """Return the seconds since the latest sign of life; waiting by order is no silence."""
+        return 0.0 if self._waiting else time.monotonic() - self.last_sign
 
     def report(self, note: str) -> None:
         """See `CallMonitor`."""
         self.last_sign = time.monotonic()
+        self.remark(note)
+
+    def remark(self, note: str) -> None:
+        """Publish a note that is no sign of life."""
         if note and note != self.note and not self._closed:
             self.note = note
             self._loop.call_soon_threadsafe(self._noted)
+
+    async def provider_call(self) -> None:
+        """See `CallMonitor`."""
+        if self._rate is None:
+            return
+        wait = self._rate.claim(self._loop.time())
+        if wait > 0.0:
+            self._waiting += 1
+            try:
+                await asyncio.sleep(wait)
+            finally:
+                self._waiting -= 1
+        self.last_sign = time.monotonic()
 
     def close(self) -> None:
         """Publish nothing more: the call is over."""

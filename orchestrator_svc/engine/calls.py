@@ -7,32 +7,48 @@ import traceback
 
 import structlog
 
-from orchestrator_svc.agents.base import AgentError, AgentInput, CallMonitor, open_call
+from orchestrator_svc.agents.base import AgentError, AgentInput, open_call
 from orchestrator_svc.agents.profile import AgentSet
+from orchestrator_svc.engine.activity import Activity
 from orchestrator_svc.engine.context import outcome_of
+from orchestrator_svc.engine.watchdog import Watchdog
 from orchestrator_svc.errors import leaves
 from orchestrator_svc.graph.event import Failed, Outcome
+from orchestrator_svc.graph.patience import Patience
+from orchestrator_svc.graph.settings import Settings
 from orchestrator_svc.graph.types import ErrorClass, Stage
 
 MAX_CAUSE_CHARS = 500
+_PATIENCE = Patience(Settings())
 
 _log = structlog.get_logger(__name__)
 
 
 async def call_agent(
-    agents: AgentSet, stage: Stage, task: AgentInput, timeout: float, monitor: CallMonitor
+    agents: AgentSet,
+    stage: Stage,
+    task: AgentInput,
+    timeout: float,
+    monitor: Activity,
+    patience: Patience = _PATIENCE,
 ) -> Outcome:
     """Return what came of a call. Raises only `CancelledError`, when this task is cancelled.
 
-    On timeout the agent is cancelled and waited for: an agent must not swallow the cancellation.
+    On timeout, be it of the attempt or of the patience with a silent agent, the agent is
+    cancelled and waited for: an agent must not swallow the cancellation.
     To be called in a task of its own: `monitor` stays the open call of that task.
     """
     open_call.set(monitor)
     deadline = asyncio.timeout(timeout)
+    watchdog = Watchdog(monitor, patience, deadline, task)
     try:
         async with deadline:
-            answer = await _ask(agents, stage, task)
+            with watchdog:
+                answer = await _ask(agents, stage, task)
     except TimeoutError as error:
+        if watchdog.bitten_after is not None:
+            silence = f"no sign of life for {watchdog.bitten_after:g} s"
+            return Failed(ErrorClass.TIMEOUT, silence)
         if deadline.expired():
             return Failed(ErrorClass.TIMEOUT, f"no answer within {timeout:g} s")
         return _unexpected(task, stage, error)

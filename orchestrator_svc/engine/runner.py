@@ -38,11 +38,14 @@ from orchestrator_svc.graph.event import (
     Failed,
     TimeReached,
 )
+from orchestrator_svc.graph.patience import Patience
+from orchestrator_svc.graph.rate import RateWindow
 from orchestrator_svc.graph.recover import begin
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.scene import Live, OpenCall
 from orchestrator_svc.graph.settings import Settings
 from orchestrator_svc.graph.types import ErrorClass, ProjectState
+from orchestrator_svc.graph.updates import UpdateBuffer
 from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.outbox import LANE_WINDOW
 from orchestrator_svc.publish.records import LoadedProject
@@ -86,6 +89,9 @@ class Runner:
         self._clock = clock
         self._inbox: list[Event] = list(project.open_commands)
         self._wake = asyncio.Event()
+        self._updates = UpdateBuffer(run.settings)
+        self._rate = RateWindow(run.settings.rate_limit_rpm)
+        self._patience = Patience(run.settings)
         self._pending = Decision()  #: decided, not offered
         self._sent: deque[_Sent] = deque()
         self._calls: dict[str, asyncio.Task[None]] = {}
@@ -191,6 +197,7 @@ class Runner:
                 self._merge(decide(self._run, events, self._clock()))
             if self._drain_until is not None:
                 self._give_back()
+            self._release_updates()
             if self._pending and len(self._sent) < LANE_WINDOW:
                 await self._offer()
             if self._is_over():
@@ -199,9 +206,16 @@ class Runner:
             await self._wake.wait()
 
     def _merge(self, decision: Decision) -> None:
-        self._pending.groups += decision.groups
+        self._pending.groups += self._updates.take(decision.groups, self._clock())
         self._pending.calls += decision.calls
         self._pending.cancels += decision.cancels
+
+    def _release_updates(self) -> None:
+        """Send what the strategy has held long enough, or at the end everything."""
+        if self._run.ended or self._gave_back:
+            self._pending.groups += self._updates.flush()
+        else:
+            self._pending.groups += self._updates.pop_due(self._clock())
 
     async def _offer(self) -> None:
         decision, self._pending = self._pending, Decision()
@@ -256,10 +270,14 @@ class Runner:
             call.stage, call.agent_name, self._clock(), call.timeout
         )
         started = loop.time()
-        activity = Activity(lambda note: self.post(CallProgressed(call.node_id, call.number, note)))
+        activity = Activity(
+            lambda note: self.post(CallProgressed(call.node_id, call.number, note)), self._rate
+        )
         self._activities[call.node_id] = activity
         try:
-            outcome = await call_agent(self._agents, call.stage, task, call.timeout, activity)
+            outcome = await call_agent(
+                self._agents, call.stage, task, call.timeout, activity, self._patience
+            )
         finally:
             activity.close()
             del self._activities[call.node_id]
@@ -284,7 +302,8 @@ class Runner:
     # Time, orders, the end
 
     def _arm_timer(self) -> None:
-        due = self._run.next_due()
+        times = (self._run.next_due(), self._updates.next_due())
+        due = min((time for time in times if time is not None), default=None)
         if due == self._timer_at:
             return
         if self._timer is not None:

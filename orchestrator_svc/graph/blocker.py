@@ -239,11 +239,13 @@ def _ready(scene: Scene, node: Node, now: float) -> Blocker:
         message = f"max_execution_steps of {settings.max_execution_steps} is used up"
         remedy = "ramify run GOAL --set max_execution_steps=0"
         return _leaf(scene, node, BlockerKind.STEPS, message, remedy, live=live is not None)
-    slots = settings.max_concurrent_nodes
+    slots = settings.slots
+    wave = "" if settings.enable_immediate_slot_fill else ", which are filled in waves"
     if live is not None:
         place = live.queue.get(node.node_id)
         if place is not None:
-            message = f"{live.busy} of {slots} slots are in use, it is number {place + 1} in line"
+            message = f"{live.busy} of {slots} slots are in use{wave}, "
+            message += f"it is number {place + 1} in line"
             remedy = f"ramify run GOAL --set max_concurrent_nodes={2 * slots}"
             return _leaf(scene, node, BlockerKind.SLOT, message, remedy, live=True)
         decided = live.states.get(node.node_id, node.state)

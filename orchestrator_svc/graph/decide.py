@@ -161,7 +161,10 @@ def _planned(run: Run, node: Node, tasks: tuple[DraftTask, ...], now: float) -> 
 def _fail(run: Run, node: Node, error_class: ErrorClass, message: str, now: float) -> None:
     """Follow the recovery table: another attempt after a backoff, or the end of the node."""
     failure = Failure(error_class, storable(message, MAX_MESSAGE_CHARS))
-    if RECOVERY[error_class] is Recovery.FAIL or node.retry_count >= run.settings.max_retries:
+    most = run.settings.max_retries
+    if error_class is ErrorClass.TIMEOUT:
+        most = min(most, run.settings.max_recovery_attempts)
+    if RECOVERY[error_class] is Recovery.FAIL or node.retry_count >= most:
         finish(run, node, state=NodeState.FAILED, error=failure)
         return
     delay = full_jitter(

@@ -27,9 +27,16 @@ def may_dispatch(run: Run) -> bool:
 
 def fill_slots(run: Run) -> None:
     """Dispatch waiting nodes, oldest first, while slots are free."""
-    while run.queue and run.busy < run.settings.max_concurrent_nodes and may_dispatch(run):
+    slots = free_slots(run)
+    while run.queue and run.busy < slots and may_dispatch(run):
         run.cut()
         dispatch(run, run.nodes[run.queue.popleft()])
+
+
+def free_slots(run: Run) -> int:
+    """Return how many calls may be open now: in waves none before the last wave is over."""
+    waits = run.busy and not run.settings.enable_immediate_slot_fill
+    return 0 if waits else run.settings.slots
 
 
 def dispatch(run: Run, node: Node) -> None:

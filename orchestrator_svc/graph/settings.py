@@ -1,16 +1,34 @@
 """The execution keys of one run (S2). The list with ranges and meanings is `ExecutionSettings`.
 
 A value comes from the first of these that has one: the project, the orchestrator's file,
-environment and flags, the contract's default.
+environment and flags, the preset of `optimization_level`, the contract's default.
 """
 
 from __future__ import annotations
 
+import enum
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 #: Value of a key. A choice is the text of the config file, such as `standard`.
 Scalar = bool | int | float | str
+
+
+class ExecutionStrategy(enum.StrEnum):
+    """When changes that move no state are sent (S2.6, SEM 24)."""
+
+    STANDARD = "standard"
+    REALTIME = "realtime"
+    DEFERRED = "deferred"
+
+
+class OptimizationLevel(enum.StrEnum):
+    """Names a preset of other keys."""
+
+    CONSERVATIVE = "conservative"
+    BALANCED = "balanced"
+    AGGRESSIVE = "aggressive"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +43,52 @@ class Settings:
     node_execution_timeout_seconds: float = 2400.0
     force_root_node_planning: bool = True
     skip_atomization: bool = False
+    max_parallel_nodes: int = 8  #: of a wave
+    rate_limit_rpm: int = 30
+    timeout_warning_seconds: float = 60.0  #: of silence, as the two that follow; 0: never
+    timeout_soft_seconds: float = 180.0
+    timeout_hard_seconds: float = 300.0
+    max_recovery_attempts: int = 3
+    enable_immediate_slot_fill: bool = True
+    execution_strategy: ExecutionStrategy = ExecutionStrategy.STANDARD
+    enable_update_coalescing: bool = True
+    update_coalescing_window_ms: int = 50
+    optimization_level: OptimizationLevel = OptimizationLevel.BALANCED
+
+    @property
+    def slots(self) -> int:
+        """Agent calls that may be open at one time."""
+        if self.enable_immediate_slot_fill:
+            return self.max_concurrent_nodes
+        return min(self.max_concurrent_nodes, self.max_parallel_nodes)
 
 
 KEYS = frozenset(field.name for field in fields(Settings))
+
+#: What each level sets, for keys that nobody chose.
+LEVELS: Mapping[OptimizationLevel, Mapping[str, Scalar]] = {
+    OptimizationLevel.CONSERVATIVE: {
+        "max_concurrent_nodes": 4,
+        "max_parallel_nodes": 4,
+        "enable_immediate_slot_fill": False,
+        "retry_delay_seconds": 10.0,
+        "rate_limit_rpm": 15,
+    },
+    OptimizationLevel.BALANCED: {},
+    OptimizationLevel.AGGRESSIVE: {
+        "max_concurrent_nodes": 20,
+        "max_parallel_nodes": 16,
+        "retry_delay_seconds": 2.0,
+        "rate_limit_rpm": 60,
+        "execution_strategy": ExecutionStrategy.REALTIME,
+    },
+}
+
+_CHOICES: Mapping[str, type[enum.StrEnum]] = {
+    field.name: type(field.default)
+    for field in fields(Settings)
+    if isinstance(field.default, enum.StrEnum)
+}
 
 
 def effective(*layers: Mapping[str, Scalar]) -> Settings:
@@ -38,9 +99,27 @@ def effective(*layers: Mapping[str, Scalar]) -> Settings:
     chosen: dict[str, Scalar] = {}
     for layer in layers:
         chosen.update((key, value) for key, value in layer.items() if key in KEYS)
-    return Settings(**chosen)  # type: ignore[arg-type]
+    level = OptimizationLevel(str(chosen.get("optimization_level", OptimizationLevel.BALANCED)))
+    values = {**LEVELS[level], **chosen}
+    for key, choice in _CHOICES.items():
+        if key in values:
+            values[key] = choice(str(values[key]))
+    return Settings(**values)  # type: ignore[arg-type]
 
 
 def problems(settings: Settings) -> list[tuple[str, str]]:
     """Return (key, why) for each key that cannot be combined with the others."""
-    return []
+    found: list[tuple[str, str]] = []
+    steps = [
+        (name, value)
+        for name, value in (
+            ("timeout_warning_seconds", settings.timeout_warning_seconds),
+            ("timeout_soft_seconds", settings.timeout_soft_seconds),
+            ("timeout_hard_seconds", settings.timeout_hard_seconds),
+        )
+        if value
+    ]
+    for (first, least), (second, value) in itertools.pairwise(steps):
+        if value <= least:
+            found.append((second, f"of {value:g} has to be more than {first}, {least:g}, or 0"))
+    return found

@@ -44,6 +44,17 @@ def test_execution_keys_are_flags_too() -> None:
     assert config.execution == {"max_concurrent_nodes": 3, "skip_atomization": True}
 
 
+def test_a_file_may_group_the_thresholds_of_silence(tmp_path: Path) -> None:
+    text = "execution: {timeout_strategy: {warning: 1, soft: 2, hard: 3, max_recovery_attempts: 0}}"
+    config = load_config([*STATE, *write(tmp_path / "ramify.yaml", text)], {})
+    assert config.execution == {
+        "timeout_warning_seconds": 1.0,
+        "timeout_soft_seconds": 2.0,
+        "timeout_hard_seconds": 3.0,
+        "max_recovery_attempts": 0,
+    }
+
+
 @pytest.mark.parametrize(
     "text, problem",
     [
@@ -51,6 +62,10 @@ def test_execution_keys_are_flags_too() -> None:
         (f"{EXECUTION_SECTION}: {{max_retry: 1}}", "execution.max_retry"),
         (f"{SECTION}: {{max_retries: 1}}", "belongs to the section execution"),
         (f"{EXECUTION_SECTION}: {{max_retries: 101}}", "max_retries"),
+        ("execution: {timeout_strategy: {cold: 1}}", "timeout_strategy.cold"),
+        ("execution: {timeout_strategy: 60}", "not a mapping"),
+        ("execution: {timeout_strategy: {soft: 9}, timeout_soft_seconds: 9}", "twice"),
+        ("execution: {timeout_strategy: {hard: 180}}", "more than timeout_soft_seconds"),
         (f"{SECTION}: [1]", "not a mapping"),
         ("a", "holds no sections"),
         ("{", "cannot be read"),

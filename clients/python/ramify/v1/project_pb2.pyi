@@ -79,6 +79,64 @@ PROJECT_STATE_CANCELLED: ProjectState.ValueType  # 10
 """Cancelled. Final."""
 Global___ProjectState: _TypeAlias = ProjectState  # noqa: Y015
 
+class _ExecutionStrategy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ExecutionStrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExecutionStrategy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EXECUTION_STRATEGY_UNSPECIFIED: _ExecutionStrategy.ValueType  # 0
+    """Not set."""
+    EXECUTION_STRATEGY_STANDARD: _ExecutionStrategy.ValueType  # 1
+    """Each change at once."""
+    EXECUTION_STRATEGY_REALTIME: _ExecutionStrategy.ValueType  # 2
+    """Changes of a node within `update_coalescing_window_ms` as one."""
+    EXECUTION_STRATEGY_DEFERRED: _ExecutionStrategy.ValueType  # 3
+    """What a node's agent call changes when the call ends."""
+
+class ExecutionStrategy(_ExecutionStrategy, metaclass=_ExecutionStrategyEnumTypeWrapper):
+    """ExecutionStrategy says when changes of a node that move no state are sent to the store: what an
+    agent says about its progress, usage, auxiliary data. States are never held back.
+    """
+
+EXECUTION_STRATEGY_UNSPECIFIED: ExecutionStrategy.ValueType  # 0
+"""Not set."""
+EXECUTION_STRATEGY_STANDARD: ExecutionStrategy.ValueType  # 1
+"""Each change at once."""
+EXECUTION_STRATEGY_REALTIME: ExecutionStrategy.ValueType  # 2
+"""Changes of a node within `update_coalescing_window_ms` as one."""
+EXECUTION_STRATEGY_DEFERRED: ExecutionStrategy.ValueType  # 3
+"""What a node's agent call changes when the call ends."""
+Global___ExecutionStrategy: _TypeAlias = ExecutionStrategy  # noqa: Y015
+
+class _OptimizationLevel:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OptimizationLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OptimizationLevel.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OPTIMIZATION_LEVEL_UNSPECIFIED: _OptimizationLevel.ValueType  # 0
+    """Not set."""
+    OPTIMIZATION_LEVEL_CONSERVATIVE: _OptimizationLevel.ValueType  # 1
+    """Few calls at a time, in waves, with long pauses after failures."""
+    OPTIMIZATION_LEVEL_BALANCED: _OptimizationLevel.ValueType  # 2
+    """The defaults."""
+    OPTIMIZATION_LEVEL_AGGRESSIVE: _OptimizationLevel.ValueType  # 3
+    """Many calls at a time, joined updates."""
+
+class OptimizationLevel(_OptimizationLevel, metaclass=_OptimizationLevelEnumTypeWrapper):
+    """OptimizationLevel names a set of values for other keys; a key that is chosen wins over it."""
+
+OPTIMIZATION_LEVEL_UNSPECIFIED: OptimizationLevel.ValueType  # 0
+"""Not set."""
+OPTIMIZATION_LEVEL_CONSERVATIVE: OptimizationLevel.ValueType  # 1
+"""Few calls at a time, in waves, with long pauses after failures."""
+OPTIMIZATION_LEVEL_BALANCED: OptimizationLevel.ValueType  # 2
+"""The defaults."""
+OPTIMIZATION_LEVEL_AGGRESSIVE: OptimizationLevel.ValueType  # 3
+"""Many calls at a time, joined updates."""
+Global___OptimizationLevel: _TypeAlias = OptimizationLevel  # noqa: Y015
+
 @_typing.final
 class ExecutionSettings(_message.Message):
     """ExecutionSettings are the execution keys of one project. StartProject fills in what is not set
@@ -97,6 +155,17 @@ class ExecutionSettings(_message.Message):
     NODE_EXECUTION_TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
     FORCE_ROOT_NODE_PLANNING_FIELD_NUMBER: _builtins.int
     SKIP_ATOMIZATION_FIELD_NUMBER: _builtins.int
+    MAX_PARALLEL_NODES_FIELD_NUMBER: _builtins.int
+    RATE_LIMIT_RPM_FIELD_NUMBER: _builtins.int
+    TIMEOUT_WARNING_SECONDS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_SOFT_SECONDS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_HARD_SECONDS_FIELD_NUMBER: _builtins.int
+    MAX_RECOVERY_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    ENABLE_IMMEDIATE_SLOT_FILL_FIELD_NUMBER: _builtins.int
+    EXECUTION_STRATEGY_FIELD_NUMBER: _builtins.int
+    ENABLE_UPDATE_COALESCING_FIELD_NUMBER: _builtins.int
+    UPDATE_COALESCING_WINDOW_MS_FIELD_NUMBER: _builtins.int
+    OPTIMIZATION_LEVEL_FIELD_NUMBER: _builtins.int
     max_concurrent_nodes: _builtins.int
     """Most agent calls of the project at one time."""
     max_execution_steps: _builtins.int
@@ -113,6 +182,34 @@ class ExecutionSettings(_message.Message):
     """Whether the root is planned without asking the atomizer."""
     skip_atomization: _builtins.bool
     """Whether nodes whose plan did not decide are executed without asking the atomizer."""
+    max_parallel_nodes: _builtins.int
+    """Most nodes of a wave. Acts only when `enable_immediate_slot_fill` is off, beside
+    `max_concurrent_nodes`.
+    """
+    rate_limit_rpm: _builtins.int
+    """Most calls of model providers by the agents of the project in any 60 seconds."""
+    timeout_warning_seconds: _builtins.float
+    """Seconds without a sign of life (heartbeat, stage, tool or token event) after which an agent
+    call is reported; 0 is never.
+    """
+    timeout_soft_seconds: _builtins.float
+    """Seconds without a sign of life after which an agent is asked to stop; 0 is never."""
+    timeout_hard_seconds: _builtins.float
+    """Seconds without a sign of life after which an agent call is cancelled; 0 is never."""
+    max_recovery_attempts: _builtins.int
+    """Counted failures of a node after which a time-out fails it; 0 is at the first one."""
+    enable_immediate_slot_fill: _builtins.bool
+    """Whether a free slot is filled at once; if not, nodes run in waves, and the next one begins when
+    the last is over.
+    """
+    execution_strategy: Global___ExecutionStrategy.ValueType
+    """When changes of a node that move no state are sent to the store."""
+    enable_update_coalescing: _builtins.bool
+    """Whether `realtime` joins changes of a node; without it, it sends each at once."""
+    update_coalescing_window_ms: _builtins.int
+    """How long `realtime` gathers such changes, in milliseconds."""
+    optimization_level: Global___OptimizationLevel.ValueType
+    """Preset of other keys, below every key that is chosen."""
     def __init__(
         self,
         *,
@@ -124,27 +221,66 @@ class ExecutionSettings(_message.Message):
         node_execution_timeout_seconds: _builtins.float | None = ...,
         force_root_node_planning: _builtins.bool | None = ...,
         skip_atomization: _builtins.bool | None = ...,
+        max_parallel_nodes: _builtins.int | None = ...,
+        rate_limit_rpm: _builtins.int | None = ...,
+        timeout_warning_seconds: _builtins.float | None = ...,
+        timeout_soft_seconds: _builtins.float | None = ...,
+        timeout_hard_seconds: _builtins.float | None = ...,
+        max_recovery_attempts: _builtins.int | None = ...,
+        enable_immediate_slot_fill: _builtins.bool | None = ...,
+        execution_strategy: Global___ExecutionStrategy.ValueType | None = ...,
+        enable_update_coalescing: _builtins.bool | None = ...,
+        update_coalescing_window_ms: _builtins.int | None = ...,
+        optimization_level: Global___OptimizationLevel.ValueType | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_force_root_node_planning", b"_force_root_node_planning", "_max_concurrent_nodes", b"_max_concurrent_nodes", "_max_execution_steps", b"_max_execution_steps", "_max_recursion_depth", b"_max_recursion_depth", "_max_retries", b"_max_retries", "_node_execution_timeout_seconds", b"_node_execution_timeout_seconds", "_retry_delay_seconds", b"_retry_delay_seconds", "_skip_atomization", b"_skip_atomization", "force_root_node_planning", b"force_root_node_planning", "max_concurrent_nodes", b"max_concurrent_nodes", "max_execution_steps", b"max_execution_steps", "max_recursion_depth", b"max_recursion_depth", "max_retries", b"max_retries", "node_execution_timeout_seconds", b"node_execution_timeout_seconds", "retry_delay_seconds", b"retry_delay_seconds", "skip_atomization", b"skip_atomization"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enable_immediate_slot_fill", b"_enable_immediate_slot_fill", "_enable_update_coalescing", b"_enable_update_coalescing", "_execution_strategy", b"_execution_strategy", "_force_root_node_planning", b"_force_root_node_planning", "_max_concurrent_nodes", b"_max_concurrent_nodes", "_max_execution_steps", b"_max_execution_steps", "_max_parallel_nodes", b"_max_parallel_nodes", "_max_recovery_attempts", b"_max_recovery_attempts", "_max_recursion_depth", b"_max_recursion_depth", "_max_retries", b"_max_retries", "_node_execution_timeout_seconds", b"_node_execution_timeout_seconds", "_optimization_level", b"_optimization_level", "_rate_limit_rpm", b"_rate_limit_rpm", "_retry_delay_seconds", b"_retry_delay_seconds", "_skip_atomization", b"_skip_atomization", "_timeout_hard_seconds", b"_timeout_hard_seconds", "_timeout_soft_seconds", b"_timeout_soft_seconds", "_timeout_warning_seconds", b"_timeout_warning_seconds", "_update_coalescing_window_ms", b"_update_coalescing_window_ms", "enable_immediate_slot_fill", b"enable_immediate_slot_fill", "enable_update_coalescing", b"enable_update_coalescing", "execution_strategy", b"execution_strategy", "force_root_node_planning", b"force_root_node_planning", "max_concurrent_nodes", b"max_concurrent_nodes", "max_execution_steps", b"max_execution_steps", "max_parallel_nodes", b"max_parallel_nodes", "max_recovery_attempts", b"max_recovery_attempts", "max_recursion_depth", b"max_recursion_depth", "max_retries", b"max_retries", "node_execution_timeout_seconds", b"node_execution_timeout_seconds", "optimization_level", b"optimization_level", "rate_limit_rpm", b"rate_limit_rpm", "retry_delay_seconds", b"retry_delay_seconds", "skip_atomization", b"skip_atomization", "timeout_hard_seconds", b"timeout_hard_seconds", "timeout_soft_seconds", b"timeout_soft_seconds", "timeout_warning_seconds", b"timeout_warning_seconds", "update_coalescing_window_ms", b"update_coalescing_window_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_force_root_node_planning", b"_force_root_node_planning", "_max_concurrent_nodes", b"_max_concurrent_nodes", "_max_execution_steps", b"_max_execution_steps", "_max_recursion_depth", b"_max_recursion_depth", "_max_retries", b"_max_retries", "_node_execution_timeout_seconds", b"_node_execution_timeout_seconds", "_retry_delay_seconds", b"_retry_delay_seconds", "_skip_atomization", b"_skip_atomization", "force_root_node_planning", b"force_root_node_planning", "max_concurrent_nodes", b"max_concurrent_nodes", "max_execution_steps", b"max_execution_steps", "max_recursion_depth", b"max_recursion_depth", "max_retries", b"max_retries", "node_execution_timeout_seconds", b"node_execution_timeout_seconds", "retry_delay_seconds", b"retry_delay_seconds", "skip_atomization", b"skip_atomization"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enable_immediate_slot_fill", b"_enable_immediate_slot_fill", "_enable_update_coalescing", b"_enable_update_coalescing", "_execution_strategy", b"_execution_strategy", "_force_root_node_planning", b"_force_root_node_planning", "_max_concurrent_nodes", b"_max_concurrent_nodes", "_max_execution_steps", b"_max_execution_steps", "_max_parallel_nodes", b"_max_parallel_nodes", "_max_recovery_attempts", b"_max_recovery_attempts", "_max_recursion_depth", b"_max_recursion_depth", "_max_retries", b"_max_retries", "_node_execution_timeout_seconds", b"_node_execution_timeout_seconds", "_optimization_level", b"_optimization_level", "_rate_limit_rpm", b"_rate_limit_rpm", "_retry_delay_seconds", b"_retry_delay_seconds", "_skip_atomization", b"_skip_atomization", "_timeout_hard_seconds", b"_timeout_hard_seconds", "_timeout_soft_seconds", b"_timeout_soft_seconds", "_timeout_warning_seconds", b"_timeout_warning_seconds", "_update_coalescing_window_ms", b"_update_coalescing_window_ms", "enable_immediate_slot_fill", b"enable_immediate_slot_fill", "enable_update_coalescing", b"enable_update_coalescing", "execution_strategy", b"execution_strategy", "force_root_node_planning", b"force_root_node_planning", "max_concurrent_nodes", b"max_concurrent_nodes", "max_execution_steps", b"max_execution_steps", "max_parallel_nodes", b"max_parallel_nodes", "max_recovery_attempts", b"max_recovery_attempts", "max_recursion_depth", b"max_recursion_depth", "max_retries", b"max_retries", "node_execution_timeout_seconds", b"node_execution_timeout_seconds", "optimization_level", b"optimization_level", "rate_limit_rpm", b"rate_limit_rpm", "retry_delay_seconds", b"retry_delay_seconds", "skip_atomization", b"skip_atomization", "timeout_hard_seconds", b"timeout_hard_seconds", "timeout_soft_seconds", b"timeout_soft_seconds", "timeout_warning_seconds", b"timeout_warning_seconds", "update_coalescing_window_ms", b"update_coalescing_window_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__enable_immediate_slot_fill: _TypeAlias = _typing.Literal["enable_immediate_slot_fill"]  # noqa: Y015
+    _WhichOneofArgType__enable_immediate_slot_fill: _TypeAlias = _typing.Literal["_enable_immediate_slot_fill", b"_enable_immediate_slot_fill"]  # noqa: Y015
+    _WhichOneofReturnType__enable_update_coalescing: _TypeAlias = _typing.Literal["enable_update_coalescing"]  # noqa: Y015
+    _WhichOneofArgType__enable_update_coalescing: _TypeAlias = _typing.Literal["_enable_update_coalescing", b"_enable_update_coalescing"]  # noqa: Y015
+    _WhichOneofReturnType__execution_strategy: _TypeAlias = _typing.Literal["execution_strategy"]  # noqa: Y015
+    _WhichOneofArgType__execution_strategy: _TypeAlias = _typing.Literal["_execution_strategy", b"_execution_strategy"]  # noqa: Y015
     _WhichOneofReturnType__force_root_node_planning: _TypeAlias = _typing.Literal["force_root_node_planning"]  # noqa: Y015
     _WhichOneofArgType__force_root_node_planning: _TypeAlias = _typing.Literal["_force_root_node_planning", b"_force_root_node_planning"]  # noqa: Y015
     _WhichOneofReturnType__max_concurrent_nodes: _TypeAlias = _typing.Literal["max_concurrent_nodes"]  # noqa: Y015
     _WhichOneofArgType__max_concurrent_nodes: _TypeAlias = _typing.Literal["_max_concurrent_nodes", b"_max_concurrent_nodes"]  # noqa: Y015
     _WhichOneofReturnType__max_execution_steps: _TypeAlias = _typing.Literal["max_execution_steps"]  # noqa: Y015
     _WhichOneofArgType__max_execution_steps: _TypeAlias = _typing.Literal["_max_execution_steps", b"_max_execution_steps"]  # noqa: Y015
+    _WhichOneofReturnType__max_parallel_nodes: _TypeAlias = _typing.Literal["max_parallel_nodes"]  # noqa: Y015
+    _WhichOneofArgType__max_parallel_nodes: _TypeAlias = _typing.Literal["_max_parallel_nodes", b"_max_parallel_nodes"]  # noqa: Y015
+    _WhichOneofReturnType__max_recovery_attempts: _TypeAlias = _typing.Literal["max_recovery_attempts"]  # noqa: Y015
+    _WhichOneofArgType__max_recovery_attempts: _TypeAlias = _typing.Literal["_max_recovery_attempts", b"_max_recovery_attempts"]  # noqa: Y015
     _WhichOneofReturnType__max_recursion_depth: _TypeAlias = _typing.Literal["max_recursion_depth"]  # noqa: Y015
     _WhichOneofArgType__max_recursion_depth: _TypeAlias = _typing.Literal["_max_recursion_depth", b"_max_recursion_depth"]  # noqa: Y015
     _WhichOneofReturnType__max_retries: _TypeAlias = _typing.Literal["max_retries"]  # noqa: Y015
     _WhichOneofArgType__max_retries: _TypeAlias = _typing.Literal["_max_retries", b"_max_retries"]  # noqa: Y015
     _WhichOneofReturnType__node_execution_timeout_seconds: _TypeAlias = _typing.Literal["node_execution_timeout_seconds"]  # noqa: Y015
     _WhichOneofArgType__node_execution_timeout_seconds: _TypeAlias = _typing.Literal["_node_execution_timeout_seconds", b"_node_execution_timeout_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__optimization_level: _TypeAlias = _typing.Literal["optimization_level"]  # noqa: Y015
+    _WhichOneofArgType__optimization_level: _TypeAlias = _typing.Literal["_optimization_level", b"_optimization_level"]  # noqa: Y015
+    _WhichOneofReturnType__rate_limit_rpm: _TypeAlias = _typing.Literal["rate_limit_rpm"]  # noqa: Y015
+    _WhichOneofArgType__rate_limit_rpm: _TypeAlias = _typing.Literal["_rate_limit_rpm", b"_rate_limit_rpm"]  # noqa: Y015
     _WhichOneofReturnType__retry_delay_seconds: _TypeAlias = _typing.Literal["retry_delay_seconds"]  # noqa: Y015
     _WhichOneofArgType__retry_delay_seconds: _TypeAlias = _typing.Literal["_retry_delay_seconds", b"_retry_delay_seconds"]  # noqa: Y015
     _WhichOneofReturnType__skip_atomization: _TypeAlias = _typing.Literal["skip_atomization"]  # noqa: Y015
     _WhichOneofArgType__skip_atomization: _TypeAlias = _typing.Literal["_skip_atomization", b"_skip_atomization"]  # noqa: Y015
+    _WhichOneofReturnType__timeout_hard_seconds: _TypeAlias = _typing.Literal["timeout_hard_seconds"]  # noqa: Y015
+    _WhichOneofArgType__timeout_hard_seconds: _TypeAlias = _typing.Literal["_timeout_hard_seconds", b"_timeout_hard_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__timeout_soft_seconds: _TypeAlias = _typing.Literal["timeout_soft_seconds"]  # noqa: Y015
+    _WhichOneofArgType__timeout_soft_seconds: _TypeAlias = _typing.Literal["_timeout_soft_seconds", b"_timeout_soft_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__timeout_warning_seconds: _TypeAlias = _typing.Literal["timeout_warning_seconds"]  # noqa: Y015
+    _WhichOneofArgType__timeout_warning_seconds: _TypeAlias = _typing.Literal["_timeout_warning_seconds", b"_timeout_warning_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__update_coalescing_window_ms: _TypeAlias = _typing.Literal["update_coalescing_window_ms"]  # noqa: Y015
+    _WhichOneofArgType__update_coalescing_window_ms: _TypeAlias = _typing.Literal["_update_coalescing_window_ms", b"_update_coalescing_window_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__enable_immediate_slot_fill) -> _WhichOneofReturnType__enable_immediate_slot_fill | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__enable_update_coalescing) -> _WhichOneofReturnType__enable_update_coalescing | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__execution_strategy) -> _WhichOneofReturnType__execution_strategy | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__force_root_node_planning) -> _WhichOneofReturnType__force_root_node_planning | None: ...
     @_typing.overload
@@ -152,15 +288,31 @@ class ExecutionSettings(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_execution_steps) -> _WhichOneofReturnType__max_execution_steps | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_parallel_nodes) -> _WhichOneofReturnType__max_parallel_nodes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_recovery_attempts) -> _WhichOneofReturnType__max_recovery_attempts | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_recursion_depth) -> _WhichOneofReturnType__max_recursion_depth | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_retries) -> _WhichOneofReturnType__max_retries | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__node_execution_timeout_seconds) -> _WhichOneofReturnType__node_execution_timeout_seconds | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__optimization_level) -> _WhichOneofReturnType__optimization_level | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rate_limit_rpm) -> _WhichOneofReturnType__rate_limit_rpm | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__retry_delay_seconds) -> _WhichOneofReturnType__retry_delay_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__skip_atomization) -> _WhichOneofReturnType__skip_atomization | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__timeout_hard_seconds) -> _WhichOneofReturnType__timeout_hard_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__timeout_soft_seconds) -> _WhichOneofReturnType__timeout_soft_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__timeout_warning_seconds) -> _WhichOneofReturnType__timeout_warning_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__update_coalescing_window_ms) -> _WhichOneofReturnType__update_coalescing_window_ms | None: ...
 
 Global___ExecutionSettings: _TypeAlias = ExecutionSettings  # noqa: Y015
 
