@@ -13,7 +13,6 @@ import itertools
 import json
 import logging
 import signal
-import sys
 import time
 from contextlib import suppress
 
@@ -25,12 +24,12 @@ from state_svc.errors import AddressInUse, CorruptRecord, InvalidConfig, StoreUn
 from state_svc.history.past import Past
 from state_svc.history.registry import ProjectRegistry
 from state_svc.history.snapshots import Snapshotter
-from state_svc.ingest.batching import BatchLimits
 from state_svc.ingest.committer import Committer
 from state_svc.lease.clock import lease_now
 from state_svc.lease.table import LeaseTable
 from state_svc.metrics import ServiceMetrics
 from state_svc.model.limits import Limits
+from state_svc.model.storing import StoringRules
 from state_svc.rpc.server import RpcServer, bound_address
 from state_svc.service import Requests, Service, now_micros
 from state_svc.store.base import StateStore
@@ -38,7 +37,6 @@ from state_svc.store.sqlite import SqliteStore
 from state_svc.watch.hub import WatchHub
 
 _log = logging.getLogger(__name__)
-_NEVER = sys.maxsize  #: threshold of compression that nothing reaches
 _SWEEP_SECONDS = 60
 _GC_ALLOCATIONS, _GC_YOUNG, _GC_OLD = 50_000, 20, 100  #: measured: 10 to 20 % more mutations/s
 _MINUTES_PER_HOUR = 60
@@ -58,14 +56,7 @@ async def build(store: StateStore, settings: Settings) -> Service:
     )
     committer = Committer(
         store,
-        limits=BatchLimits(
-            max_mutations=settings.state_batch_size,
-            max_delay=settings.state_batch_timeout_ms / 1_000,
-        ),
-        eager=settings.eager_commit,
-        compression_threshold=(
-            settings.compression_threshold_bytes if settings.enable_state_compression else _NEVER
-        ),
+        rules=StoringRules(settings.storing()),
         publish=hub.notify,
         grew=snapshots.grew,
         metrics=metrics,

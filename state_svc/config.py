@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from state_svc.errors import InvalidConfig
+from state_svc.model.storing import KEYS, PRESETS, Storing
 
 SECTION = "state_svc"
 ENV_PREFIX = "STATE_SVC_"
@@ -32,6 +33,11 @@ class Settings(BaseModel):
     )
     drain_seconds: float = Field(5.0, ge=0, le=300, description="longest drain after SIGTERM")
 
+    preset: str = Field(
+        "",
+        description="values for other keys: " + ", ".join(PRESETS) + "; a key that is set wins",
+        pattern=f"^({'|'.join(PRESETS)}|)$",
+    )
     state_batch_size: int = Field(
         50, ge=1, le=100_000, description="mutations that make a commit due"
     )
@@ -58,10 +64,23 @@ class Settings(BaseModel):
     max_live_bytes: int = Field(
         1 << 30, ge=0, description="encoded nodes in memory; idle projects beyond are unloaded"
     )
+    retention_seconds: int = Field(
+        0, ge=0, description="age from which history is dropped; 0: never"
+    )
+    retention_revisions: int = Field(
+        0, ge=0, description="latest revisions of a project that are kept; 0: all"
+    )
+    retention_bytes: int = Field(
+        0, ge=0, description="latest stored bytes of a project's segments that are kept; 0: all"
+    )
     max_watchers: int = Field(10_000, ge=1, description="open watches of the service")
     watch_frame_budget_us: int = Field(
         80, ge=0, le=100_000, description="pause of a project's fan-out per watcher, microseconds"
     )
+
+    def storing(self) -> Storing:
+        """Return the keys by which projects without keys of their own are stored."""
+        return Storing(**{key: getattr(self, key) for key in KEYS})
 
 
 def load(argv: list[str] | None = None, env: dict[str, str] | None = None) -> Settings:
@@ -73,6 +92,8 @@ def load(argv: list[str] | None = None, env: dict[str, str] | None = None) -> Se
         if name.startswith(ENV_PREFIX):
             values[name.removeprefix(ENV_PREFIX).lower()] = text
     values.update({name: value for name, value in flags.items() if value is not None})
+    preset = PRESETS.get(str(values.get("preset")), {})
+    values = {**preset, **values}
     try:
         return Settings.model_validate(values)
     except ValidationError as error:

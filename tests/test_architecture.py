@@ -26,6 +26,7 @@ _ARROWS: dict[str, dict[str, str]] = {
         "ingest": "store codec model failpoints metrics",
         "watch": "history store codec model storage metrics",
         "admin": "history store codec model storage lease",
+        "config": "model",  # presets are the same for the service and for a project
         "metrics": "ingest",  # for the type of a batch only
         "service": "ingest watch history lease store codec model metrics",
         "rpc": "service admin ingest watch history lease store codec model storage metrics",

@@ -73,6 +73,9 @@ class OrchestratorServicer:
                 goal=request.goal,
                 profile=profile,
                 settings=settings,
+                state_settings=(
+                    request.state_settings if request.HasField("state_settings") else None
+                ),
                 agent_options=request.agent_options,
                 labels=request.labels,
                 request_id=request.request_id,

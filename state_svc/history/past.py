@@ -98,7 +98,7 @@ def fork_view(source: View, project_id: str, project_uid: str, micros: int) -> V
     """Return a new project at revision 1 that begins where `source` stands (SEM 32)."""
     entity = Project()
     entity.CopyFrom(source.entity)
-    for name in ("lease", "error", "end_time"):
+    for name in ("lease", "error", "end_time", "pins"):
         entity.ClearField(name)
     entity.project_id = project_id
     entity.project_uid = project_uid

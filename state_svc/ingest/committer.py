@@ -23,6 +23,7 @@ from state_svc.failpoints import failpoint
 from state_svc.ingest.batching import BatchBuffer, BatchLimits
 from state_svc.metrics import ServiceMetrics, StoredPart
 from state_svc.model.project import Applied, LiveProject
+from state_svc.model.storing import Storing, StoringRules
 from state_svc.store.base import (
     Commit,
     ProducerRecord,
@@ -82,17 +83,15 @@ class Committer:
         self,
         store: StateStore,
         *,
-        limits: BatchLimits,
-        eager: bool,
-        compression_threshold: int,
+        rules: StoringRules,
         publish: Publish,
         grew: Grew,
         metrics: ServiceMetrics,
         max_pending_bytes: int = 64 << 20,
     ) -> None:
         self._store = store
-        self._buffer: BatchBuffer[PendingBatch] = BatchBuffer(limits, eager=eager)
-        self._threshold = compression_threshold
+        self._rules = rules
+        self._buffer: BatchBuffer[PendingBatch] = BatchBuffer(_watermark(rules.base))
         self._publish = publish
         self._grew = grew
         self._metrics = metrics
@@ -117,16 +116,27 @@ class Committer:
         """
         self._check_available()
         batch.project.accept(batch.applied)
+        self._put(batch)
+        if self._buffer.size >= self._max_pending_bytes:
+            self._room.clear()
+        self._wake.set()
+
+    def _put(self, batch: PendingBatch) -> None:
+        """Let a batch wait: with those of all projects, or by its project's own watermark."""
+        entity = batch.project.view.entity
+        pool, limits = "", None
+        if entity.HasField("state_settings"):
+            limits = _watermark(self._rules.of(entity.state_settings))
+            pool = batch.project.uid
         self._buffer.add(
             batch,
             mutations=batch.applied.mutation_count,
             size=batch.size,
             now=time.monotonic(),
             immediate=batch.immediate,
+            pool=pool,
+            limits=limits,
         )
-        if self._buffer.size >= self._max_pending_bytes:
-            self._room.clear()
-        self._wake.set()
 
     def _check_available(self) -> None:
         if self._unavailable is not None:
@@ -224,7 +234,8 @@ class Committer:
         stored = []
         for project, run in group.runs.items():
             revisions = [batch.applied for batch in run]
-            parts = [encode_segment(project.uid, p, self._threshold) for p in split(revisions)]
+            threshold = self._threshold(project)
+            parts = [encode_segment(project.uid, p, threshold) for p in split(revisions)]
             commit.segments.extend(part.record for part in parts)
             stored.append(
                 StoredPart(
@@ -238,6 +249,12 @@ class Committer:
                 commit.projects.append(encode_project(entity))
             commit.requests.extend(batch.request for batch in run if batch.request is not None)
         return commit, stored
+
+    def _threshold(self, project: LiveProject) -> int:
+        entity = project.view.entity
+        if entity.HasField("state_settings"):
+            return self._rules.of(entity.state_settings).compression_threshold
+        return self._rules.base.compression_threshold
 
     def _finish(self, group: _Group) -> None:
         for project, run in group.runs.items():
@@ -282,17 +299,11 @@ class Committer:
 
     def _fail(self, group: _Group, error: StoreUnavailable) -> None:
         """Reject the group and everything that was accepted on top of it."""
-        waiting = self._buffer.take()
+        waiting = self._buffer.take_all()
         lost = [batch for batch in waiting if batch.project in group.runs]
         for batch in waiting:
             if batch.project not in group.runs:
-                self._buffer.add(
-                    batch,
-                    mutations=batch.applied.mutation_count,
-                    size=batch.size,
-                    now=time.monotonic(),
-                    immediate=batch.immediate,
-                )
+                self._put(batch)
         if self._waiters:
             self._buffer.hurry()
         for project in group.runs:
@@ -317,6 +328,14 @@ class Committer:
                     waiter.future.set_result(None)
             else:
                 self._waiters.append(waiter)
+
+
+def _watermark(storing: Storing) -> BatchLimits:
+    return BatchLimits(
+        max_mutations=storing.state_batch_size,
+        max_delay=storing.state_batch_timeout_ms / 1_000,
+        eager=storing.eager_commit,
+    )
 
 
 def _by_owner(batches: Sequence[PendingBatch]) -> dict[Owner, list[PendingBatch]]:

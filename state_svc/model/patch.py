@@ -223,7 +223,7 @@ def patch_project(project: Project, request: ProjectPatch, micros: int) -> Proje
     found = validate.first_problem(request, validate.PROJECT_FIELDS)
     if found is not None:
         raise Problem(_INVALID, f"project.patch.{found[0]}", found[1])
-    for name in ("lease", "start_time", "end_time"):
+    for name in ("lease", "start_time", "end_time", "pins"):
         if request.HasField(name):
             raise Problem(_INVALID, f"project.patch.{name}", "is set by state_svc only")
     changed = ProjectPatch()

@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from ramify.v1.command_pb2 import CommandState, CommandType
 from ramify.v1.node_pb2 import ErrorClass, NodeError, NodeState, NodeType, TaskType
 from ramify.v1.payload_pb2 import Payload
-from ramify.v1.project_pb2 import ExecutionSettings, ProjectState
+from ramify.v1.project_pb2 import ExecutionSettings, ProjectState, StateSettings
 from ramify.v1.setting_pb2 import setting_rule
 from state_svc.model import limits
 from state_svc.model.ids import is_id
@@ -130,8 +130,8 @@ def check_labels(value: Mapping[str, str]) -> str:
     return ""
 
 
-def check_settings(value: ExecutionSettings) -> str:
-    """Return what is wrong with execution settings; only the ranges of the contract."""
+def check_settings(value: ExecutionSettings | StateSettings) -> str:
+    """Return what is wrong with settings of a project; only the ranges of the contract."""
     for field, number in value.ListFields():
         rule = field.GetOptions().Extensions[setting_rule]
         if field.enum_type is not None:
@@ -176,6 +176,7 @@ PROJECT_FIELDS: dict[str, Check] = {
     "state": one_of(_PROJECT_STATES),
     "profile": _name,
     "settings": check_settings,
+    "state_settings": check_settings,
     "agent_options": check_values,
     "labels": check_labels,
     "error": _error,

@@ -75,8 +75,8 @@ class ProjectRpcs:
             for field, value in request.ListFields():
                 if field.name in ("goal", "profile"):
                     setattr(entity, field.name, value)
-                elif field.name == "settings":
-                    entity.settings.CopyFrom(value)
+                elif field.name in ("settings", "state_settings"):
+                    getattr(entity, field.name).CopyFrom(value)
             for key, option in request.agent_options.items():
                 entity.agent_options[key].CopyFrom(option)
             entity.labels.update(request.labels)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import grpc
 import pytest
 
 from ramify.v1.error_pb2 import ErrorReason
 from ramify.v1.mutation_pb2 import MutationBatch
+from ramify.v1.project_pb2 import StatePreset, StateSettings
 from ramify.v1.state_service_pb2 import (
     AttachProject,
     MutationFrame,
@@ -19,7 +21,7 @@ from ramify.v1.state_service_pb2 import (
 from tests.support.mutations import DONE, READY, RUNNING, batch, create, patch
 from tests.support.producer import RawProducer
 from tests.support.state_process import StateProcess
-from tests.support.wire import SMALL_WINDOW, Wire, connect, eventually, read_refusal
+from tests.support.wire import SMALL_WINDOW, Wire, connect, eventually, read_refusal, refusal
 
 Start = Callable[..., StateProcess]
 
@@ -518,3 +520,18 @@ async def test_without_eager_commits_a_batch_waits_for_its_age_or_fifty_mutation
         began = loop.time()
         await producer.write_batch(batch(project_id, 1, create("a")))
         assert loop.time() - began >= 0.09, "it waits for its age, and then goes"
+
+
+async def test_a_project_chooses_its_preset_and_unknown_ones_are_refused(shared_wire: Wire) -> None:
+    debug = StateSettings(preset=StatePreset.STATE_PRESET_DEBUG)
+    project = await shared_wire.create_project(state_settings=debug)
+    assert project.state_settings == debug
+    async with shared_wire.producer() as producer:
+        await producer.send(*[batch(project.project_id, n, create(f"n{n}")) for n in range(1, 21)])
+        assert await producer.acked(project.project_id, 20) == 21
+    stats = await shared_wire.stats(project.project_id)
+    assert (stats.commits, stats.batches, stats.mean_batch_fill) == (21, 21, 1.0)
+    unknown: Any = 99
+    for settings in (StateSettings(preset=unknown), StateSettings(state_batch_size=0)):
+        refused = await refusal(shared_wire.create_project(state_settings=settings))
+        assert (refused.reason, refused.fields) == ("INVALID_REQUEST", ["state_settings"])

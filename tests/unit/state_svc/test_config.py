@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
+from ramify.v1.project_pb2 import StatePreset, StateSettings
+from ramify.v1.setting_pb2 import setting_rule
 from state_svc.config import Settings, load
 from state_svc.errors import InvalidConfig
+from state_svc.model.storing import KEYS, PRESETS, Storing, preset_name
 
 _DEFAULTS = Settings.model_validate({})
 
@@ -112,3 +117,53 @@ def test_every_setting_has_a_flag_and_a_description(capsys: pytest.CaptureFixtur
 def test_settings_do_not_change_once_they_are_read() -> None:
     with pytest.raises(ValidationError):
         load([], {}).listen = "x"
+
+
+@pytest.mark.parametrize(
+    "preset, expected",
+    [
+        ("high_throughput", {"state_batch_size": 200, "state_batch_timeout_ms": 500}),
+        ("low_latency", {"state_batch_size": 10, "state_batch_timeout_ms": 50}),
+        ("constrained", {"compression_threshold_bytes": 512, "enable_state_compression": True}),
+        ("debug", {"state_batch_size": 1, "state_batch_timeout_ms": 0}),
+    ],
+)
+def test_a_preset_sets_its_keys_from_each_source(
+    preset: str, expected: dict[str, int], tmp_path: Path
+) -> None:
+    file = _file(tmp_path, f"state_svc: {{preset: {preset}}}")
+    for found in (
+        load(["--preset", preset], {}),
+        load([], {"STATE_SVC_PRESET": preset}),
+        load(file, {}),
+    ):
+        assert {key: getattr(found, key) for key in expected} == expected
+        assert found.preset == preset
+        assert found.snapshot_bytes == _DEFAULTS.snapshot_bytes
+
+
+def test_a_key_that_is_set_wins_over_the_preset_wherever_that_comes_from(tmp_path: Path) -> None:
+    file = _file(tmp_path, "state_svc: {state_batch_size: 7}")
+    found = load([*file, "--preset", "debug"], {"STATE_SVC_EAGER_COMMIT": "false"})
+    assert (found.state_batch_size, found.state_batch_timeout_ms) == (7, 0)
+    assert not found.eager_commit
+
+
+def test_an_unknown_preset_is_an_error() -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        load(["--preset", "fast"], {})
+    assert caught.value.fields["key"] == "preset"
+
+
+def test_the_defaults_of_storing_are_those_of_the_contract_and_of_the_service() -> None:
+    assert load([], {}).storing() == Storing()
+    contract = {}
+    for field in StateSettings.DESCRIPTOR.fields:
+        if field.name != "preset":
+            rule = field.GetOptions().Extensions[setting_rule]
+            contract[field.name] = yaml.safe_load(rule.default_value)
+    assert contract == dataclasses.asdict(Storing())
+    names = [preset_name(number) for number in StatePreset.values() if number]
+    assert names == list(PRESETS)
+    for values in PRESETS.values():
+        assert set(values) <= set(KEYS)

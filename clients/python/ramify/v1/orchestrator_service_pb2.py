@@ -29,7 +29,7 @@ from ramify.v1 import explain_pb2 as ramify_dot_v1_dot_explain__pb2
 from ramify.v1 import project_pb2 as ramify_dot_v1_dot_project__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$ramify/v1/orchestrator_service.proto\x12\tramify.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17ramify/v1/command.proto\x1a\x17ramify/v1/explain.proto\x1a\x17ramify/v1/project.proto\"\x9c\x03\n\x13StartProjectRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x0c\n\x04goal\x18\x03 \x01(\t\x12\x0f\n\x07profile\x18\x04 \x01(\t\x12.\n\x08settings\x18\x05 \x01(\x0b\x32\x1c.ramify.v1.ExecutionSettings\x12G\n\ragent_options\x18\x06 \x03(\x0b\x32\x30.ramify.v1.StartProjectRequest.AgentOptionsEntry\x12:\n\x06labels\x18\x07 \x03(\x0b\x32*.ramify.v1.StartProjectRequest.LabelsEntry\x12\r\n\x05\x61\x63tor\x18\x08 \x01(\t\x1aK\n\x11\x41gentOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\";\n\x14StartProjectResponse\x12#\n\x07project\x18\x01 \x01(\x0b\x32\x12.ramify.v1.Project\"]\n\x14\x43\x61ncelProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"=\n\x15\x43\x61ncelProjectResponse\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"n\n\x0e\x43ommandReceipt\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.ramify.v1.CommandState\x12\x0e\n\x06\x61nswer\x18\x04 \x01(\t\"\\\n\x13PauseProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"B\n\x14PauseProjectResponse\x12*\n\x07receipt\x18\x01 \x01(\x0b\x32\x19.ramify.v1.CommandReceipt\"]\n\x14ResumeProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"C\n\x15ResumeProjectResponse\x12*\n\x07receipt\x18\x01 \x01(\x0b\x32\x19.ramify.v1.CommandReceipt\"k\n\x11\x43\x61ncelNodeRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0f\n\x07node_id\x18\x05 \x01(\t\"@\n\x12\x43\x61ncelNodeResponse\x12*\n\x07receipt\x18\x01 \x01(\x0b\x32\x19.ramify.v1.CommandReceipt\"\x12\n\x10GetRunnerRequest\"\xa3\x01\n\rActiveProject\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x13\n\x0blease_epoch\x18\x02 \x01(\x04\x12\x15\n\rrunning_nodes\x18\x03 \x01(\r\x12\x13\n\x0bready_nodes\x18\x04 \x01(\r\x12\r\n\x05steps\x18\x05 \x01(\x04\x12.\n\x08settings\x18n \x01(\x0b\x32\x1c.ramify.v1.ExecutionSettings\"\xeb\x01\n\x11GetRunnerResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x08projects\x18\x04 \x03(\x0b\x32\x18.ramify.v1.ActiveProject\x12\x10\n\x08profiles\x18\x05 \x03(\t\x12\x17\n\x0funacked_batches\x18\x06 \x01(\r\x12.\n\x08settings\x18n \x01(\x0b\x32\x1c.ramify.v1.ExecutionSettings2\x97\x05\n\x13OrchestratorService\x12O\n\x0cStartProject\x12\x1e.ramify.v1.StartProjectRequest\x1a\x1f.ramify.v1.StartProjectResponse\x12R\n\rCancelProject\x12\x1f.ramify.v1.CancelProjectRequest\x1a .ramify.v1.CancelProjectResponse\x12O\n\x0cPauseProject\x12\x1e.ramify.v1.PauseProjectRequest\x1a\x1f.ramify.v1.PauseProjectResponse\x12R\n\rResumeProject\x12\x1f.ramify.v1.ResumeProjectRequest\x1a .ramify.v1.ResumeProjectResponse\x12I\n\nCancelNode\x12\x1c.ramify.v1.CancelNodeRequest\x1a\x1d.ramify.v1.CancelNodeResponse\x12\x46\n\tGetRunner\x12\x1b.ramify.v1.GetRunnerRequest\x1a\x1c.ramify.v1.GetRunnerResponse\x12U\n\x0e\x45xplainProject\x12 .ramify.v1.ExplainProjectRequest\x1a!.ramify.v1.ExplainProjectResponse\x12L\n\x0b\x45xplainNode\x12\x1d.ramify.v1.ExplainNodeRequest\x1a\x1e.ramify.v1.ExplainNodeResponseB0\n\rdev.ramify.v1P\x01Z\x1dramify.dev/ramify/v1;ramifyv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$ramify/v1/orchestrator_service.proto\x12\tramify.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17ramify/v1/command.proto\x1a\x17ramify/v1/explain.proto\x1a\x17ramify/v1/project.proto\"\xce\x03\n\x13StartProjectRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x0c\n\x04goal\x18\x03 \x01(\t\x12\x0f\n\x07profile\x18\x04 \x01(\t\x12.\n\x08settings\x18\x05 \x01(\x0b\x32\x1c.ramify.v1.ExecutionSettings\x12G\n\ragent_options\x18\x06 \x03(\x0b\x32\x30.ramify.v1.StartProjectRequest.AgentOptionsEntry\x12:\n\x06labels\x18\x07 \x03(\x0b\x32*.ramify.v1.StartProjectRequest.LabelsEntry\x12\r\n\x05\x61\x63tor\x18\x08 \x01(\t\x12\x30\n\x0estate_settings\x18x \x01(\x0b\x32\x18.ramify.v1.StateSettings\x1aK\n\x11\x41gentOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\";\n\x14StartProjectResponse\x12#\n\x07project\x18\x01 \x01(\x0b\x32\x12.ramify.v1.Project\"]\n\x14\x43\x61ncelProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"=\n\x15\x43\x61ncelProjectResponse\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"n\n\x0e\x43ommandReceipt\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.ramify.v1.CommandState\x12\x0e\n\x06\x61nswer\x18\x04 \x01(\t\"\\\n\x13PauseProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"B\n\x14PauseProjectResponse\x12*\n\x07receipt\x18\x01 \x01(\x0b\x32\x19.ramify.v1.CommandReceipt\"]\n\x14ResumeProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"C\n\x15ResumeProjectResponse\x12*\n\x07receipt\x18\x01 \x01(\x0b\x32\x19.ramify.v1.CommandReceipt\"k\n\x11\x43\x61ncelNodeRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0f\n\x07node_id\x18\x05 \x01(\t\"@\n\x12\x43\x61ncelNodeResponse\x12*\n\x07receipt\x18\x01 \x01(\x0b\x32\x19.ramify.v1.CommandReceipt\"\x12\n\x10GetRunnerRequest\"\xa3\x01\n\rActiveProject\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x13\n\x0blease_epoch\x18\x02 \x01(\x04\x12\x15\n\rrunning_nodes\x18\x03 \x01(\r\x12\x13\n\x0bready_nodes\x18\x04 \x01(\r\x12\r\n\x05steps\x18\x05 \x01(\x04\x12.\n\x08settings\x18n \x01(\x0b\x32\x1c.ramify.v1.ExecutionSettings\"\xeb\x01\n\x11GetRunnerResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x08projects\x18\x04 \x03(\x0b\x32\x18.ramify.v1.ActiveProject\x12\x10\n\x08profiles\x18\x05 \x03(\t\x12\x17\n\x0funacked_batches\x18\x06 \x01(\r\x12.\n\x08settings\x18n \x01(\x0b\x32\x1c.ramify.v1.ExecutionSettings2\x97\x05\n\x13OrchestratorService\x12O\n\x0cStartProject\x12\x1e.ramify.v1.StartProjectRequest\x1a\x1f.ramify.v1.StartProjectResponse\x12R\n\rCancelProject\x12\x1f.ramify.v1.CancelProjectRequest\x1a .ramify.v1.CancelProjectResponse\x12O\n\x0cPauseProject\x12\x1e.ramify.v1.PauseProjectRequest\x1a\x1f.ramify.v1.PauseProjectResponse\x12R\n\rResumeProject\x12\x1f.ramify.v1.ResumeProjectRequest\x1a .ramify.v1.ResumeProjectResponse\x12I\n\nCancelNode\x12\x1c.ramify.v1.CancelNodeRequest\x1a\x1d.ramify.v1.CancelNodeResponse\x12\x46\n\tGetRunner\x12\x1b.ramify.v1.GetRunnerRequest\x1a\x1c.ramify.v1.GetRunnerResponse\x12U\n\x0e\x45xplainProject\x12 .ramify.v1.ExplainProjectRequest\x1a!.ramify.v1.ExplainProjectResponse\x12L\n\x0b\x45xplainNode\x12\x1d.ramify.v1.ExplainNodeRequest\x1a\x1e.ramify.v1.ExplainNodeResponseB0\n\rdev.ramify.v1P\x01Z\x1dramify.dev/ramify/v1;ramifyv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,37 +42,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STARTPROJECTREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_STARTPROJECTREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_STARTPROJECTREQUEST']._serialized_start=190
-  _globals['_STARTPROJECTREQUEST']._serialized_end=602
-  _globals['_STARTPROJECTREQUEST_AGENTOPTIONSENTRY']._serialized_start=480
-  _globals['_STARTPROJECTREQUEST_AGENTOPTIONSENTRY']._serialized_end=555
-  _globals['_STARTPROJECTREQUEST_LABELSENTRY']._serialized_start=557
-  _globals['_STARTPROJECTREQUEST_LABELSENTRY']._serialized_end=602
-  _globals['_STARTPROJECTRESPONSE']._serialized_start=604
-  _globals['_STARTPROJECTRESPONSE']._serialized_end=663
-  _globals['_CANCELPROJECTREQUEST']._serialized_start=665
-  _globals['_CANCELPROJECTREQUEST']._serialized_end=758
-  _globals['_CANCELPROJECTRESPONSE']._serialized_start=760
-  _globals['_CANCELPROJECTRESPONSE']._serialized_end=821
-  _globals['_COMMANDRECEIPT']._serialized_start=823
-  _globals['_COMMANDRECEIPT']._serialized_end=933
-  _globals['_PAUSEPROJECTREQUEST']._serialized_start=935
-  _globals['_PAUSEPROJECTREQUEST']._serialized_end=1027
-  _globals['_PAUSEPROJECTRESPONSE']._serialized_start=1029
-  _globals['_PAUSEPROJECTRESPONSE']._serialized_end=1095
-  _globals['_RESUMEPROJECTREQUEST']._serialized_start=1097
-  _globals['_RESUMEPROJECTREQUEST']._serialized_end=1190
-  _globals['_RESUMEPROJECTRESPONSE']._serialized_start=1192
-  _globals['_RESUMEPROJECTRESPONSE']._serialized_end=1259
-  _globals['_CANCELNODEREQUEST']._serialized_start=1261
-  _globals['_CANCELNODEREQUEST']._serialized_end=1368
-  _globals['_CANCELNODERESPONSE']._serialized_start=1370
-  _globals['_CANCELNODERESPONSE']._serialized_end=1434
-  _globals['_GETRUNNERREQUEST']._serialized_start=1436
-  _globals['_GETRUNNERREQUEST']._serialized_end=1454
-  _globals['_ACTIVEPROJECT']._serialized_start=1457
-  _globals['_ACTIVEPROJECT']._serialized_end=1620
-  _globals['_GETRUNNERRESPONSE']._serialized_start=1623
-  _globals['_GETRUNNERRESPONSE']._serialized_end=1858
-  _globals['_ORCHESTRATORSERVICE']._serialized_start=1861
-  _globals['_ORCHESTRATORSERVICE']._serialized_end=2524
+  _globals['_STARTPROJECTREQUEST']._serialized_end=652
+  _globals['_STARTPROJECTREQUEST_AGENTOPTIONSENTRY']._serialized_start=530
+  _globals['_STARTPROJECTREQUEST_AGENTOPTIONSENTRY']._serialized_end=605
+  _globals['_STARTPROJECTREQUEST_LABELSENTRY']._serialized_start=607
+  _globals['_STARTPROJECTREQUEST_LABELSENTRY']._serialized_end=652
+  _globals['_STARTPROJECTRESPONSE']._serialized_start=654
+  _globals['_STARTPROJECTRESPONSE']._serialized_end=713
+  _globals['_CANCELPROJECTREQUEST']._serialized_start=715
+  _globals['_CANCELPROJECTREQUEST']._serialized_end=808
+  _globals['_CANCELPROJECTRESPONSE']._serialized_start=810
+  _globals['_CANCELPROJECTRESPONSE']._serialized_end=871
+  _globals['_COMMANDRECEIPT']._serialized_start=873
+  _globals['_COMMANDRECEIPT']._serialized_end=983
+  _globals['_PAUSEPROJECTREQUEST']._serialized_start=985
+  _globals['_PAUSEPROJECTREQUEST']._serialized_end=1077
+  _globals['_PAUSEPROJECTRESPONSE']._serialized_start=1079
+  _globals['_PAUSEPROJECTRESPONSE']._serialized_end=1145
+  _globals['_RESUMEPROJECTREQUEST']._serialized_start=1147
+  _globals['_RESUMEPROJECTREQUEST']._serialized_end=1240
+  _globals['_RESUMEPROJECTRESPONSE']._serialized_start=1242
+  _globals['_RESUMEPROJECTRESPONSE']._serialized_end=1309
+  _globals['_CANCELNODEREQUEST']._serialized_start=1311
+  _globals['_CANCELNODEREQUEST']._serialized_end=1418
+  _globals['_CANCELNODERESPONSE']._serialized_start=1420
+  _globals['_CANCELNODERESPONSE']._serialized_end=1484
+  _globals['_GETRUNNERREQUEST']._serialized_start=1486
+  _globals['_GETRUNNERREQUEST']._serialized_end=1504
+  _globals['_ACTIVEPROJECT']._serialized_start=1507
+  _globals['_ACTIVEPROJECT']._serialized_end=1670
+  _globals['_GETRUNNERRESPONSE']._serialized_start=1673
+  _globals['_GETRUNNERRESPONSE']._serialized_end=1908
+  _globals['_ORCHESTRATORSERVICE']._serialized_start=1911
+  _globals['_ORCHESTRATORSERVICE']._serialized_end=2574
 # @@protoc_insertion_point(module_scope)

@@ -77,6 +77,7 @@ class StartProjectRequest(_message.Message):
     AGENT_OPTIONS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    STATE_SETTINGS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat for 24 hours; at most 128 characters. Empty: not repeatable."""
     project_id: _builtins.str
@@ -99,6 +100,10 @@ class StartProjectRequest(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free marks to select by."""
 
+    @_builtins.property
+    def state_settings(self) -> _project_pb2.StateSettings:
+        """How state_svc stores the run, where that differs from its configuration."""
+
     def __init__(
         self,
         *,
@@ -110,10 +115,11 @@ class StartProjectRequest(_message.Message):
         agent_options: _abc.Mapping[_builtins.str, _struct_pb2.Value] | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         actor: _builtins.str = ...,
+        state_settings: _project_pb2.StateSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings", "state_settings", b"state_settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "agent_options", b"agent_options", "goal", b"goal", "labels", b"labels", "profile", b"profile", "project_id", b"project_id", "request_id", b"request_id", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "agent_options", b"agent_options", "goal", b"goal", "labels", b"labels", "profile", b"profile", "project_id", b"project_id", "request_id", b"request_id", "settings", b"settings", "state_settings", b"state_settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -137,6 +137,38 @@ OPTIMIZATION_LEVEL_AGGRESSIVE: OptimizationLevel.ValueType  # 3
 """Many calls at a time, joined updates."""
 Global___OptimizationLevel: _TypeAlias = OptimizationLevel  # noqa: Y015
 
+class _StatePreset:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StatePresetEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StatePreset.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STATE_PRESET_UNSPECIFIED: _StatePreset.ValueType  # 0
+    """Not set: as the service is configured."""
+    STATE_PRESET_HIGH_THROUGHPUT: _StatePreset.ValueType  # 1
+    """Full commits: 200 updates or 500 ms, and no commit before. For runs that nobody waits for."""
+    STATE_PRESET_LOW_LATENCY: _StatePreset.ValueType  # 2
+    """Commits at once; at the latest after 10 updates or 50 ms. For runs that people watch."""
+    STATE_PRESET_CONSTRAINED: _StatePreset.ValueType  # 3
+    """Compresses from 512 bytes on. For small disks."""
+    STATE_PRESET_DEBUG: _StatePreset.ValueType  # 4
+    """One commit for each batch: every change by itself. For finding out what happens."""
+
+class StatePreset(_StatePreset, metaclass=_StatePresetEnumTypeWrapper):
+    """StatePreset names a set of values for the keys of `StateSettings`; a key that is set wins over it."""
+
+STATE_PRESET_UNSPECIFIED: StatePreset.ValueType  # 0
+"""Not set: as the service is configured."""
+STATE_PRESET_HIGH_THROUGHPUT: StatePreset.ValueType  # 1
+"""Full commits: 200 updates or 500 ms, and no commit before. For runs that nobody waits for."""
+STATE_PRESET_LOW_LATENCY: StatePreset.ValueType  # 2
+"""Commits at once; at the latest after 10 updates or 50 ms. For runs that people watch."""
+STATE_PRESET_CONSTRAINED: StatePreset.ValueType  # 3
+"""Compresses from 512 bytes on. For small disks."""
+STATE_PRESET_DEBUG: StatePreset.ValueType  # 4
+"""One commit for each batch: every change by itself. For finding out what happens."""
+Global___StatePreset: _TypeAlias = StatePreset  # noqa: Y015
+
 @_typing.final
 class ExecutionSettings(_message.Message):
     """ExecutionSettings are the execution keys of one project. StartProject fills in what is not set
@@ -317,6 +349,140 @@ class ExecutionSettings(_message.Message):
 Global___ExecutionSettings: _TypeAlias = ExecutionSettings  # noqa: Y015
 
 @_typing.final
+class StateSettings(_message.Message):
+    """StateSettings say how state_svc stores one project. A key that is not set takes the value of the
+    preset, or the service's. The keys have the same names as in the service's configuration.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRESET_FIELD_NUMBER: _builtins.int
+    STATE_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    STATE_BATCH_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    EAGER_COMMIT_FIELD_NUMBER: _builtins.int
+    ENABLE_STATE_COMPRESSION_FIELD_NUMBER: _builtins.int
+    COMPRESSION_THRESHOLD_BYTES_FIELD_NUMBER: _builtins.int
+    RETENTION_SECONDS_FIELD_NUMBER: _builtins.int
+    RETENTION_REVISIONS_FIELD_NUMBER: _builtins.int
+    RETENTION_BYTES_FIELD_NUMBER: _builtins.int
+    preset: Global___StatePreset.ValueType
+    """Values for the other keys."""
+    state_batch_size: _builtins.int
+    """Updates of the project that make a commit due. With 1, a commit holds one batch of the project."""
+    state_batch_timeout_ms: _builtins.int
+    """Age of the oldest waiting batch of the project that makes a commit due, in milliseconds."""
+    eager_commit: _builtins.bool
+    """Whether a commit is due as soon as the one before is done, so that the two keys above are
+    never reached. A commit takes along whatever else waits: a project's keys can bring a commit
+    forward, for all, but never put one off for others.
+    """
+    enable_state_compression: _builtins.bool
+    """Whether the project's segments are compressed."""
+    compression_threshold_bytes: _builtins.int
+    """Smaller segments stay as they are."""
+    retention_seconds: _builtins.int
+    """History older than this may be dropped, in seconds; 0 keeps all of it."""
+    retention_revisions: _builtins.int
+    """History beyond so many latest revisions may be dropped; 0 keeps all of it."""
+    retention_bytes: _builtins.int
+    """History beyond so many latest stored bytes of segments may be dropped; 0 keeps all of it."""
+    def __init__(
+        self,
+        *,
+        preset: Global___StatePreset.ValueType = ...,
+        state_batch_size: _builtins.int | None = ...,
+        state_batch_timeout_ms: _builtins.int | None = ...,
+        eager_commit: _builtins.bool | None = ...,
+        enable_state_compression: _builtins.bool | None = ...,
+        compression_threshold_bytes: _builtins.int | None = ...,
+        retention_seconds: _builtins.int | None = ...,
+        retention_revisions: _builtins.int | None = ...,
+        retention_bytes: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compression_threshold_bytes", b"_compression_threshold_bytes", "_eager_commit", b"_eager_commit", "_enable_state_compression", b"_enable_state_compression", "_retention_bytes", b"_retention_bytes", "_retention_revisions", b"_retention_revisions", "_retention_seconds", b"_retention_seconds", "_state_batch_size", b"_state_batch_size", "_state_batch_timeout_ms", b"_state_batch_timeout_ms", "compression_threshold_bytes", b"compression_threshold_bytes", "eager_commit", b"eager_commit", "enable_state_compression", b"enable_state_compression", "retention_bytes", b"retention_bytes", "retention_revisions", b"retention_revisions", "retention_seconds", b"retention_seconds", "state_batch_size", b"state_batch_size", "state_batch_timeout_ms", b"state_batch_timeout_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compression_threshold_bytes", b"_compression_threshold_bytes", "_eager_commit", b"_eager_commit", "_enable_state_compression", b"_enable_state_compression", "_retention_bytes", b"_retention_bytes", "_retention_revisions", b"_retention_revisions", "_retention_seconds", b"_retention_seconds", "_state_batch_size", b"_state_batch_size", "_state_batch_timeout_ms", b"_state_batch_timeout_ms", "compression_threshold_bytes", b"compression_threshold_bytes", "eager_commit", b"eager_commit", "enable_state_compression", b"enable_state_compression", "preset", b"preset", "retention_bytes", b"retention_bytes", "retention_revisions", b"retention_revisions", "retention_seconds", b"retention_seconds", "state_batch_size", b"state_batch_size", "state_batch_timeout_ms", b"state_batch_timeout_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__compression_threshold_bytes: _TypeAlias = _typing.Literal["compression_threshold_bytes"]  # noqa: Y015
+    _WhichOneofArgType__compression_threshold_bytes: _TypeAlias = _typing.Literal["_compression_threshold_bytes", b"_compression_threshold_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__eager_commit: _TypeAlias = _typing.Literal["eager_commit"]  # noqa: Y015
+    _WhichOneofArgType__eager_commit: _TypeAlias = _typing.Literal["_eager_commit", b"_eager_commit"]  # noqa: Y015
+    _WhichOneofReturnType__enable_state_compression: _TypeAlias = _typing.Literal["enable_state_compression"]  # noqa: Y015
+    _WhichOneofArgType__enable_state_compression: _TypeAlias = _typing.Literal["_enable_state_compression", b"_enable_state_compression"]  # noqa: Y015
+    _WhichOneofReturnType__retention_bytes: _TypeAlias = _typing.Literal["retention_bytes"]  # noqa: Y015
+    _WhichOneofArgType__retention_bytes: _TypeAlias = _typing.Literal["_retention_bytes", b"_retention_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__retention_revisions: _TypeAlias = _typing.Literal["retention_revisions"]  # noqa: Y015
+    _WhichOneofArgType__retention_revisions: _TypeAlias = _typing.Literal["_retention_revisions", b"_retention_revisions"]  # noqa: Y015
+    _WhichOneofReturnType__retention_seconds: _TypeAlias = _typing.Literal["retention_seconds"]  # noqa: Y015
+    _WhichOneofArgType__retention_seconds: _TypeAlias = _typing.Literal["_retention_seconds", b"_retention_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__state_batch_size: _TypeAlias = _typing.Literal["state_batch_size"]  # noqa: Y015
+    _WhichOneofArgType__state_batch_size: _TypeAlias = _typing.Literal["_state_batch_size", b"_state_batch_size"]  # noqa: Y015
+    _WhichOneofReturnType__state_batch_timeout_ms: _TypeAlias = _typing.Literal["state_batch_timeout_ms"]  # noqa: Y015
+    _WhichOneofArgType__state_batch_timeout_ms: _TypeAlias = _typing.Literal["_state_batch_timeout_ms", b"_state_batch_timeout_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__compression_threshold_bytes) -> _WhichOneofReturnType__compression_threshold_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__eager_commit) -> _WhichOneofReturnType__eager_commit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__enable_state_compression) -> _WhichOneofReturnType__enable_state_compression | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_bytes) -> _WhichOneofReturnType__retention_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_revisions) -> _WhichOneofReturnType__retention_revisions | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_seconds) -> _WhichOneofReturnType__retention_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__state_batch_size) -> _WhichOneofReturnType__state_batch_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__state_batch_timeout_ms) -> _WhichOneofReturnType__state_batch_timeout_ms | None: ...
+
+Global___StateSettings: _TypeAlias = StateSettings  # noqa: Y015
+
+@_typing.final
+class Pins(_message.Message):
+    """Pins are revisions whose history is kept: nothing is dropped after the lowest of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RevisionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REVISIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def revisions(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Revision by the name of the pin; at most 64."""
+
+    def __init__(
+        self,
+        *,
+        revisions: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revisions", b"revisions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pins: _TypeAlias = Pins  # noqa: Y015
+
+@_typing.final
 class Lease(_message.Message):
     """Lease is a holder's claim on a project."""
 
@@ -468,6 +634,8 @@ class Project(_message.Message):
     OPEN_REVIEW_COUNT_FIELD_NUMBER: _builtins.int
     REVIEW_COUNT_FIELD_NUMBER: _builtins.int
     PAUSE_TIME_FIELD_NUMBER: _builtins.int
+    STATE_SETTINGS_FIELD_NUMBER: _builtins.int
+    PINS_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """Id: `[A-Za-z0-9._~-]{1,128}`, optionally preceded by `namespace/` of the same alphabet."""
     project_uid: _builtins.str
@@ -540,6 +708,14 @@ class Project(_message.Message):
     def pause_time(self) -> _timestamp_pb2.Timestamp:
         """When the run was paused; set while it is PAUSING or PAUSED. Timers stand still since then."""
 
+    @_builtins.property
+    def state_settings(self) -> Global___StateSettings:
+        """How the project is stored. Set when it is created."""
+
+    @_builtins.property
+    def pins(self) -> Global___Pins:
+        """Revisions whose history is kept. Output only; changed by PinRevision and UnpinRevision."""
+
     def __init__(
         self,
         *,
@@ -566,10 +742,12 @@ class Project(_message.Message):
         open_review_count: _builtins.int = ...,
         review_count: _builtins.int = ...,
         pause_time: _timestamp_pb2.Timestamp | None = ...,
+        state_settings: Global___StateSettings | None = ...,
+        pins: Global___Pins | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "forked_from", b"forked_from", "lease", b"lease", "pause_time", b"pause_time", "settings", b"settings", "start_time", b"start_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "forked_from", b"forked_from", "lease", b"lease", "pause_time", b"pause_time", "pins", b"pins", "settings", b"settings", "start_time", b"start_time", "state_settings", b"state_settings", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_options", b"agent_options", "compacted_revision", b"compacted_revision", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "forked_from", b"forked_from", "goal", b"goal", "labels", b"labels", "lease", b"lease", "node_counts", b"node_counts", "open_review_count", b"open_review_count", "pause_time", b"pause_time", "profile", b"profile", "project_id", b"project_id", "project_uid", b"project_uid", "review_count", b"review_count", "revision", b"revision", "root_node_id", b"root_node_id", "settings", b"settings", "start_time", b"start_time", "state", b"state", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_options", b"agent_options", "compacted_revision", b"compacted_revision", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "forked_from", b"forked_from", "goal", b"goal", "labels", b"labels", "lease", b"lease", "node_counts", b"node_counts", "open_review_count", b"open_review_count", "pause_time", b"pause_time", "pins", b"pins", "profile", b"profile", "project_id", b"project_id", "project_uid", b"project_uid", "review_count", b"review_count", "revision", b"revision", "root_node_id", b"root_node_id", "settings", b"settings", "start_time", b"start_time", "state", b"state", "state_settings", b"state_settings", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -613,6 +791,7 @@ class ProjectPatch(_message.Message):
     LABEL_REMOVALS_FIELD_NUMBER: _builtins.int
     PAUSE_TIME_FIELD_NUMBER: _builtins.int
     CLEAR_FIELDS_FIELD_NUMBER: _builtins.int
+    PINS_FIELD_NUMBER: _builtins.int
     state: Global___ProjectState.ValueType
     """New state; the move must be legal."""
     root_node_id: _builtins.str
@@ -649,6 +828,10 @@ class ProjectPatch(_message.Message):
     def clear_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of fields to empty: `error` and `pause_time` only."""
 
+    @_builtins.property
+    def pins(self) -> Global___Pins:
+        """Only in deltas: all pins as they are afterwards. Refused from producers."""
+
     def __init__(
         self,
         *,
@@ -662,10 +845,11 @@ class ProjectPatch(_message.Message):
         label_removals: _abc.Iterable[_builtins.str] | None = ...,
         pause_time: _timestamp_pb2.Timestamp | None = ...,
         clear_fields: _abc.Iterable[_builtins.str] | None = ...,
+        pins: Global___Pins | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_end_time", b"_end_time", "_error", b"_error", "_lease", b"_lease", "_pause_time", b"_pause_time", "_root_node_id", b"_root_node_id", "_start_time", b"_start_time", "_state", b"_state", "end_time", b"end_time", "error", b"error", "lease", b"lease", "pause_time", b"pause_time", "root_node_id", b"root_node_id", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_end_time", b"_end_time", "_error", b"_error", "_lease", b"_lease", "_pause_time", b"_pause_time", "_pins", b"_pins", "_root_node_id", b"_root_node_id", "_start_time", b"_start_time", "_state", b"_state", "end_time", b"end_time", "error", b"error", "lease", b"lease", "pause_time", b"pause_time", "pins", b"pins", "root_node_id", b"root_node_id", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_end_time", b"_end_time", "_error", b"_error", "_lease", b"_lease", "_pause_time", b"_pause_time", "_root_node_id", b"_root_node_id", "_start_time", b"_start_time", "_state", b"_state", "clear_fields", b"clear_fields", "end_time", b"end_time", "error", b"error", "label_removals", b"label_removals", "label_upserts", b"label_upserts", "lease", b"lease", "pause_time", b"pause_time", "root_node_id", b"root_node_id", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_end_time", b"_end_time", "_error", b"_error", "_lease", b"_lease", "_pause_time", b"_pause_time", "_pins", b"_pins", "_root_node_id", b"_root_node_id", "_start_time", b"_start_time", "_state", b"_state", "clear_fields", b"clear_fields", "end_time", b"end_time", "error", b"error", "label_removals", b"label_removals", "label_upserts", b"label_upserts", "lease", b"lease", "pause_time", b"pause_time", "pins", b"pins", "root_node_id", b"root_node_id", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__end_time: _TypeAlias = _typing.Literal["end_time"]  # noqa: Y015
     _WhichOneofArgType__end_time: _TypeAlias = _typing.Literal["_end_time", b"_end_time"]  # noqa: Y015
@@ -675,6 +859,8 @@ class ProjectPatch(_message.Message):
     _WhichOneofArgType__lease: _TypeAlias = _typing.Literal["_lease", b"_lease"]  # noqa: Y015
     _WhichOneofReturnType__pause_time: _TypeAlias = _typing.Literal["pause_time"]  # noqa: Y015
     _WhichOneofArgType__pause_time: _TypeAlias = _typing.Literal["_pause_time", b"_pause_time"]  # noqa: Y015
+    _WhichOneofReturnType__pins: _TypeAlias = _typing.Literal["pins"]  # noqa: Y015
+    _WhichOneofArgType__pins: _TypeAlias = _typing.Literal["_pins", b"_pins"]  # noqa: Y015
     _WhichOneofReturnType__root_node_id: _TypeAlias = _typing.Literal["root_node_id"]  # noqa: Y015
     _WhichOneofArgType__root_node_id: _TypeAlias = _typing.Literal["_root_node_id", b"_root_node_id"]  # noqa: Y015
     _WhichOneofReturnType__start_time: _TypeAlias = _typing.Literal["start_time"]  # noqa: Y015
@@ -689,6 +875,8 @@ class ProjectPatch(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lease) -> _WhichOneofReturnType__lease | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pause_time) -> _WhichOneofReturnType__pause_time | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pins) -> _WhichOneofReturnType__pins | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__root_node_id) -> _WhichOneofReturnType__root_node_id | None: ...
     @_typing.overload

@@ -1021,6 +1021,7 @@ class CreateProjectRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    STATE_SETTINGS_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """Its id; empty: assigned."""
     goal: _builtins.str
@@ -1043,6 +1044,10 @@ class CreateProjectRequest(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """As in `Project`."""
 
+    @_builtins.property
+    def state_settings(self) -> _project_pb2.StateSettings:
+        """How it is stored, where that differs from the service's configuration."""
+
     def __init__(
         self,
         *,
@@ -1054,10 +1059,11 @@ class CreateProjectRequest(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         request_id: _builtins.str = ...,
         actor: _builtins.str = ...,
+        state_settings: _project_pb2.StateSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings", "state_settings", b"state_settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "agent_options", b"agent_options", "goal", b"goal", "labels", b"labels", "profile", b"profile", "project_id", b"project_id", "request_id", b"request_id", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "agent_options", b"agent_options", "goal", b"goal", "labels", b"labels", "profile", b"profile", "project_id", b"project_id", "request_id", b"request_id", "settings", b"settings", "state_settings", b"state_settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,20 +6,23 @@ import asyncio
 import traceback
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from ramify.v1.mutation_pb2 import Mutation
 from ramify.v1.payload_pb2 import Payload
+from ramify.v1.project_pb2 import StatePreset, StateSettings
+from state_svc.codec.compression import PLAIN, ZSTD
 from state_svc.codec.project import encode_project
 from state_svc.codec.segment import decode_segment
 from state_svc.errors import RamifyError, StoreUnavailable
-from state_svc.ingest.batching import BatchLimits
 from state_svc.ingest.committer import Committer, PendingBatch
 from state_svc.metrics import ServiceMetrics
 from state_svc.model.apply import apply_batch
 from state_svc.model.producer import Verdict, judge
 from state_svc.model.project import Applied, LiveProject, Origin
+from state_svc.model.storing import Storing, StoringRules
 from state_svc.store.base import Commit, ProducerRecord, RequestRecord
 from state_svc.store.memory import MemoryStore
 from tests.support.live import NOW, live_project
@@ -64,9 +67,9 @@ class _Bench:
         self.metrics = ServiceMetrics()
         self.committer = Committer(
             store,
-            limits=BatchLimits(max_delay=delay),
-            eager=eager,
-            compression_threshold=1_024,
+            rules=StoringRules(
+                Storing(state_batch_timeout_ms=int(delay * 1_000), eager_commit=eager)
+            ),
             publish=self._publish,
             grew=lambda project, count, _: self.grown.append((project.project_id, count)),
             metrics=self.metrics,
@@ -465,3 +468,57 @@ async def test_a_failed_commit_is_counted_and_a_durable_one_too(
     assert stats.immediate_updates == 2
     failed = bench.metrics.registry.get_sample_value("ramify_state_failed_commits_total")
     assert failed == 1
+
+
+# Projects with keys of their own
+
+
+async def _with_settings(bench: _Bench, project_id: str, **keys: Any) -> LiveProject:
+    project = await bench.project(project_id)
+    project.view.entity.state_settings.CopyFrom(StateSettings(**keys))
+    return project
+
+
+async def test_a_project_in_debug_has_a_commit_for_each_batch(
+    bench: _Bench, store: _HeldStore
+) -> None:
+    debug = await _with_settings(bench, "d", preset=StatePreset.STATE_PRESET_DEBUG)
+    other = await bench.project("o")
+    before = store.commits
+    async with bench.running():
+        for number in range(3):
+            bench.submit(debug, create(f"d{number}"))
+            bench.submit(other, create(f"o{number}"))
+        await bench.committer.drain()
+    assert store.commits == before + 3
+    acks = [(project, revisions) for what, project, revisions in bench.log if what == "ack"]
+    assert acks == [("d", (2,)), ("o", (2, 3, 4)), ("d", (3,)), ("d", (4,))]
+
+
+async def test_a_patient_project_waits_unless_another_commits(store: _HeldStore) -> None:
+    bench = _Bench(store, eager=False, delay=3_600.0)
+    patient = await bench.project("p")
+    eager = await _with_settings(bench, "e", eager_commit=True)
+    async with bench.running():
+        bench.submit(patient, create("a"))
+        await asyncio.sleep(0)
+        assert not store.entered.is_set(), "it waits for its watermark"
+        bench.submit(eager, create("a"))
+        await bench.committer.drain()
+    assert [entry[1] for entry in bench.log if entry[0] == "ack"] == ["p", "e"]
+    assert bench.metrics.service.to_stats().commits == 1
+
+
+async def test_a_projects_threshold_of_compression_is_its_own(
+    bench: _Bench, store: _HeldStore
+) -> None:
+    off = await _with_settings(bench, "off", enable_state_compression=False)
+    low = await _with_settings(bench, "low", preset=StatePreset.STATE_PRESET_CONSTRAINED)
+    usual = await bench.project("usual")
+    async with bench.running():
+        for project in (off, low, usual):
+            bench.submit(project, create("a", goal="a" * 700))
+        await bench.committer.drain()
+    codecs = {p: (await store.read_segments(f"uid-{p}", 1, 1))[0].codec for p in ("off", "low")}
+    assert codecs == {"off": PLAIN, "low": ZSTD}
+    assert (await store.read_segments("uid-usual", 1, 1))[0].codec == PLAIN
