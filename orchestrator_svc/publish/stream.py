@@ -179,7 +179,7 @@ class MutationStream:
                 asyncio.create_task(self._send(call), name="mutation-stream-send"),
             )
             try:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             finally:
                 for task in tasks:
                     task.cancel()
@@ -256,6 +256,9 @@ class MutationStream:
                     self._metrics.frame_batches.observe(len(batches))
                     await self._write(call, Request(frame=frame))
                     continue
+            elif not self._outbox.frames_in_flight:
+                await call.done_writing()  # lets the server stop without waiting for us
+                return
             resume_at = self._outbox.next_resume()
             timeout = None if resume_at is None else max(0.0, resume_at - loop.time())
             with contextlib.suppress(TimeoutError):

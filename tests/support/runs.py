@@ -145,7 +145,8 @@ class Follower:
                     self.history.take(message.delta.changes, message.delta.revisions)
                     self._changed.notify_all()
         except grpc.aio.AioRpcError as error:
-            if error.code() != grpc.StatusCode.UNAVAILABLE:
+            # CANCELLED: the service stopped before this call had begun in earnest.
+            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
                 raise
         finally:
             call.cancel()

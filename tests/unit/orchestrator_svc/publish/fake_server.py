@@ -32,6 +32,7 @@ class FakeServer:
         self.silent = False  #: commits without an ack
         self.hang_up_after: int | None = None  #: batches until the connection ends
         self.hung_up = asyncio.Event()
+        self.half_closed = asyncio.Event()
         self.context: Context | None = None
         self.fenced = False
 
@@ -64,6 +65,7 @@ class FakeServer:
                         self.hang_up_after = None
                         self.hung_up.set()
                         return
+        self.half_closed.set()
 
     def _welcome(self) -> pb.StreamMutationsResponse:
         limits = pb.Limits(
@@ -111,6 +113,11 @@ class FakeServer:
     ) -> None:
         reject = pb.Reject(project_id=batch.project_id, sequence=batch.sequence, error=error)
         await context.write(pb.StreamMutationsResponse(reject=reject))
+
+    async def drain(self) -> None:
+        """Ask the producer to stop sending."""
+        assert self.context is not None
+        await self.context.write(pb.StreamMutationsResponse(drain=pb.Drain()))
 
     async def fence(self, epoch: int) -> None:
         """Tell the present producer that a newer one exists."""

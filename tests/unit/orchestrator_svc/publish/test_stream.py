@@ -160,6 +160,20 @@ async def _write_until_fenced(fake: FakeServer) -> None:
             await held
 
 
+async def test_a_server_that_drains_gets_its_acks_off_and_is_not_kept_waiting() -> None:
+    fake = FakeServer()
+    async with serving(fake) as stream:
+        await stream.open_lane("p", "uid")
+        sent = await write(stream, "before")
+        await fake.drain()
+        async with asyncio.timeout(20):
+            await fake.half_closed.wait()
+        assert await sent == 11
+        assert await (await write(stream, "after")) == 12
+    assert len(fake.opens) == 2
+    assert stored(fake) == ["before", "after"]
+
+
 async def test_a_stream_that_is_stopped_while_its_connection_ends_stops() -> None:
     """Each try meets another moment between the hang-up and the next connection."""
     for turns in range(40):
