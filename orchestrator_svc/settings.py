@@ -1,8 +1,10 @@
 """Execution keys outside the core: read from files, environment, flags and the contract.
 
 The one list of keys is the message `ExecutionSettings`: name and type of a key are its field's,
-default, range and meaning its field's `setting_rule`. A new key is a field there, one of
-`graph.settings.Settings`, a row in `docs/execution.md`, and a test marked `execution_key`.
+default, range and meaning its field's `setting_rule`. A new key is a field there, a row in
+`docs/execution.md`, a test marked `execution_key`, and, if the core acts on it, a field of
+`graph.settings.Settings`. state_svc reads its own keys from the project, where StartProject puts
+all keys of the core and, of the others, the chosen ones.
 """
 
 from __future__ import annotations
@@ -10,11 +12,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 
-from orchestrator_svc.graph.settings import Scalar, Settings, effective, problems
+from orchestrator_svc.graph.settings import KEYS as CORE_KEYS
+from orchestrator_svc.graph.settings import Scalar, Settings, choose, effective, problems
 from ramify.v1.project_pb2 import ExecutionSettings
 from ramify.v1.setting_pb2 import setting_rule
 
@@ -48,7 +51,7 @@ class Key:
 
     name: str
     kind: Kind
-    default: Scalar
+    default: Scalar | None  #: None: whatever the service that acts on it is configured for
     meaning: str
     least: float = 0.0
     most: float = 0.0
@@ -98,9 +101,8 @@ def _key(field: FieldDescriptor) -> Key:
         kind = Kind.NUMBER
     elif field.enum_type is not None:
         kind, choices = Kind.CHOICE, _choices(field.enum_type)
-    key = Key(field.name, kind, "", rule.meaning, rule.min, rule.max, choices)
-    default = key.read(rule.default_value)
-    return Key(field.name, kind, default, rule.meaning, rule.min, rule.max, choices)
+    key = Key(field.name, kind, None, rule.meaning, rule.min, rule.max, choices)
+    return replace(key, default=key.read(rule.default_value)) if rule.default_value else key
 
 
 def _choices(enum_type: EnumDescriptor) -> dict[str, int]:
@@ -152,10 +154,12 @@ def _value(key: Key, value: object) -> Scalar:
     return key.read(value)
 
 
-def to_message(settings: Settings) -> ExecutionSettings:
-    """Return all keys as the contract has them."""
+def to_message(settings: Settings, *layers: Mapping[str, Scalar]) -> ExecutionSettings:
+    """Return all keys of the core, and those of state_svc that the layers choose."""
     message = ExecutionSettings()
+    chosen = choose(*layers)
     for name, key in KEYS.items():
-        value = getattr(settings, name)
-        setattr(message, name, value if key.choices is None else key.choices[value])
+        value = getattr(settings, name, None) if name in CORE_KEYS else chosen.get(name)
+        if value is not None:
+            setattr(message, name, value if key.choices is None else key.choices[str(value)])
     return message

@@ -63,6 +63,7 @@ class Settings:
         return min(self.max_concurrent_nodes, self.max_parallel_nodes)
 
 
+#: Keys on which the core acts.
 KEYS = frozenset(field.name for field in fields(Settings))
 
 #: What each level sets, for keys that nobody chose.
@@ -91,16 +92,24 @@ _CHOICES: Mapping[str, type[enum.StrEnum]] = {
 }
 
 
-def effective(*layers: Mapping[str, Scalar]) -> Settings:
-    """Return the keys in force; a later layer wins. Keys that no `Settings` has are passed over.
+def choose(*layers: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Return the keys that are not left at their defaults; a later layer wins over the others.
 
-    Values are within their ranges: `settings.py` has read them.
+    The preset of the chosen level lies below all of them.
     """
     chosen: dict[str, Scalar] = {}
     for layer in layers:
-        chosen.update((key, value) for key, value in layer.items() if key in KEYS)
+        chosen.update(layer)
     level = OptimizationLevel(str(chosen.get("optimization_level", OptimizationLevel.BALANCED)))
-    values = {**LEVELS[level], **chosen}
+    return {**LEVELS[level], **chosen}
+
+
+def effective(*layers: Mapping[str, Scalar]) -> Settings:
+    """Return the keys in force. Keys on which the core does not act are passed over.
+
+    Values are within their ranges: `settings.py` has read them.
+    """
+    values = {key: value for key, value in choose(*layers).items() if key in KEYS}
     for key, choice in _CHOICES.items():
         if key in values:
             values[key] = choice(str(values[key]))

@@ -135,7 +135,8 @@ class OrchestratorServicer:
     def _settings_for(self, request: pb.StartProjectRequest) -> project_pb2.ExecutionSettings:
         """Return all keys of a run: its own, else those of this orchestrator."""
         try:
-            return to_message(settle(self._execution, from_message(request.settings)))
+            own = from_message(request.settings)
+            return to_message(settle(self._execution, own), self._execution, own)
         except InvalidSetting as error:
             raise InvalidRequest(error.problem, field=f"settings.{error.key}") from error
 
