@@ -19,8 +19,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator_svc.agents.profile import DEFAULT_PROFILE
 from orchestrator_svc.errors import StartupError
-from orchestrator_svc.graph.settings import Scalar
-from orchestrator_svc.settings import KEYS, InvalidSetting, read_settings, settle
+from orchestrator_svc.graph.settings import Scalar, choose
+from orchestrator_svc.settings import (
+    ALL_KEYS,
+    KEYS,
+    STATE_KEYS,
+    InvalidSetting,
+    read_settings,
+    settle,
+)
 
 SECTION = "orchestrator_svc"
 EXECUTION_SECTION = "execution"
@@ -88,7 +95,7 @@ def load_config(
     for source in (_from_environment(os.environ if env is None else env), flags):
         for key, value in source.items():
             if value is not None:
-                target = execution if key in KEYS else own
+                target = execution if key in ALL_KEYS else own
                 target[key] = value
     try:
         chosen = read_settings(execution)
@@ -112,9 +119,9 @@ def load_config(
 def show_config(config: ServiceConfig) -> str:
     """Return the settings in force as the YAML file that would give them."""
     own = config.model_dump(mode="json", exclude={EXECUTION_SECTION}, exclude_none=True)
+    settled = {**choose(config.execution), **asdict(settle(config.execution))}
     execution = {
-        name: str(value) if isinstance(value, str) else value
-        for name, value in asdict(settle(config.execution)).items()
+        name: str(value) if isinstance(value, str) else value for name, value in settled.items()
     }
     return yaml.safe_dump({SECTION: own, EXECUTION_SECTION: execution}, sort_keys=False)
 
@@ -146,7 +153,7 @@ def _section(document: Mapping[object, object], name: str) -> dict[str, object]:
     if name == SECTION and EXECUTION_SECTION in section:
         raise StartupError(f"config: {name}.execution is not a key, use the section execution")
     for key in section:
-        if name == SECTION and key in KEYS:
+        if name == SECTION and key in ALL_KEYS:
             raise StartupError(f"config: {name}.{key} belongs to the section {EXECUTION_SECTION}")
     found = {str(key): value for key, value in section.items()}
     return _ungroup(found) if name == EXECUTION_SECTION else found
@@ -184,7 +191,11 @@ def _parser() -> argparse.ArgumentParser:
             _add_flag(parser, name, f"{field.description}{known}")
     group = parser.add_argument_group("execution keys of projects that do not set them")
     for key in KEYS.values():
-        _add_flag(group, key.name, f"{key.meaning}; {key.allowed} (default: {key.default})")
+        known = "" if key.default is None else f" (default: {key.default})"
+        _add_flag(group, key.name, f"{key.meaning}; {key.allowed}{known}")
+    group = parser.add_argument_group("keys of storage of such projects (default: state_svc's own)")
+    for key in STATE_KEYS.values():
+        _add_flag(group, key.name, f"{key.meaning}; {key.allowed}")
     return parser
 
 

@@ -15,10 +15,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
 
 from orchestrator_svc.graph.settings import KEYS as CORE_KEYS
 from orchestrator_svc.graph.settings import Scalar, Settings, choose, effective, problems
-from ramify.v1.project_pb2 import ExecutionSettings
+from ramify.v1.project_pb2 import ExecutionSettings, StateSettings
 from ramify.v1.setting_pb2 import setting_rule
 
 _TRUTH = {
@@ -64,7 +65,7 @@ class Key:
             return ", ".join(self.choices)
         if self.kind is Kind.BOOL:
             return self.kind
-        return f"{self.kind}, {self.least:g} to {self.most:g}"
+        return f"{self.kind}, {self.least:.16g} to {self.most:.16g}"
 
     def read(self, value: object) -> Scalar:
         """Return a value of a file, a variable or a flag. Raises `InvalidSetting`."""
@@ -114,14 +115,18 @@ def _choices(enum_type: EnumDescriptor) -> dict[str, int]:
 
 KEYS: dict[str, Key] = {field.name: _key(field) for field in ExecutionSettings.DESCRIPTOR.fields}
 
+#: How state_svc stores a project. They may be chosen wherever execution keys are.
+STATE_KEYS: dict[str, Key] = {field.name: _key(field) for field in StateSettings.DESCRIPTOR.fields}
+ALL_KEYS = {**KEYS, **STATE_KEYS}
+
 
 def read_settings(values: Mapping[str, object]) -> dict[str, Scalar]:
     """Return the given keys with their values. Raises `InvalidSetting` at the first bad one."""
     chosen = {}
     for name, value in values.items():
-        key = KEYS.get(name)
+        key = ALL_KEYS.get(name)
         if key is None:
-            raise InvalidSetting(name, f"is not an execution key; they are {', '.join(KEYS)}")
+            raise InvalidSetting(name, f"is not an execution key; they are {', '.join(ALL_KEYS)}")
         chosen[name] = key.read(value)
     return chosen
 
@@ -134,9 +139,9 @@ def settle(*layers: Mapping[str, Scalar]) -> Settings:
     return settings
 
 
-def from_message(message: ExecutionSettings) -> dict[str, Scalar]:
+def from_message(message: ExecutionSettings | StateSettings) -> dict[str, Scalar]:
     """Return the keys that a message sets. Raises `InvalidSetting`."""
-    return {field.name: _value(KEYS[field.name], value) for field, value in message.ListFields()}
+    return {f.name: _value(ALL_KEYS[f.name], value) for f, value in message.ListFields()}
 
 
 def read_stored(message: ExecutionSettings) -> dict[str, Scalar]:
@@ -155,11 +160,30 @@ def _value(key: Key, value: object) -> Scalar:
 
 
 def to_message(settings: Settings, *layers: Mapping[str, Scalar]) -> ExecutionSettings:
-    """Return all keys of the core, and those of state_svc that the layers choose."""
+    """Return all keys of the core, and those of state_svc's watches that the layers choose."""
     message = ExecutionSettings()
     chosen = choose(*layers)
     for name, key in KEYS.items():
-        value = getattr(settings, name, None) if name in CORE_KEYS else chosen.get(name)
+        value = getattr(settings, name) if name in CORE_KEYS else chosen.get(name)
         if value is not None:
-            setattr(message, name, value if key.choices is None else key.choices[str(value)])
+            _set(message, key, value)
     return message
+
+
+def to_state_message(*layers: Mapping[str, Scalar]) -> StateSettings:
+    """Return the keys of storage that the layers choose.
+
+    A preset of a later layer wins over the keys of earlier ones: it is the later choice.
+    """
+    message = StateSettings()
+    for layer in layers:
+        own = {name: value for name, value in layer.items() if name in STATE_KEYS}
+        if "preset" in own:
+            message.Clear()
+        for name, value in own.items():
+            _set(message, STATE_KEYS[name], value)
+    return message
+
+
+def _set(message: Message, key: Key, value: Scalar) -> None:
+    setattr(message, key.name, value if key.choices is None else key.choices[str(value)])

@@ -23,7 +23,13 @@ from orchestrator_svc.publish.stream import MutationStream
 from orchestrator_svc.publish.value import read_fields
 from orchestrator_svc.rpc.explain import Explainer
 from orchestrator_svc.rpc.orders import OrderDesk, check_request_id
-from orchestrator_svc.settings import InvalidSetting, from_message, settle, to_message
+from orchestrator_svc.settings import (
+    InvalidSetting,
+    from_message,
+    settle,
+    to_message,
+    to_state_message,
+)
 from ramify.v1 import orchestrator_service_pb2 as pb
 from ramify.v1 import project_pb2, state_service_pb2
 from ramify.v1.command_pb2 import CommandType
@@ -73,9 +79,7 @@ class OrchestratorServicer:
                 goal=request.goal,
                 profile=profile,
                 settings=settings,
-                state_settings=(
-                    request.state_settings if request.HasField("state_settings") else None
-                ),
+                state_settings=self._state_settings_for(request),
                 agent_options=request.agent_options,
                 labels=request.labels,
                 request_id=request.request_id,
@@ -139,6 +143,13 @@ class OrchestratorServicer:
             return to_message(settle(self._execution, own), self._execution, own)
         except InvalidSetting as error:
             raise InvalidRequest(error.problem, field=f"settings.{error.key}") from error
+
+    def _state_settings_for(self, request: pb.StartProjectRequest) -> project_pb2.StateSettings:
+        """Return how a run is stored: its own keys, else those of this orchestrator."""
+        try:
+            return to_state_message(self._execution, from_message(request.state_settings))
+        except InvalidSetting as error:
+            raise InvalidRequest(error.problem, field=f"state_settings.{error.key}") from error
 
     def _check_open(self) -> None:
         if self.draining:

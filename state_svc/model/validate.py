@@ -138,7 +138,7 @@ def check_settings(value: ExecutionSettings | StateSettings) -> str:
             if number == 0 or number not in field.enum_type.values_by_number:
                 return f"{field.name} is {number}, which is not one of its values"
         elif field.cpp_type != FieldDescriptor.CPPTYPE_BOOL and not rule.min <= number <= rule.max:
-            return f"{field.name} is {number}, allowed are {rule.min:g} to {rule.max:g}"
+            return f"{field.name} is {number}, allowed are {rule.min:.16g} to {rule.max:.16g}"
     return ""
 
 

@@ -23,7 +23,7 @@ from ramify.v1.explain_pb2 import Explanation
 from ramify.v1.mutation_pb2 import Mutation
 from ramify.v1.node_pb2 import Node, NodeState
 from ramify.v1.orchestrator_service_pb2_grpc import OrchestratorServiceStub
-from ramify.v1.project_pb2 import ExecutionSettings, Project, ProjectState
+from ramify.v1.project_pb2 import ExecutionSettings, Project, ProjectState, StateSettings
 from ramify.v1.state_service_pb2_grpc import StateServiceStub
 from ramify.view import View
 from ramify.watch import WatchPolicy, watch
@@ -86,6 +86,7 @@ class AsyncClient:
         project_id: str = "",
         profile: str = "",
         settings: ExecutionSettings | None = None,
+        state_settings: StateSettings | None = None,
         agent_options: Mapping[str, Value] | None = None,
         labels: Mapping[str, str] | None = None,
         request_id: str = "",
@@ -100,6 +101,7 @@ class AsyncClient:
             goal=goal,
             profile=profile,
             settings=settings,
+            state_settings=state_settings,
             agent_options=agent_options,
             labels=labels,
             actor=self._actor,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from google.protobuf.descriptor import FieldDescriptor
 
-from ramify.v1.project_pb2 import ExecutionSettings
+from ramify.v1.project_pb2 import ExecutionSettings, StateSettings
 from ramify.v1.setting_pb2 import SettingRule, setting_rule
 
 _TRUTH = {
@@ -12,7 +12,10 @@ _TRUTH = {
     **dict.fromkeys(("false", "no", "off", "0"), False),
 }
 
-FIELDS: dict[str, FieldDescriptor] = dict(ExecutionSettings.DESCRIPTOR.fields_by_name)
+EXECUTION: dict[str, FieldDescriptor] = dict(ExecutionSettings.DESCRIPTOR.fields_by_name)
+#: How state_svc stores a run.
+STORAGE: dict[str, FieldDescriptor] = dict(StateSettings.DESCRIPTOR.fields_by_name)
+FIELDS = {**EXECUTION, **STORAGE}
 
 
 def rule_of(field: FieldDescriptor) -> SettingRule:
@@ -37,7 +40,7 @@ def allowed(field: FieldDescriptor) -> str:
         return "true or false"
     whole = field.cpp_type != FieldDescriptor.CPPTYPE_DOUBLE
     rule = rule_of(field)
-    return f"{'a whole number' if whole else 'a number'}, {rule.min:g} to {rule.max:g}"
+    return f"{'a whole number' if whole else 'a number'}, {rule.min:.16g} to {rule.max:.16g}"
 
 
 def parse(field: FieldDescriptor, text: str) -> bool | float | int:
@@ -61,11 +64,12 @@ def _lookup(table: dict[str, int] | dict[str, bool], word: str) -> int:
     return table[word]
 
 
-def shown(settings: ExecutionSettings, field: FieldDescriptor) -> str:
+def shown(settings: ExecutionSettings | StateSettings, field: FieldDescriptor) -> str:
     """Return a key's value as a config file has it: the message's, else the default."""
-    if not settings.HasField(field.name):  # type: ignore[arg-type]
+    chosen = {known.name: value for known, value in settings.ListFields()}
+    if field.name not in chosen:
         return rule_of(field).default_value
-    value = getattr(settings, field.name)
+    value = chosen[field.name]
     if field.enum_type is not None:
         names = {number: name for name, number in choices_of(field).items()}
         return names.get(value, str(value))

@@ -16,7 +16,7 @@ from ramify.v1 import orchestrator_service_pb2 as orchestrator_pb2
 from ramify.v1 import state_service_pb2 as state_pb2
 from ramify.v1.explain_pb2 import Explanation
 from ramify.v1.node_pb2 import Node, NodeState
-from ramify.v1.project_pb2 import ExecutionSettings, Project, ProjectState
+from ramify.v1.project_pb2 import ExecutionSettings, Project, ProjectState, StateSettings
 from ramify.watch import WatchPolicy
 
 _T = TypeVar("_T")
@@ -74,6 +74,7 @@ class RamifyClient:
         project_id: str = "",
         profile: str = "",
         settings: ExecutionSettings | None = None,
+        state_settings: StateSettings | None = None,
         agent_options: Mapping[str, Value] | None = None,
         labels: Mapping[str, str] | None = None,
         request_id: str = "",
@@ -85,6 +86,7 @@ class RamifyClient:
                 project_id=project_id,
                 profile=profile,
                 settings=settings,
+                state_settings=state_settings,
                 agent_options=agent_options,
                 labels=labels,
                 request_id=request_id,

@@ -11,6 +11,7 @@ import pytest
 from orchestrator_svc.graph.settings import KEYS as CORE_KEYS
 from orchestrator_svc.graph.settings import Scalar, Settings, effective
 from orchestrator_svc.settings import (
+    ALL_KEYS,
     KEYS,
     InvalidSetting,
     Kind,
@@ -19,9 +20,10 @@ from orchestrator_svc.settings import (
     read_stored,
     settle,
     to_message,
+    to_state_message,
 )
 from ramify.setting_keys import FIELDS, parse, shown
-from ramify.v1.project_pb2 import ExecutionSettings
+from ramify.v1.project_pb2 import ExecutionSettings, StatePreset, StateSettings
 from state_svc.model.validate import check_settings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -29,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def other_value(name: str) -> Scalar:
     """Return an allowed value that is not the default."""
-    key = KEYS[name]
+    key = ALL_KEYS[name]
     if key.choices is not None:
         return next(text for text in key.choices if text != key.default)
     if isinstance(key.default, bool):
@@ -64,35 +66,52 @@ def test_every_key_has_a_test_that_changing_it_changes_behaviour() -> None:
     assert proven == set(KEYS)
 
 
-@pytest.mark.parametrize("name", KEYS)
+@pytest.mark.parametrize("name", ALL_KEYS)
 def test_a_key_is_read_alike_from_a_file_a_flag_and_a_message(name: str) -> None:
     value = other_value(name)
     chosen = {name: value}
     assert read_settings(chosen) == read_settings({name: str(value).lower()}) == chosen
-    message = ExecutionSettings()
+    message = ExecutionSettings() if name in KEYS else StateSettings()
     setattr(message, name, parse(FIELDS[name], str(value)))
-    assert from_message(message) == read_stored(message) == chosen
+    assert from_message(message) == chosen
     assert shown(message, FIELDS[name]) in (str(value), str(value).lower())
     assert check_settings(message) == ""
-    stored = from_message(to_message(effective(chosen), chosen))
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_a_chosen_key_is_stored_with_the_project_and_found_again(name: str) -> None:
+    chosen = {name: other_value(name)}
+    message = to_message(effective(chosen), chosen)
+    stored = read_stored(message)
     assert stored == {**stored, **asdict(effective(chosen)), **chosen}
     assert set(stored) == CORE_KEYS | {name}
+    assert to_state_message(chosen) == StateSettings()
 
 
-@pytest.mark.parametrize("name", [n for n, key in KEYS.items() if key.most])
+def test_keys_of_storage_are_those_of_the_orchestrator_below_those_of_the_project() -> None:
+    ours: dict[str, Scalar] = {"state_batch_size": 100, "max_retries": 1}
+    merged = to_state_message(ours, {"state_batch_timeout_ms": 50})
+    assert merged == StateSettings(state_batch_size=100, state_batch_timeout_ms=50)
+    preset = to_state_message(ours, {"preset": "debug"})
+    assert preset == StateSettings(preset=StatePreset.STATE_PRESET_DEBUG), "the later choice"
+    assert to_state_message({}, {}) == StateSettings()
+
+
+@pytest.mark.parametrize("name", [n for n, key in ALL_KEYS.items() if key.most])
 def test_a_number_out_of_range_is_refused_by_everybody(name: str) -> None:
-    key = KEYS[name]
+    key = ALL_KEYS[name]
     for value in (key.most + 1, key.least - 1, float("nan"), float("inf")):
-        with pytest.raises(InvalidSetting, match=f"{name}: takes {key.allowed}"):
+        with pytest.raises(InvalidSetting, match=re.escape(f"{name}: takes {key.allowed}")):
             read_settings({name: value})
         with pytest.raises((ValueError, OverflowError)):
             parse(FIELDS[name], str(value))
-    message = ExecutionSettings()
+    message = ExecutionSettings() if name in KEYS else StateSettings()
     setattr(message, name, int(key.most) + 1)
     assert name in check_settings(message)
     with pytest.raises(InvalidSetting):
         from_message(message)
-    assert read_stored(message) == {}
+    if isinstance(message, ExecutionSettings):
+        assert read_stored(message) == {}
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def run(
         ) from None
     if output is not None and not output.absolute().parent.is_dir():
         raise CliError(f"--output {output}: no such folder", "create it first", ExitCode.USAGE)
-    read = read_settings(settings or ())
+    keys, storage = read_settings(settings or ())
     marks = read_labels(labels or ())
     agent_options = read_options(options or ())
     if profile == "corpus":
@@ -113,7 +113,8 @@ def run(
             goal,
             project_id=project,
             profile=profile,
-            settings=read,
+            settings=keys,
+            state_settings=storage,
             agent_options=agent_options,
             labels=marks,
             request_id=request_id,

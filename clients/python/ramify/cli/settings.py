@@ -9,7 +9,7 @@ from ramify.cli.options import DEFAULT_STATE, StateAddress
 
 if TYPE_CHECKING:
     from ramify.client import AsyncClient
-    from ramify.v1.project_pb2 import ExecutionSettings
+    from ramify.v1.project_pb2 import Project
 
 
 def settings(
@@ -22,7 +22,8 @@ def settings(
     """List the execution keys with what they mean, or with what a run has chosen.
 
     A run keeps the keys it was started with: its own (`ramify run --set key=value`), else those of
-    the orchestrator (`execution:` in its file, environment, flags), else the defaults.
+    the orchestrator (`execution:` in its file, environment, flags), else the defaults. The last
+    keys, from `preset` on, say how it is stored; state_svc's own configuration has their defaults.
 
     \b
     Examples:
@@ -34,27 +35,28 @@ def settings(
     from ramify.v1 import project_pb2
 
     if not project_id:
-        _print(project_pb2.ExecutionSettings(), json)
+        _print(project_pb2.Project(), json)
         return 0
 
     async def work(client: "AsyncClient") -> int:
         project = await client.get_project(project_id)
-        _print(project.settings, json, of_run=True)
+        _print(project, json, of_run=True)
         return 0
 
     return run_session(work, state_svc, "")
 
 
-def _print(chosen: "ExecutionSettings", json: bool, *, of_run: bool = False) -> None:
+def _print(project: "Project", json: bool, *, of_run: bool = False) -> None:
     from rich.table import Table
 
     from ramify.cli.terminal import out, print_raw
-    from ramify.setting_keys import FIELDS, allowed, rule_of, shown
+    from ramify.setting_keys import EXECUTION, FIELDS, allowed, rule_of, shown
 
     table = Table(box=None, pad_edge=False)
     for title in ("key", "value" if of_run else "default", "takes", "meaning"):
         table.add_column(title, overflow="fold")
     for name, field in FIELDS.items():
+        chosen = project.settings if name in EXECUTION else project.state_settings
         value, default = shown(chosen, field), rule_of(field).default_value
         if json:
             row = {"key": name, "value": value, "default": default, "takes": allowed(field)}

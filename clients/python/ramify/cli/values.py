@@ -7,9 +7,9 @@ from google.protobuf.json_format import Parse, ParseError
 from google.protobuf.struct_pb2 import Value
 
 from ramify.cli.exits import CliError, ExitCode
-from ramify.setting_keys import FIELDS, allowed, parse
+from ramify.setting_keys import EXECUTION, FIELDS, allowed, parse
 from ramify.v1.node_pb2 import NodeState
-from ramify.v1.project_pb2 import ExecutionSettings, ProjectState
+from ramify.v1.project_pb2 import ExecutionSettings, ProjectState, StateSettings
 
 _T = TypeVar("_T")
 
@@ -29,9 +29,9 @@ def read_labels(pairs: Iterable[str]) -> dict[str, str]:
     return dict(split_pair(pair, "--label") for pair in pairs)
 
 
-def read_settings(pairs: Iterable[str]) -> ExecutionSettings:
-    """Return execution settings; keys, types and ranges are those of `ExecutionSettings`."""
-    settings = ExecutionSettings()
+def read_settings(pairs: Iterable[str]) -> tuple[ExecutionSettings, StateSettings]:
+    """Return the keys of `key=value` arguments; names, types and ranges are the contract's."""
+    settings, storage = ExecutionSettings(), StateSettings()
     for pair in pairs:
         key, text = split_pair(pair, "--set")
         if key not in FIELDS:
@@ -39,12 +39,13 @@ def read_settings(pairs: Iterable[str]) -> ExecutionSettings:
                 f"--set does not know {key!r}", f"it knows {', '.join(FIELDS)}", ExitCode.USAGE
             )
         try:
-            setattr(settings, key, parse(FIELDS[key], text))
+            target = settings if key in EXECUTION else storage
+            setattr(target, key, parse(FIELDS[key], text))
         except ValueError:
             raise CliError(
                 f"--set {key} takes {allowed(FIELDS[key])}, not {text!r}", "", ExitCode.USAGE
             ) from None
-    return settings
+    return settings, storage
 
 
 def chosen_keys(pairs: Iterable[str]) -> dict[str, str]:
