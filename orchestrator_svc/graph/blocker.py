@@ -78,7 +78,7 @@ def project_blockers(scene: Scene) -> Iterator[Blocker]:
             blocked="",
             message=f"the project is {scene.state}: nothing is dispatched until it is resumed",
             since=scene.since,
-            remedy=f"ramify show {name}",
+            remedy=f"ramify resume {name}",
         )
     elif scene.state is ProjectState.CANCELLING:
         yield Blocker(
@@ -290,7 +290,8 @@ def _call(scene: Scene, node: Node) -> Blocker:
 def _ended(scene: Scene, node: Node) -> Iterator[Blocker]:
     show = f"ramify show {scene.project_id} {node.node_id}"
     if node.state is NodeState.CANCELLED:
-        message = "it was cancelled and will never run"
+        by = node.forced
+        message = f"the doctor skipped it: {by.reason}" if by else "it was cancelled"
         yield _leaf(scene, node, BlockerKind.CANCELLED, message, show)
     elif node.state is NodeState.FAILED:
         failure = node.error

@@ -12,6 +12,7 @@ from orchestrator_svc.graph.dispatch import (
     fill_slots,
     may_dispatch,
 )
+from orchestrator_svc.graph.doctor import consult, patrol
 from orchestrator_svc.graph.event import (
     CallEnded,
     CallProgressed,
@@ -74,6 +75,8 @@ def decide(run: Run, events: Iterable[Event], now: float) -> Decision:
             _give_back(run, now)
     settle_pause(run)
     fill_slots(run)
+    patrol(run, now)
+    consult(run, now)
     return run.take_decision()
 
 
@@ -84,6 +87,8 @@ def _call_ended(run: Run, event: CallEnded, now: float) -> None:
     stage = node.stage
     run.close_call(node, event.seconds)
     outcome = event.outcome
+    if run.ended:
+        return
     if run.state is ProjectState.CANCELLING:
         if node.state not in TERMINAL_NODE_STATES:
             run.patch(node, state=NodeState.CANCELLED)
@@ -187,6 +192,7 @@ def _give_back(run: Run, now: float) -> None:
 
     An AGGREGATING node gets a `next_attempt_time`, which says that no call of it is in flight.
     """
+    run.draining = True
     run.queue.clear()
     for node in run.nodes.values():
         if not node.open_call:

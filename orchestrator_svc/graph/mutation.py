@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypedDict
 
+from orchestrator_svc.graph.forced import Forced
 from orchestrator_svc.graph.node import Failure, Json, Result
 from orchestrator_svc.graph.types import (
     CommandState,
@@ -31,6 +32,7 @@ class NodeChanges(TypedDict, total=False):
     children: tuple[str, ...]
     agent_calls: int
     crash_redispatches: int
+    forced: Forced
     progress: str
 
 

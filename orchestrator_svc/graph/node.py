@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from orchestrator_svc.graph.forced import Forced
 from orchestrator_svc.graph.types import ErrorClass, NodeState, NodeType, Stage, TaskType
 
 #: What a planner may attach to a child: JSON, as it comes back from the store.
@@ -61,6 +62,7 @@ class Node:
     crash_redispatches: int = 0  #: in a row, without an outcome between them (SEM 21)
     progress: str = ""  #: what the latest agent call said last about how far it had come
     superseded: bool = False
+    forced: Forced | None = None  #: the doctor's latest record about it
 
     unsettled: int = 0  #: dependencies that are not terminal
     open_children: int = 0  #: children of the current plan that are not terminal

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchestrator_svc.graph.cancel import cancel_run
 from orchestrator_svc.graph.dispatch import CALLED_STATES, announce_attempt, fill_slots
+from orchestrator_svc.graph.doctor import admit, consult
 from orchestrator_svc.graph.event import Decision
 from orchestrator_svc.graph.mutation import NodeChanges
 from orchestrator_svc.graph.node import Failure, Node
@@ -43,13 +44,14 @@ def begin(run: Run, now: float) -> Decision:
     if run.state is ProjectState.PAUSING:
         run.patch_project(ProjectState.PAUSED)
     fill_slots(run)
+    consult(run, now)
     return run.take_decision()
 
 
 def take_up(run: Run, now: float) -> None:
     """Bring every node to where it can go on, whatever the store holds."""
     run.dormant = False
-    if not run.root_id:
+    if not run.root_id and not run.nodes:
         root = run.create(
             node_id=ROOT_ID, goal=run.goal, task_type=TaskType.WRITE, state=NodeState.READY
         )
@@ -58,6 +60,8 @@ def take_up(run: Run, now: float) -> None:
     else:
         if run.state in (ProjectState.PENDING, ProjectState.WAITING):
             run.patch_project(ProjectState.RUNNING)
+        if not admit(run, now):
+            return
         for node in list(run.nodes.values()):
             run.cut()
             _take_up(run, node, now)

@@ -70,6 +70,9 @@ class Run:
         self.draining = False  #: whether nothing new may be dispatched by this orchestrator
         self.exhausted = False  #: whether `max_execution_steps` refused a dispatch
         self.commands: set[str] = set()  #: orders already answered
+        self.treated: dict[tuple[str, str], int] = {}  #: the doctor's actions by (pattern, node)
+        self.patrol_at = 0  #: number of steps at which the doctor looks again
+        self.patrol_ids: list[str] = []  #: nodes that it has yet to look at in this round
         self._timers: list[tuple[float, str]] = []
         self._decision = Decision()
         self._fresh_group = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
+from orchestrator_svc.graph.forced import Action, Forced, Pattern
 from orchestrator_svc.graph.mutation import NodeChanges
 from orchestrator_svc.graph.node import Failure, Node
 from orchestrator_svc.graph.run import Run
@@ -37,10 +38,13 @@ def finish(run: Run, node: Node, **changes: Unpack[NodeChanges]) -> None:
                 run.cut()
                 run.patch(dependant, state=NodeState.FAILED, error=inherited(node))
                 ended.append(dependant)
-        if not node.parent_id:
+        if node.node_id == run.root_id:
+            _skip_what_is_left(run)
             end_project(run, node)
             continue
-        parent = run.nodes[node.parent_id]
+        parent = run.nodes.get(node.parent_id)
+        if parent is None:  # a stray that the doctor has ended
+            continue
         parent.open_children -= 1
         if node.state is NodeState.DONE:
             parent.done_children += 1
@@ -50,6 +54,20 @@ def finish(run: Run, node: Node, **changes: Unpack[NodeChanges]) -> None:
         if failure is not None:
             run.patch(parent, state=NodeState.FAILED, error=failure)
             ended.append(parent)
+
+
+def _skip_what_is_left(run: Run) -> None:
+    """Cancel what is open although the root has ended: only a tree from outside has such nodes."""
+    for node in run.nodes.values():
+        if node.state in TERMINAL_NODE_STATES or node.superseded:
+            continue
+        if node.open_call:
+            run.cancel_call(node)
+        reason = "the root has ended without it"
+        forced = Forced(
+            Pattern.PARENT_CHILD_SYNC, Action.SKIP, node.state, NodeState.CANCELLED, reason
+        )
+        run.patch(node, state=NodeState.CANCELLED, forced=forced)
 
 
 def make_ready(run: Run, node: Node) -> None:

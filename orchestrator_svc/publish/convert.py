@@ -10,6 +10,7 @@ from __future__ import annotations
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from orchestrator_svc.graph import types
+from orchestrator_svc.graph.forced import Action, Forced, Pattern
 from orchestrator_svc.graph.mutation import (
     CreateNode,
     Mutation,
@@ -24,6 +25,7 @@ from ramify.v1 import command_pb2, mutation_pb2, node_pb2, payload_pb2, project_
 
 DETAILS_KEY = "details"
 CRASHES_KEY = "crash_redispatches"
+FORCED_KEY = "forced_by"
 PROGRESS_KEY = "progress"
 
 _MICROS = 1_000_000
@@ -124,6 +126,8 @@ def _set_patch(patch: node_pb2.NodePatch, changes: NodeChanges) -> None:
             patch.clear_fields.append("error")
         else:
             _set_error(patch.error, error)
+    if "forced" in changes:
+        set_value(patch.aux_upserts[FORCED_KEY], _forced_record(changes["forced"]))
     if "crash_redispatches" in changes:
         crashes = changes["crash_redispatches"]
         if crashes:
@@ -136,6 +140,29 @@ def _set_patch(patch: node_pb2.NodePatch, changes: NodeChanges) -> None:
             patch.aux_upserts[PROGRESS_KEY].string_value = progress
         else:
             patch.aux_removals.append(PROGRESS_KEY)
+
+
+def _forced_record(forced: Forced) -> dict[str, Json]:
+    return {
+        "by": "doctor",
+        "pattern": str(forced.pattern),
+        "action": str(forced.action),
+        "before": forced.before,
+        "after": forced.after,
+        "reason": forced.reason,
+    }
+
+
+def _read_forced(record: Json) -> Forced | None:
+    """Return the record of a forced move; None for what is no such record."""
+    if not isinstance(record, dict):
+        return None
+    try:
+        pattern, action = Pattern(str(record["pattern"])), Action(str(record["action"]))
+        rest = [str(record[key]) for key in ("before", "after", "reason")]
+    except (KeyError, ValueError):
+        return None
+    return Forced(pattern, action, *rest)
 
 
 def _set_command(message: mutation_pb2.CommandMutation, mutation: PatchCommand) -> None:
@@ -207,6 +234,11 @@ def read_node(message: node_pb2.Node) -> Node:
         crash_redispatches=crashes,
         progress=progress,
         superseded=message.superseded,
+        forced=(
+            _read_forced(read_value(message.aux_data[FORCED_KEY]))
+            if FORCED_KEY in message.aux_data
+            else None
+        ),
     )
 
 

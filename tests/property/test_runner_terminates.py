@@ -249,6 +249,7 @@ class Simulation:
         call = self.process.calls.pop(node_id)
         outcome = self.outcome(call)
         self.events(CallEnded(node_id, call.number, outcome, self.random.random()))
+        assert not self.process.run.treated, "the engine never needs the doctor"
 
     def pass_time(self) -> None:
         due = self.process.run.next_due()
