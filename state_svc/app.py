@@ -23,6 +23,7 @@ from state_svc.config import Settings
 from state_svc.errors import AddressInUse, CorruptRecord, InvalidConfig, StoreUnavailable
 from state_svc.history.past import Past
 from state_svc.history.registry import ProjectRegistry
+from state_svc.history.retention import Retention
 from state_svc.history.snapshots import Snapshotter
 from state_svc.ingest.committer import Committer
 from state_svc.lease.clock import lease_now
@@ -51,12 +52,13 @@ async def build(store: StateStore, settings: Settings) -> Service:
         frame_budget=settings.watch_frame_budget_us / 1e6,
         max_watchers=limits.max_watchers,
     )
+    rules = StoringRules(settings.storing())
     snapshots = Snapshotter(
-        store, revisions=settings.snapshot_revisions, size=settings.snapshot_bytes
+        store, revisions=settings.snapshot_revisions, size=settings.snapshot_bytes, rules=rules
     )
     committer = Committer(
         store,
-        rules=StoringRules(settings.storing()),
+        rules=rules,
         publish=hub.notify,
         grew=snapshots.grew,
         metrics=metrics,
@@ -70,6 +72,7 @@ async def build(store: StateStore, settings: Settings) -> Service:
         committer=committer,
         hub=hub,
         snapshots=snapshots,
+        retention=Retention(store, projects, snapshots, rules),
         past=Past(store),
         leases=LeaseTable(now=lease_now()),
         metrics=metrics,
@@ -130,6 +133,9 @@ async def _housekeeping(service: Service, max_live_bytes: int) -> None:
         unloaded = service.projects.sweep(max_live_bytes, lambda p: service.hub.count(p) > 0)
         if unloaded:
             _log.info("unloaded idle projects", extra={"fields": {"count": unloaded}})
+        shortened = await service.retention.sweep(now_micros())
+        if shortened:
+            _log.info("dropped history", extra={"fields": {"projects": shortened}})
         if minute % _MINUTES_PER_HOUR == 0:
             service.requests.forget_old()
             try:

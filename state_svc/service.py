@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from state_svc.errors import ProjectNotFound, RamifyError, ServerDraining
 from state_svc.history.past import Past
 from state_svc.history.registry import ProjectRegistry
+from state_svc.history.retention import Retention
 from state_svc.history.snapshots import Snapshotter
 from state_svc.ingest.committer import Committer, PendingBatch
 from state_svc.lease.table import LeaseTable
@@ -35,6 +36,7 @@ class Service:
     committer: Committer
     hub: WatchHub
     snapshots: Snapshotter
+    retention: Retention
     past: Past
     leases: LeaseTable
     metrics: ServiceMetrics

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 
 from state_svc.codec.snapshot import SnapshotRecord, encode_snapshot, freeze
 from state_svc.errors import CorruptRecord, StoreUnavailable
+from state_svc.model.entity import lowest_pin
 from state_svc.model.project import LiveProject
+from state_svc.model.storing import StoringRules
 from state_svc.store.base import StateStore
 
 _log = logging.getLogger(__name__)
@@ -48,10 +50,14 @@ class _Growth:
 class Snapshotter:
     """Notes how projects grow and takes their snapshots. Owned by the event loop."""
 
-    def __init__(self, store: StateStore, *, revisions: int, size: int) -> None:
+    def __init__(
+        self, store: StateStore, *, revisions: int, size: int, rules: StoringRules
+    ) -> None:
+        """Take snapshots after so many revisions or bytes, or as often as retention needs them."""
         self._store = store
         self._revisions = revisions
         self._size = size
+        self._rules = rules
         self._growth: dict[str, _Growth] = {}
         self._due: asyncio.Queue[LiveProject | _Compaction] = asyncio.Queue()
 
@@ -62,16 +68,25 @@ class Snapshotter:
             growth = self._growth[project.uid] = _Growth()
         growth.revisions += revisions
         growth.size += size
-        enough = growth.revisions >= self._revisions or growth.size >= self._size
-        if enough and growth.size >= growth.snapshot_size / 2:
+        if self._is_enough(project, growth) and growth.size >= growth.snapshot_size / 2:
             growth.revisions = growth.size = 0
             self._due.put_nowait(project)
+
+    def _is_enough(self, project: LiveProject, growth: _Growth) -> bool:
+        storing = self._rules.base
+        entity = project.view.entity
+        if entity.HasField("state_settings"):
+            storing = self._rules.of(entity.state_settings)
+        # History is dropped up to a snapshot, so it takes one for each span that is kept.
+        revisions = min(self._revisions, storing.retention_revisions or self._revisions)
+        size = min(self._size, storing.retention_bytes or self._size)
+        return growth.revisions >= revisions or growth.size >= size
 
     async def compact(self, project: LiveProject, wanted: int) -> int:
         """Drop history up to the newest snapshot that is not after `wanted`; return where.
 
-        If `wanted` is the head, a snapshot is taken there first. Raises `StoreUnavailable` or
-        `CorruptRecord`.
+        If `wanted` is the head, a snapshot is taken there first. What is pinned stays. Raises
+        `StoreUnavailable` or `CorruptRecord`.
         """
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._due.put_nowait(_Compaction(project, wanted, done))
@@ -101,7 +116,10 @@ class Snapshotter:
         snapshots = [r for r in await self._store.list_snapshots(project.uid) if r <= wanted]
         if wanted == project.view.revision and wanted not in snapshots:
             snapshots.append(await self.take(project))
-        compacted = max([project.view.compacted, *snapshots])
+        # Asked for here, where nothing comes between: a pin is in force from when it is accepted.
+        pinned = lowest_pin(project.entity)
+        allowed = [r for r in snapshots if pinned is None or r <= pinned]
+        compacted = max([project.view.compacted, *allowed])
         if compacted:
             # First, so that nobody takes what is dropped for lost. Also if it was dropped
             # before: a compaction that failed half-way is carried through.

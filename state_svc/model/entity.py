@@ -1,10 +1,11 @@
-"""Changes of a project that do not come from producers: its creation and its leases. Pure."""
+"""Changes of a project that do not come from producers: its creation, leases and pins. Pure."""
 
 from __future__ import annotations
 
 from ramify.v1.mutation_pb2 import Delta
 from ramify.v1.project_pb2 import Project, ProjectPatch, ProjectState
 from state_svc.model.node import set_micros
+from state_svc.model.patch import replay_project
 from state_svc.model.project import Applied, LiveProject
 
 
@@ -25,16 +26,38 @@ def change_lease(
     project: LiveProject, holder: str, epoch: int, *, micros: int, actor: str, ttl: float = 0.0
 ) -> Applied:
     """Return the revision that grants a lease of `ttl` seconds, or (empty holder) releases it."""
-    before = project.entity
-    micros = max(micros, project.micros)
     patch = ProjectPatch()
     patch.lease.holder = holder
     patch.lease.lease_epoch = epoch
     if ttl:
         patch.lease.ttl.FromNanoseconds(int(ttl * 1e9))
+    return _patched(project, patch, micros, actor)
+
+
+def change_pin(
+    project: LiveProject, pin: str, revision: int, *, micros: int, actor: str
+) -> Applied:
+    """Return the revision that pins a revision under a name, or (0) removes the pin."""
+    patch = ProjectPatch()
+    patch.pins.CopyFrom(project.entity.pins)
+    if revision:
+        patch.pins.revisions[pin] = revision
+    else:
+        patch.pins.revisions.pop(pin, None)
+    return _patched(project, patch, micros, actor)
+
+
+def lowest_pin(entity: Project) -> int | None:
+    """Return the lowest revision whose history must stay; None if there is none."""
+    return min(entity.pins.revisions.values(), default=None)
+
+
+def _patched(project: LiveProject, patch: ProjectPatch, micros: int, actor: str) -> Applied:
+    before = project.entity
+    micros = max(micros, project.micros)
     after = Project()
     after.CopyFrom(before)
-    after.lease.CopyFrom(patch.lease)
+    replay_project(after, patch)
     after.version += 1
     set_micros(after.update_time, micros)
     revision = project.revision + 1

@@ -34,3 +34,4 @@ MAX_VIOLATIONS = 100
 MAX_REQUEST_ID_CHARS = 128
 MAX_ID_CHARS = 128
 MAX_REVIEW_BYTES = 3_000_000  #: a message of its own must take it
+MAX_PINS = 64

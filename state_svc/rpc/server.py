@@ -24,6 +24,7 @@ from state_svc.rpc.history import HistoryRpcs
 from state_svc.rpc.leases import LeaseRpcs
 from state_svc.rpc.nodes import NodeRpcs
 from state_svc.rpc.options import server_options
+from state_svc.rpc.pins import PinRpcs
 from state_svc.rpc.portable import PortableRpcs
 from state_svc.rpc.projects import ProjectRpcs
 from state_svc.rpc.reflection_v1 import add_descriptor
@@ -56,6 +57,7 @@ class RpcServer:
         projects, nodes = ProjectRpcs(service), NodeRpcs(service)
         history, reviews = HistoryRpcs(service), ReviewRpcs(service)
         leases, admin = LeaseRpcs(service), AdminRpcs(service, sqlite_version)
+        pins = PinRpcs(service)
         unary: dict[str, Unary] = {
             "CommitBatch": projects.commit_batch,
             "CreateProject": projects.create_project,
@@ -66,6 +68,8 @@ class RpcServer:
             "ForkProject": history.fork_project,
             "CompactProject": history.compact_project,
             "DeleteProject": history.delete_project,
+            "PinRevision": pins.pin_revision,
+            "UnpinRevision": pins.unpin_revision,
             "GetNode": nodes.get_node,
             "ListNodes": nodes.list_nodes,
             "ListNodeHistory": nodes.list_node_history,

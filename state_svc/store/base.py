@@ -106,6 +106,9 @@ class StateStore(Protocol):
         as their stored size stays within `max_bytes`.
         """
 
+    async def stored_bytes(self, project_uid: str, after_revision: int) -> int:
+        """Return the stored bytes of the segments that end after a revision."""
+
     async def put_snapshot_chunk(self, record: SnapshotRecord) -> None:
         """Store one chunk of a snapshot, durably; a repeat replaces it."""
 

@@ -95,6 +95,11 @@ class MemoryStore:
             found.append(segment)
         return found
 
+    async def stored_bytes(self, project_uid: str, after_revision: int) -> int:
+        """See `StateStore`."""
+        segments = self._segments.get(project_uid, [])
+        return sum(len(s.data) for s in segments if s.last_revision > after_revision)
+
     async def put_snapshot_chunk(self, record: SnapshotRecord) -> None:
         """See `StateStore`."""
         chunks = self._snapshots.setdefault(record.project_uid, {})

@@ -132,6 +132,10 @@ class SqliteStore:
             lambda db: _read_segments(db, project_uid, after_revision, max_bytes)
         )
 
+    async def stored_bytes(self, project_uid: str, after_revision: int) -> int:
+        """See `StateStore`."""
+        return await self._read(lambda db: _stored_bytes(db, project_uid, after_revision))
+
     async def put_snapshot_chunk(self, record: SnapshotRecord) -> None:
         """See `StateStore`."""
         await self._in_thread(self._writer_thread, lambda: self._put_snapshot_chunk(record))
@@ -524,6 +528,13 @@ def _read_segments(
             )
         )
     return found
+
+
+def _stored_bytes(db: apsw.Connection, project_uid: str, after_revision: int) -> int:
+    query = "SELECT sum(length(data)) FROM segments WHERE project_key = ? AND last_revision > ?"
+    for (size,) in db.execute(query, (_project_key(db, project_uid), after_revision)):
+        return int(size or 0)
+    return 0
 
 
 def _list_snapshots(db: apsw.Connection, project_uid: str) -> list[int]:

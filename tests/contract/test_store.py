@@ -307,6 +307,23 @@ async def test_dropped_snapshots_and_incomplete_ones_are_gone(store: StateStore)
 # Compaction and deletion
 
 
+async def test_stored_bytes_are_those_of_the_segments_that_end_after_a_revision(
+    store: StateStore,
+) -> None:
+    assert await store.stored_bytes("u", 0) == 0
+    segments = [_segment("u", 1, 3, b"x" * 10), _segment("u", 4, 6, b"x" * 100)]
+    await store.commit(Commit(segments=segments, projects=[_project("u")]))
+    assert [await store.stored_bytes("u", after) for after in (0, 2, 3, 5, 6)] == [
+        110,
+        110,
+        100,
+        100,
+        0,
+    ]
+    await store.compact("u", 3)
+    assert await store.stored_bytes("u", 0) == 100
+
+
 async def test_compaction_forgets_what_ends_at_or_before_its_revision(store: StateStore) -> None:
     await store.commit(
         Commit(

@@ -65,3 +65,15 @@ def test_fork_compact_and_delete(env: dict[str, str]) -> None:
     gone = ramify("delete", "second", "--yes", "--force", env=env)
     assert gone.returncode == 0
     assert ramify("show", "second", env=env).returncode == 3
+
+
+def test_pin_holds_a_compaction_and_unpin_lets_it_go(env: dict[str, str]) -> None:
+    assert ramify("fork", "past", "--as", "third", env=env).returncode == 0
+    pinned = ramify("pin", "third", "audit", env=env)
+    assert (pinned.returncode, pinned.stdout) == (0, "1\n")
+    held = ramify("compact", "third", env=env)
+    assert (held.returncode, held.stdout) == (0, "1\n")
+    assert ramify("unpin", "third", "audit", env=env).returncode == 0
+    assert ramify("unpin", "third", "audit", env=env).returncode == 3
+    assert ramify("compact", "third", env=env).stdout == "3\n"
+    assert ramify("pin", "third", "audit", "--at", "1", env=env).returncode == 8

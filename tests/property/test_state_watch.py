@@ -36,6 +36,7 @@ from state_svc.model.entity import create_project
 from state_svc.model.node import LiveNode
 from state_svc.model.project import Applied, LiveProject
 from state_svc.model.project import View as Committed
+from state_svc.model.storing import Storing, StoringRules
 from state_svc.store.base import Commit
 from state_svc.store.memory import MemoryStore
 from state_svc.watch import watcher
@@ -140,7 +141,9 @@ class _Server:
         self.store = MemoryStore()
         self.hub = WatchHub(ServiceMetrics(), frame_budget=0.0, max_watchers=100)
         self.moments: dict[int, _Moment] = {0: _Moment(Project(), {})}
-        self._snapshotter = Snapshotter(self.store, revisions=1, size=1)
+        self._snapshotter = Snapshotter(
+            self.store, revisions=1, size=1, rules=StoringRules(Storing())
+        )
         self._made = 0
 
     async def start(self) -> None:

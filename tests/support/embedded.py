@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from ramify.v1.mutation_pb2 import Mutation
 from ramify.v1.project_pb2 import Project
@@ -26,9 +27,9 @@ class Embedded:
         self.service = service
         self.projects = ProjectRpcs(service)
 
-    async def create(self, project_id: str) -> Project:
+    async def create(self, project_id: str, **fields: Any) -> Project:
         """Create a project."""
-        request = CreateProjectRequest(project_id=project_id, goal="prove it in process")
+        request = CreateProjectRequest(project_id=project_id, goal="prove it in process", **fields)
         return (await self.projects.create_project(request)).project
 
     async def commit(self, project_id: str, *mutations: Mutation) -> int:
@@ -42,10 +43,10 @@ class Embedded:
 
 
 @asynccontextmanager
-async def embedded(place: Path | StateStore) -> AsyncIterator[Embedded]:
+async def embedded(place: Path | StateStore, *flags: str) -> AsyncIterator[Embedded]:
     """Run a service over a data directory, or over a store that is open."""
     store = SqliteStore(place) if isinstance(place, Path) else place
-    service = await build(store, load([], {}))
+    service = await build(store, load(list(flags), {}))
     tasks = [
         asyncio.create_task(service.committer.run()),
         asyncio.create_task(service.snapshots.run()),

@@ -370,6 +370,22 @@ class AsyncClient:
         response = await call(method, request, address=self.state_address, policy=self._policy)
         return response.compacted_revision
 
+    async def pin_revision(self, project_id: str, pin: str, *, revision: int = 0) -> int:
+        """Keep the history from a revision (0: the head) on, under a name; return which."""
+        request = state_pb2.PinRevisionRequest(
+            project_id=project_id, pin=pin, revision=revision, actor=self._actor
+        )
+        method = self._state.PinRevision
+        response = await call(method, request, address=self.state_address, policy=self._policy)
+        return response.revision
+
+    async def unpin_revision(self, project_id: str, pin: str) -> bool:
+        """Remove a pin; return whether there was one."""
+        request = state_pb2.UnpinRevisionRequest(project_id=project_id, pin=pin, actor=self._actor)
+        method = self._state.UnpinRevision
+        response = await call(method, request, address=self.state_address, policy=self._policy)
+        return response.unpinned
+
     async def delete_project(self, project_id: str, *, force: bool = False) -> None:
         """Delete a project with its history; `force` also one that has not ended."""
         request = state_pb2.DeleteProjectRequest(project_id=project_id, force=force)

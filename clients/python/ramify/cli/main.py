@@ -22,6 +22,7 @@ from ramify.cli import (
     imports,
     ls,
     pause,
+    pin,
     resume,
     run,
     settings,
@@ -86,6 +87,8 @@ app.command("resume")(resume.resume)
 app.command("diff")(diff.diff)
 app.command("fork")(fork.fork)
 app.command("compact")(compact.compact)
+app.command("pin")(pin.pin)
+app.command("unpin")(pin.unpin)
 app.command("delete")(delete.delete)
 app.command("settings")(settings.settings)
 app.command("stats")(stats.stats)

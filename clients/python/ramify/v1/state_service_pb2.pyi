@@ -1443,8 +1443,8 @@ class CompactProjectResponse(_message.Message):
 
     COMPACTED_REVISION_FIELD_NUMBER: _builtins.int
     compacted_revision: _builtins.int
-    """Everything up to this revision is gone; at most what was asked for. Watches resume from it
-    or later, and time travel goes back to it.
+    """Everything up to this revision is gone; at most what was asked for, and nothing that is
+    pinned. Watches resume from it or later, and time travel goes back to it.
     """
     def __init__(
         self,
@@ -1458,6 +1458,116 @@ class CompactProjectResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CompactProjectResponse: _TypeAlias = CompactProjectResponse  # noqa: Y015
+
+@_typing.final
+class PinRevisionRequest(_message.Message):
+    """PinRevisionRequest names a revision to keep."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    PIN_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """Which project."""
+    pin: _builtins.str
+    """Name of the pin, `[A-Za-z0-9._~-]{1,128}`; one that exists is moved. A project has at most 64."""
+    revision: _builtins.int
+    """Which revision; 0: the head. Below the retained history the call fails with
+    REVISION_COMPACTED, above the head with REVISION_AHEAD.
+    """
+    actor: _builtins.str
+    """Who pins it; at most 255 characters."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        pin: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "pin", b"pin", "project_id", b"project_id", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PinRevisionRequest: _TypeAlias = PinRevisionRequest  # noqa: Y015
+
+@_typing.final
+class PinRevisionResponse(_message.Message):
+    """PinRevisionResponse says that the pin is durable."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The revision that is pinned."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PinRevisionResponse: _TypeAlias = PinRevisionResponse  # noqa: Y015
+
+@_typing.final
+class UnpinRevisionRequest(_message.Message):
+    """UnpinRevisionRequest names a pin."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    PIN_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """Which project."""
+    pin: _builtins.str
+    """Name of the pin."""
+    actor: _builtins.str
+    """Who removes it; at most 255 characters."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        pin: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "pin", b"pin", "project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnpinRevisionRequest: _TypeAlias = UnpinRevisionRequest  # noqa: Y015
+
+@_typing.final
+class UnpinRevisionResponse(_message.Message):
+    """UnpinRevisionResponse says whether there was something to remove."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNPINNED_FIELD_NUMBER: _builtins.int
+    unpinned: _builtins.bool
+    """False if there was no such pin."""
+    def __init__(
+        self,
+        *,
+        unpinned: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["unpinned", b"unpinned"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnpinRevisionResponse: _TypeAlias = UnpinRevisionResponse  # noqa: Y015
 
 @_typing.final
 class DeleteProjectRequest(_message.Message):

@@ -83,6 +83,16 @@ class StateServiceStub(object):
                 request_serializer=ramify_dot_v1_dot_state__service__pb2.CompactProjectRequest.SerializeToString,
                 response_deserializer=ramify_dot_v1_dot_state__service__pb2.CompactProjectResponse.FromString,
                 _registered_method=True)
+        self.PinRevision = channel.unary_unary(
+                '/ramify.v1.StateService/PinRevision',
+                request_serializer=ramify_dot_v1_dot_state__service__pb2.PinRevisionRequest.SerializeToString,
+                response_deserializer=ramify_dot_v1_dot_state__service__pb2.PinRevisionResponse.FromString,
+                _registered_method=True)
+        self.UnpinRevision = channel.unary_unary(
+                '/ramify.v1.StateService/UnpinRevision',
+                request_serializer=ramify_dot_v1_dot_state__service__pb2.UnpinRevisionRequest.SerializeToString,
+                response_deserializer=ramify_dot_v1_dot_state__service__pb2.UnpinRevisionResponse.FromString,
+                _registered_method=True)
         self.DeleteProject = channel.unary_unary(
                 '/ramify.v1.StateService/DeleteProject',
                 request_serializer=ramify_dot_v1_dot_state__service__pb2.DeleteProjectRequest.SerializeToString,
@@ -232,6 +242,21 @@ class StateServiceServicer(object):
 
     def CompactProject(self, request, context):
         """Drops history that is not needed any more. The present state stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PinRevision(self, request, context):
+        """Keeps the history from a revision on, for as long as the pin is there: neither CompactProject
+        nor retention drops what comes after it. A revision of the project, whoever has its lease.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnpinRevision(self, request, context):
+        """Removes a pin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -401,6 +426,16 @@ def add_StateServiceServicer_to_server(servicer, server):
                     servicer.CompactProject,
                     request_deserializer=ramify_dot_v1_dot_state__service__pb2.CompactProjectRequest.FromString,
                     response_serializer=ramify_dot_v1_dot_state__service__pb2.CompactProjectResponse.SerializeToString,
+            ),
+            'PinRevision': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinRevision,
+                    request_deserializer=ramify_dot_v1_dot_state__service__pb2.PinRevisionRequest.FromString,
+                    response_serializer=ramify_dot_v1_dot_state__service__pb2.PinRevisionResponse.SerializeToString,
+            ),
+            'UnpinRevision': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnpinRevision,
+                    request_deserializer=ramify_dot_v1_dot_state__service__pb2.UnpinRevisionRequest.FromString,
+                    response_serializer=ramify_dot_v1_dot_state__service__pb2.UnpinRevisionResponse.SerializeToString,
             ),
             'DeleteProject': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteProject,
@@ -730,6 +765,60 @@ class StateService(object):
             '/ramify.v1.StateService/CompactProject',
             ramify_dot_v1_dot_state__service__pb2.CompactProjectRequest.SerializeToString,
             ramify_dot_v1_dot_state__service__pb2.CompactProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PinRevision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramify.v1.StateService/PinRevision',
+            ramify_dot_v1_dot_state__service__pb2.PinRevisionRequest.SerializeToString,
+            ramify_dot_v1_dot_state__service__pb2.PinRevisionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnpinRevision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramify.v1.StateService/UnpinRevision',
+            ramify_dot_v1_dot_state__service__pb2.UnpinRevisionRequest.SerializeToString,
+            ramify_dot_v1_dot_state__service__pb2.UnpinRevisionResponse.FromString,
             options,
             channel_credentials,
             insecure,

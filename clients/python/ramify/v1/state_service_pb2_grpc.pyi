@@ -59,6 +59,12 @@ class StateServiceStub:
     """
     CompactProject: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.CompactProjectRequest, _state_service_pb2.CompactProjectResponse]
     """Drops history that is not needed any more. The present state stays."""
+    PinRevision: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.PinRevisionRequest, _state_service_pb2.PinRevisionResponse]
+    """Keeps the history from a revision on, for as long as the pin is there: neither CompactProject
+    nor retention drops what comes after it. A revision of the project, whoever has its lease.
+    """
+    UnpinRevision: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.UnpinRevisionRequest, _state_service_pb2.UnpinRevisionResponse]
+    """Removes a pin."""
     DeleteProject: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.DeleteProjectRequest, _state_service_pb2.DeleteProjectResponse]
     """Deletes a project with its history. Its id is never reused."""
     FlushProject: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.FlushProjectRequest, _state_service_pb2.FlushProjectResponse]
@@ -132,6 +138,12 @@ class StateServiceAsyncStub(StateServiceStub):
     """
     CompactProject: _aio.UnaryUnaryMultiCallable[_state_service_pb2.CompactProjectRequest, _state_service_pb2.CompactProjectResponse]  # type: ignore[assignment]
     """Drops history that is not needed any more. The present state stays."""
+    PinRevision: _aio.UnaryUnaryMultiCallable[_state_service_pb2.PinRevisionRequest, _state_service_pb2.PinRevisionResponse]  # type: ignore[assignment]
+    """Keeps the history from a revision on, for as long as the pin is there: neither CompactProject
+    nor retention drops what comes after it. A revision of the project, whoever has its lease.
+    """
+    UnpinRevision: _aio.UnaryUnaryMultiCallable[_state_service_pb2.UnpinRevisionRequest, _state_service_pb2.UnpinRevisionResponse]  # type: ignore[assignment]
+    """Removes a pin."""
     DeleteProject: _aio.UnaryUnaryMultiCallable[_state_service_pb2.DeleteProjectRequest, _state_service_pb2.DeleteProjectResponse]  # type: ignore[assignment]
     """Deletes a project with its history. Its id is never reused."""
     FlushProject: _aio.UnaryUnaryMultiCallable[_state_service_pb2.FlushProjectRequest, _state_service_pb2.FlushProjectResponse]  # type: ignore[assignment]
@@ -256,6 +268,24 @@ class StateServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_state_service_pb2.CompactProjectResponse, _abc.Awaitable[_state_service_pb2.CompactProjectResponse]]:
         """Drops history that is not needed any more. The present state stays."""
+
+    @_abc_1.abstractmethod
+    def PinRevision(
+        self,
+        request: _state_service_pb2.PinRevisionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_state_service_pb2.PinRevisionResponse, _abc.Awaitable[_state_service_pb2.PinRevisionResponse]]:
+        """Keeps the history from a revision on, for as long as the pin is there: neither CompactProject
+        nor retention drops what comes after it. A revision of the project, whoever has its lease.
+        """
+
+    @_abc_1.abstractmethod
+    def UnpinRevision(
+        self,
+        request: _state_service_pb2.UnpinRevisionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_state_service_pb2.UnpinRevisionResponse, _abc.Awaitable[_state_service_pb2.UnpinRevisionResponse]]:
+        """Removes a pin."""
 
     @_abc_1.abstractmethod
     def DeleteProject(
