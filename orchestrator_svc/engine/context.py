@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from pydantic import JsonValue
 
 from orchestrator_svc.agents.base import AgentInput, Output, Plan, RelatedNode, Verdict
@@ -15,12 +17,32 @@ from orchestrator_svc.graph.types import ErrorClass, NodeState, Stage
 MAX_RESULT_BYTES = (1 << 20) - 1_024  #: what the store takes as one payload, with its framing
 MAX_SUMMARY_CHARS = 4_096
 MAX_CONTENT_TYPE_CHARS = 255
+_NOTHING: Mapping[str, Result] = {}
+
+
+def missing_results(run: Run, call: Call) -> list[str]:
+    """Return the nodes whose results the call needs and the run does not hold any more."""
+    node = run.nodes[call.node_id]
+    needed = node.children if call.stage is Stage.AGGREGATE else node.depends_on
+    return [
+        id_
+        for id_ in needed
+        if (other := run.nodes.get(id_)) and other.state is NodeState.DONE and other.result is None
+    ]
 
 
 def agent_input(
-    run: Run, call: Call, *, project_id: str, options: dict[str, JsonValue]
+    run: Run,
+    call: Call,
+    *,
+    project_id: str,
+    options: dict[str, JsonValue],
+    fetched: Mapping[str, Result] = _NOTHING,
 ) -> AgentInput:
-    """Return the input of one call. Its parts come from checked data and are not checked again."""
+    """Return the input of one call. Its parts come from checked data and are not checked again.
+
+    `fetched` has the results that the run does not hold.
+    """
     node = run.nodes[call.node_id]
     ancestors: list[RelatedNode] = []
     parent = run.nodes.get(node.parent_id)
@@ -39,17 +61,23 @@ def agent_input(
         max_depth=run.settings.max_recursion_depth,
         overall_objective=run.goal,
         ancestors=tuple(reversed(ancestors)),
-        dependencies=tuple(_related(run.nodes[i]) for i in node.depends_on if i in run.nodes),
-        children=tuple(_related(run.nodes[i]) for i in children if i in run.nodes),
+        dependencies=_all_related(run, node.depends_on, fetched),
+        children=_all_related(run, children, fetched),
         details=dict(node.details),
         options=options,
     )
 
 
-def _related(node: Node) -> RelatedNode:
+def _all_related(
+    run: Run, ids: Iterable[str], fetched: Mapping[str, Result]
+) -> tuple[RelatedNode, ...]:
+    return tuple(_related(run.nodes[i], fetched.get(i)) for i in ids if i in run.nodes)
+
+
+def _related(node: Node, fetched: Result | None = None) -> RelatedNode:
     output = None
-    if node.state is NodeState.DONE and node.result is not None:
-        result = node.result
+    result = node.result or fetched
+    if node.state is NodeState.DONE and result is not None:
         output = Output.model_construct(
             content_type=result.content_type,
             text=result.text,

@@ -23,9 +23,10 @@ from pydantic import JsonValue
 from orchestrator_svc.agents.profile import AgentSet
 from orchestrator_svc.engine.activity import Activity
 from orchestrator_svc.engine.calls import call_agent
-from orchestrator_svc.engine.context import agent_input
+from orchestrator_svc.engine.context import agent_input, missing_results
 from orchestrator_svc.engine.leases import Lease
 from orchestrator_svc.engine.store import Store
+from orchestrator_svc.errors import RamifyError
 from orchestrator_svc.graph.decide import decide
 from orchestrator_svc.graph.dispatch import CALLED_STATES
 from orchestrator_svc.graph.event import (
@@ -38,6 +39,7 @@ from orchestrator_svc.graph.event import (
     Failed,
     TimeReached,
 )
+from orchestrator_svc.graph.node import Result
 from orchestrator_svc.graph.patience import Patience
 from orchestrator_svc.graph.rate import RateWindow
 from orchestrator_svc.graph.recover import begin
@@ -263,8 +265,18 @@ class Runner:
     async def _call(self, call: Call) -> None:
         await self.lease.valid()
         loop = asyncio.get_running_loop()
+        try:
+            fetched = await self._fetch_results(missing_results(self._run, call))
+        except RamifyError as error:
+            failed = Failed(ErrorClass.CONNECTION, f"results cannot be read: {error.message}")
+            self.post(CallEnded(call.node_id, call.number, failed))
+            return
         task = agent_input(
-            self._run, call, project_id=self._project.project_id, options=self._options
+            self._run,
+            call,
+            project_id=self._project.project_id,
+            options=self._options,
+            fetched=fetched,
         )
         self._open[call.node_id] = OpenCall(
             call.stage, call.agent_name, self._clock(), call.timeout
@@ -286,6 +298,14 @@ class Runner:
             stage=str(call.stage), outcome=type(outcome).__name__.lower()
         ).observe(seconds)
         self.post(CallEnded(call.node_id, call.number, outcome, seconds))
+
+    async def _fetch_results(self, node_ids: list[str]) -> dict[str, Result]:
+        """Read results that are not held, `knowledge_store_batch_size` at one time."""
+        page, found = self._run.settings.knowledge_store_batch_size, dict[str, Result]()
+        for start in range(0, len(node_ids), page):
+            ids = node_ids[start : start + page]
+            found.update(await self._store.read_results(self._project.project_id, ids))
+        return found
 
     def _call_over(self, call: Call, task: asyncio.Task[None]) -> None:
         if self._calls.get(call.node_id) is task:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from orchestrator_svc.graph.mutation import Mutation
+from orchestrator_svc.graph.node import Result
 from orchestrator_svc.publish.records import LoadedProject, Sighting
 
 
@@ -24,6 +25,9 @@ class Store(Protocol):
 
     async def load(self, project_id: str) -> LoadedProject:
         """Return the project at its head."""
+
+    async def read_results(self, project_id: str, node_ids: Sequence[str]) -> dict[str, Result]:
+        """Return what some nodes have produced, fetched at one time; those without are left out."""
 
     def follow(
         self, project_id: str, project_uid: str, after_revision: int

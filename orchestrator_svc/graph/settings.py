@@ -54,6 +54,7 @@ class Settings:
     enable_update_coalescing: bool = True
     update_coalescing_window_ms: int = 50
     optimization_level: OptimizationLevel = OptimizationLevel.BALANCED
+    knowledge_store_batch_size: int = 10
 
     @property
     def slots(self) -> int:
@@ -82,6 +83,7 @@ LEVELS: Mapping[OptimizationLevel, Mapping[str, Scalar]] = {
         "retry_delay_seconds": 2.0,
         "rate_limit_rpm": 60,
         "execution_strategy": ExecutionStrategy.REALTIME,
+        "knowledge_store_batch_size": 50,
     },
 }
 

@@ -7,12 +7,15 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator_svc.graph.mutation import Mutation
+from orchestrator_svc.graph.node import Result
 from orchestrator_svc.metrics import Metrics
-from orchestrator_svc.publish.convert import to_message
+from orchestrator_svc.publish.client import CALL_TIMEOUT, translated
+from orchestrator_svc.publish.convert import read_node, to_message
 from orchestrator_svc.publish.pack import pack
 from orchestrator_svc.publish.records import LoadedProject, Sighting
 from orchestrator_svc.publish.stream import MutationStream
 from orchestrator_svc.publish.watch import follow_project, load_project
+from ramify.v1.state_service_pb2 import GetNodeRequest
 
 if TYPE_CHECKING:  # exists in the stub file only
     from ramify.v1.state_service_pb2_grpc import StateServiceAsyncStub
@@ -37,6 +40,14 @@ class StateServiceStore:
     async def load(self, project_id: str) -> LoadedProject:
         """See `Store`."""
         return await load_project(self._stub, project_id)
+
+    async def read_results(self, project_id: str, node_ids: Sequence[str]) -> dict[str, Result]:
+        """See `Store`."""
+        requests = (GetNodeRequest(project_id=project_id, node_id=node_id) for node_id in node_ids)
+        calls = [self._stub.GetNode(request, timeout=CALL_TIMEOUT) for request in requests]
+        answers = await asyncio.gather(*(translated(call) for call in calls))
+        nodes = (read_node(answer.node) for answer in answers)
+        return {node.node_id: node.result for node in nodes if node.result is not None}
 
     def follow(
         self, project_id: str, project_uid: str, after_revision: int

@@ -9,6 +9,7 @@ from dataclasses import replace
 from orchestrator_svc.errors import LeaseHeld, RamifyError, StoreUnavailable
 from orchestrator_svc.graph.event import CommandGiven
 from orchestrator_svc.graph.mutation import Mutation
+from orchestrator_svc.graph.node import Result
 from orchestrator_svc.graph.settings import Scalar
 from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES, CommandType
 from orchestrator_svc.publish.records import LoadedProject, Sighting
@@ -29,6 +30,7 @@ class FakeStore:
         self.batches: list[tuple[str, int]] = []  #: project, lease epoch
         self.lanes: set[str] = set()
         self.loads = 0
+        self.fetched: list[list[str]] = []  #: nodes of each `read_results`
         self.changed = asyncio.Event()
         self._watchers: dict[str, list[asyncio.Queue[Sighting]]] = {}
 
@@ -122,6 +124,12 @@ class FakeStore:
             agent_options=self.options[project_id],  # type: ignore[arg-type]
             open_commands=tuple(ledger.open_commands()),
         )
+
+    async def read_results(self, project_id: str, node_ids: Sequence[str]) -> dict[str, Result]:
+        """See `Store`."""
+        self.fetched.append(list(node_ids))
+        nodes = (self.ledgers[project_id].nodes[node_id] for node_id in node_ids)
+        return {node.node_id: node.result for node in nodes if node.result is not None}
 
     async def follow(
         self, project_id: str, project_uid: str, after_revision: int

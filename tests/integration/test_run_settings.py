@@ -1,0 +1,85 @@
+"""Execution keys in real services: where they come from, that a run keeps them, that they act."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from ramify.v1.node_pb2 import ErrorClass
+from ramify.v1.orchestrator_service_pb2 import GetRunnerRequest
+from ramify.v1.project_pb2 import StateSettings
+from tests.support.cli import Up, ramify
+from tests.support.orchestrator_process import Services
+from tests.support.run_history import RunHistory
+from tests.support.runs import Runs, connect_both
+
+HANG = {"node": "*", "hang": True}
+
+
+def attempt(history: RunHistory, node_id: str) -> int:
+    """Return the attempt of a node; 0 if there is none yet."""
+    return history.nodes[node_id].attempt if node_id in history.nodes else 0
+
+
+async def test_a_run_keeps_the_keys_it_was_started_with(
+    make_services: Callable[..., Services],
+) -> None:
+    services = await make_services("--max-retries", "7", "--state-batch-size", "9").start()
+    async with connect_both(services.state.address, services.orchestrator.address) as runs:
+        started = await runs.script({"max_concurrent_nodes": 3}, rules=[HANG])
+        kept = (await runs.wire.project(started.project_id)).settings
+        assert (kept.max_retries, kept.max_concurrent_nodes, kept.max_recursion_depth) == (7, 3, 5)
+        assert started.state_settings == StateSettings(state_batch_size=9)
+
+        async with runs.follow(started.project_id) as follower:
+            await follower.until(lambda history: attempt(history, "root") == 1)
+            services.orchestrator.kill()
+            services.orchestrator.start("--max-retries", "1")
+            await follower.until(lambda history: attempt(history, "root") == 2)
+        await runs.ready()
+        runner = await runs.stub.GetRunner(GetRunnerRequest())
+        assert runner.settings.max_retries == 1, "of runs that begin now"
+        assert [active.settings for active in runner.projects] == [kept]
+        assert services.orchestrator.stop() == 0
+
+
+async def test_a_silent_agent_is_shown_cancelled_and_tried_again(runs: Runs) -> None:
+    keys = {
+        "timeout_warning_seconds": 0.05,
+        "timeout_soft_seconds": 0.0,
+        "timeout_hard_seconds": 0.5,
+    }
+    rule = {"node": "root.1.0", "attempts": [1], "hang": True}
+    started = await runs.script(keys, breadth=1, rules=[rule])
+    history = await runs.finish(started.project_id)
+    assert history.state == "COMPLETED"
+    assert history.nodes["root.1.0"].retry_count == 1
+    assert "no sign of life" in history.nodes["root.1.0"].aux_data["progress"].string_value
+
+
+async def test_time_outs_beyond_max_recovery_attempts_fail_the_node(runs: Runs) -> None:
+    keys = {
+        "timeout_warning_seconds": 0,
+        "timeout_soft_seconds": 0,
+        "timeout_hard_seconds": 0.1,
+        "max_recovery_attempts": 0,
+    }
+    started = await runs.script(keys, breadth=2, rules=[{"node": "root.1.0", "hang": True}])
+    history = await runs.finish(started.project_id)
+    assert history.state == "PARTIAL"
+    error = history.nodes["root.1.0"].error
+    assert error.error_class == ErrorClass.ERROR_CLASS_TIMEOUT
+
+
+def test_up_hands_keys_to_the_runs_and_the_command_line_shows_them(tmp_path: Path) -> None:
+    up = Up(tmp_path / "data", "--set", "max_retries=2", "--set", "preset=debug")
+    scripted = ("run", "a goal", "--profile", "scripted", "--project", "p")
+    assert ramify(*scripted, "--set", "max_execution_steps=99", env=up.env).returncode == 0
+    shown = ramify("settings", "p", env=up.env).stdout
+    rows = {line.split()[0]: line.split()[1:3] for line in shown.splitlines()[1:] if line.strip()}
+    assert rows["max_retries"] == ["2", "*"]
+    assert rows["max_execution_steps"] == ["99", "*"]
+    assert rows["preset"] == ["debug", "*"]
+    assert rows["max_concurrent_nodes"][:1] == ["10"]
+    assert up.stop(signal.SIGTERM) == (0, "")
