@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from orchestrator_svc.graph.plan import MAX_GOAL_CHARS, MIN_GOAL_CHARS
 from orchestrator_svc.graph.types import ErrorClass, NodeType, TaskType
+from orchestrator_svc.graph.usage import Usage
 
 __all__ = [
     "AgentError",
@@ -44,6 +45,7 @@ __all__ = [
     "open_call",
     "provider_call",
     "report",
+    "spend",
     "stop_wish",
 ]
 
@@ -133,6 +135,9 @@ class CallMonitor(Protocol):
     def report(self, note: str) -> None:
         """Take note of a sign of life. Called from any thread."""
 
+    def spend(self, usage: Usage) -> None:
+        """Take note of what a part of the call has cost. Called from any thread."""
+
     async def provider_call(self) -> None:
         """Wait for the call's turn to ask a model provider. Called on the loop."""
 
@@ -149,6 +154,16 @@ def report(note: str = "") -> None:
     monitor = open_call.get()
     if monitor is not None:
         monitor.report(note)
+
+
+def spend(*, input_tokens: int = 0, output_tokens: int = 0, cost_micro_usd: int = 0) -> None:
+    """Add to what the open call has cost, from any thread; also a sign of life.
+
+    It counts whatever becomes of the call: a failed or cancelled one has cost its money too.
+    """
+    monitor = open_call.get()
+    if monitor is not None:
+        monitor.spend(Usage(input_tokens, output_tokens, cost_micro_usd))
 
 
 async def provider_call() -> None:

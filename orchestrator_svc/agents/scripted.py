@@ -7,6 +7,7 @@ What it does is said by the project's agent options:
 - `chain` (default false): each child depends on the one before it
 - `types` (default true): plans say which children are planned; false leaves it to the atomizer
 - `delay_ms` (default 0): duration of every call
+- `input_tokens`, `output_tokens`, `cost_micro_usd` (default 0): what every call costs
 - `output_chars` (default 0): length of the executors' text; 0 is one short line
 - `notes` (default 0): notes on its progress that each call gives, evenly over its duration
 - `provider_calls` (default 0): requests to a model provider that each call would make
@@ -39,6 +40,7 @@ from orchestrator_svc.agents.base import (
     Verdict,
     provider_call,
     report,
+    spend,
 )
 from orchestrator_svc.graph.types import Stage
 
@@ -84,6 +86,9 @@ class Script(_Strict):
     types: bool = True
     delay_ms: DelayMs = 0
     output_chars: int = Field(0, ge=0, le=1_000_000)
+    input_tokens: int = Field(0, ge=0, le=1_000_000_000)
+    output_tokens: int = Field(0, ge=0, le=1_000_000_000)
+    cost_micro_usd: int = Field(0, ge=0, le=1_000_000_000)
     notes: int = Field(0, ge=0, le=10_000)
     provider_calls: int = Field(0, ge=0, le=1_000)
     rules: tuple[Rule, ...] = ()
@@ -175,6 +180,12 @@ class ScriptedAgents:
             await asyncio.sleep(delay_ms / 1_000 / script.notes)
         if delay_ms and not script.notes:
             await asyncio.sleep(delay_ms / 1_000)
+        if script.input_tokens or script.output_tokens or script.cost_micro_usd:
+            spend(
+                input_tokens=script.input_tokens,
+                output_tokens=script.output_tokens,
+                cost_micro_usd=script.cost_micro_usd,
+            )
         if rule is None:
             return script
         if rule.hang:

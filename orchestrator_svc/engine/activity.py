@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 
 from orchestrator_svc.graph.rate import RateWindow
+from orchestrator_svc.graph.usage import NO_USAGE, Usage
 
 NOTE_INTERVAL = 0.02  #: seconds between two notes that are published, at least
 MAX_NOTE_CHARS = 255
@@ -20,6 +22,8 @@ class Activity:
         self.started_at = time.monotonic()
         self.last_sign = self.started_at  #: monotonic time of the latest sign of life
         self.note = ""
+        self.usage = NO_USAGE  #: what the call has cost so far
+        self._lock = threading.Lock()  #: of `usage`, which any thread adds to
         self._publish = publish  #: called on the loop with the latest note
         self._loop = asyncio.get_running_loop()
         self._rate = rate  #: of the project; None: no limit
@@ -43,6 +47,12 @@ class Activity:
         if note and note != self.note and not self._closed:
             self.note = note
             self._loop.call_soon_threadsafe(self._noted)
+
+    def spend(self, usage: Usage) -> None:
+        """See `CallMonitor`."""
+        with self._lock:
+            self.usage += usage
+        self.last_sign = time.monotonic()
 
     async def provider_call(self) -> None:
         """See `CallMonitor`."""

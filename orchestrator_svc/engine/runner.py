@@ -48,6 +48,7 @@ from orchestrator_svc.graph.scene import Live, OpenCall
 from orchestrator_svc.graph.settings import Settings
 from orchestrator_svc.graph.types import ErrorClass, ProjectState
 from orchestrator_svc.graph.updates import UpdateBuffer
+from orchestrator_svc.graph.usage import NO_USAGE, Usage
 from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.outbox import LANE_WINDOW
 from orchestrator_svc.publish.records import LoadedProject
@@ -290,6 +291,10 @@ class Runner:
             outcome = await call_agent(
                 self._agents, call.stage, task, call.timeout, activity, self._patience
             )
+        except asyncio.CancelledError:
+            # Said here, where the cost is known; `_call_over` says it of calls that never began.
+            self._call_cancelled(call, activity.usage)
+            raise
         finally:
             activity.close()
             del self._activities[call.node_id]
@@ -297,7 +302,7 @@ class Runner:
         self._metrics.agent_calls.labels(
             stage=str(call.stage), outcome=type(outcome).__name__.lower()
         ).observe(seconds)
-        self.post(CallEnded(call.node_id, call.number, outcome, seconds))
+        self.post(CallEnded(call.node_id, call.number, outcome, seconds, activity.usage))
 
     async def _fetch_results(self, node_ids: list[str]) -> dict[str, Result]:
         """Read results that are not held, `knowledge_store_batch_size` at one time."""
@@ -315,9 +320,9 @@ class Runner:
             self._call_cancelled(call)
         self._wake.set()
 
-    def _call_cancelled(self, call: Call) -> None:
+    def _call_cancelled(self, call: Call, usage: Usage = NO_USAGE) -> None:
         outcome = Failed(ErrorClass.CANCELLED, "the call was cancelled")
-        self.post(CallEnded(call.node_id, call.number, outcome))
+        self.post(CallEnded(call.node_id, call.number, outcome, usage=usage))
 
     # Time, orders, the end
 
@@ -360,7 +365,8 @@ class Runner:
         self._gave_back = True
         for task in self._calls.values():
             task.cancel()
-        self._merge(decide(self._run, [Draining()], self._clock()))
+        spent = {node_id: activity.usage for node_id, activity in self._activities.items()}
+        self._merge(decide(self._run, [Draining(spent)], self._clock()))
 
     def _is_over(self) -> bool:
         if self._pending or self._sent or self._inbox:

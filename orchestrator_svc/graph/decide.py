@@ -43,6 +43,7 @@ from orchestrator_svc.graph.types import (
     ProjectState,
     Stage,
 )
+from orchestrator_svc.graph.usage import NO_USAGE
 
 MAX_MESSAGE_CHARS = 4_096  #: of a stored failure
 
@@ -72,7 +73,7 @@ def decide(run: Run, events: Iterable[Event], now: float) -> Decision:
         elif isinstance(event, CommandGiven):
             carry_out(run, event, now)
         elif isinstance(event, Draining):
-            _give_back(run, now)
+            _give_back(run, event, now)
     settle_pause(run)
     fill_slots(run)
     patrol(run, now)
@@ -86,6 +87,8 @@ def _call_ended(run: Run, event: CallEnded, now: float) -> None:
         return
     stage = node.stage
     run.close_call(node, event.seconds)
+    if event.usage:
+        run.patch(node, usage=node.usage + event.usage)
     outcome = event.outcome
     if run.ended:
         return
@@ -187,7 +190,7 @@ def _fail(run: Run, node: Node, error_class: ErrorClass, message: str, now: floa
     run.at(now + delay, node)
 
 
-def _give_back(run: Run, now: float) -> None:
+def _give_back(run: Run, event: Draining, now: float) -> None:
     """Announce a new attempt of every node whose call was abandoned: not a crash, not a retry.
 
     An AGGREGATING node gets a `next_attempt_time`, which says that no call of it is in flight.
@@ -198,9 +201,12 @@ def _give_back(run: Run, now: float) -> None:
         if not node.open_call:
             continue
         run.close_call(node, 0.0)
+        run.cut()
+        spent = event.spent.get(node.node_id, NO_USAGE)
+        if spent:
+            run.patch(node, usage=node.usage + spent)
         if node.state not in CALLED_STATES:
             continue
-        run.cut()
         changes = NodeChanges(attempt=node.attempt + 1)
         if node.state is NodeState.AGGREGATING:
             changes["next_attempt_time"] = now

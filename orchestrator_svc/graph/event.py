@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from orchestrator_svc.graph.mutation import Mutation
 from orchestrator_svc.graph.node import Result
 from orchestrator_svc.graph.plan import DraftTask
 from orchestrator_svc.graph.types import CommandType, ErrorClass, NodeType, Stage
+from orchestrator_svc.graph.usage import NO_USAGE, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class CallEnded:
     number: int
     outcome: Outcome
     seconds: float = 0.0  #: how long it took
+    usage: Usage = NO_USAGE  #: what it has cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,8 @@ class TimeReached:
 @dataclass(frozen=True, slots=True)
 class Draining:
     """The orchestrator stops: calls in flight were abandoned, give their nodes back."""
+
+    spent: Mapping[str, Usage] = field(default_factory=dict)  #: cost of those calls, by node
 
 
 Event = CallEnded | CallProgressed | CommandGiven | TimeReached | Draining

@@ -15,6 +15,7 @@ from orchestrator_svc.graph.types import (
     ProjectState,
     TaskType,
 )
+from orchestrator_svc.graph.usage import Usage
 
 
 class NodeChanges(TypedDict, total=False):
@@ -31,6 +32,7 @@ class NodeChanges(TypedDict, total=False):
     sub_graph_id: str
     children: tuple[str, ...]
     agent_calls: int
+    usage: Usage
     crash_redispatches: int
     forced: Forced
     progress: str

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from orchestrator_svc.graph.forced import Forced
 from orchestrator_svc.graph.types import ErrorClass, NodeState, NodeType, Stage, TaskType
+from orchestrator_svc.graph.usage import NO_USAGE, Usage
 
 #: What a planner may attach to a child: JSON, as it comes back from the store.
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -59,6 +60,7 @@ class Node:
     sub_graph_id: str = ""
     children: tuple[str, ...] = ()  #: of the current plan, in plan order
     agent_calls: int = 0  #: dispatches so far; numbers them too
+    usage: Usage = NO_USAGE  #: what the calls have cost
     crash_redispatches: int = 0  #: in a row, without an outcome between them (SEM 21)
     progress: str = ""  #: what the latest agent call said last about how far it had come
     superseded: bool = False

@@ -207,7 +207,14 @@ class Run:
                 parent.done_children += 1
 
     def patch(self, node: Node, **changes: Unpack[NodeChanges]) -> None:
-        """Change fields of a node, here and in the store."""
+        """Change fields of a node, here and in the store.
+
+        The number of calls and what they have cost are one field of the contract.
+        """
+        if "usage" in changes:
+            changes.setdefault("agent_calls", node.agent_calls)
+        elif "agent_calls" in changes and node.usage:
+            changes["usage"] = node.usage
         for name, value in changes.items():
             setattr(node, name, value)
         self._emit(PatchNode(node.node_id, changes))

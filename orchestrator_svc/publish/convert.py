@@ -20,6 +20,7 @@ from orchestrator_svc.graph.mutation import (
     PatchProject,
 )
 from orchestrator_svc.graph.node import Failure, Json, Node, Result
+from orchestrator_svc.graph.usage import Usage
 from orchestrator_svc.publish.value import read_value, set_value
 from ramify.v1 import command_pb2, mutation_pb2, node_pb2, payload_pb2, project_pb2
 
@@ -105,6 +106,11 @@ def _set_patch(patch: node_pb2.NodePatch, changes: NodeChanges) -> None:
         patch.agent_name = changes["agent_name"]
     if "agent_calls" in changes:
         patch.usage.agent_calls = changes["agent_calls"]
+    if "usage" in changes:
+        usage = changes["usage"]
+        patch.usage.input_tokens = usage.input_tokens
+        patch.usage.output_tokens = usage.output_tokens
+        patch.usage.cost_micro_usd = usage.cost_micro_usd
     if "sub_graph_id" in changes:
         patch.sub_graph_id = changes["sub_graph_id"]
     if "children" in changes:
@@ -231,6 +237,9 @@ def read_node(message: node_pb2.Node) -> Node:
         sub_graph_id=message.sub_graph_id,
         children=tuple(message.planned_sub_task_ids),
         agent_calls=message.usage.agent_calls,
+        usage=Usage(
+            message.usage.input_tokens, message.usage.output_tokens, message.usage.cost_micro_usd
+        ),
         crash_redispatches=crashes,
         progress=progress,
         superseded=message.superseded,

@@ -1,0 +1,80 @@
+"""What a call has cost is stored with its outcome, whatever the outcome is."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from orchestrator_svc.agents.base import AgentInput
+from orchestrator_svc.agents.scripted import ScriptedAgents
+from orchestrator_svc.engine.activity import Activity
+from orchestrator_svc.engine.calls import call_agent
+from orchestrator_svc.graph.event import CallEnded, Draining, Outcome
+from orchestrator_svc.graph.types import NodeState, Stage
+from orchestrator_svc.graph.usage import Usage
+from orchestrator_svc.publish.convert import read_node, to_message
+from ramify.v1.node_pb2 import Node as NodeMessage
+from ramify.v1.node_pb2 import NodeState as NodeStateEnum
+from tests.unit.orchestrator_svc.driven import Driven, done, draft, failed, planned
+
+COST = Usage(100, 20, 7)
+
+
+def answer(driven: Driven, node_id: str, outcome: Outcome, usage: Usage = COST) -> None:
+    call = driven.calls.pop(node_id)
+    driven.event(CallEnded(node_id, call.number, outcome, usage=usage))
+
+
+@pytest.mark.parametrize("outcome", [done(), failed()], ids=["done", "failed"])
+def test_every_outcome_counts(outcome: Outcome) -> None:
+    driven = planned(draft(), draft())
+    answer(driven, "root.1.0", outcome)
+    assert driven.node("root.1.0").usage == COST
+
+
+def test_attempts_add_up_and_survive_a_crash() -> None:
+    driven = planned(draft(), draft())
+    answer(driven, "root.1.0", failed())
+    driven.crash()
+    driven.wait()
+    answer(driven, "root.1.0", done())
+    assert driven.node("root.1.0").usage == Usage(200, 40, 14)
+
+
+def test_a_cancelled_call_has_cost_its_money_too() -> None:
+    driven = planned(draft(), draft())
+    driven.cancel()
+    answer(driven, "root.1.0", failed())
+    assert driven.state("root.1.0") is NodeState.CANCELLED
+    assert driven.node("root.1.0").usage == COST
+
+
+def test_a_call_that_is_given_back_counts() -> None:
+    driven = planned(draft(), draft())
+    driven.event(Draining({"root.1.0": COST}))
+    assert driven.node("root.1.0").usage == COST
+    assert not driven.node("root.1.1").usage
+
+
+def test_tokens_and_the_number_of_calls_are_one_field_of_the_contract() -> None:
+    driven = planned(draft(), draft())
+    answer(driven, "root.1.0", failed())
+    driven.wait()  # the next call is announced
+    messages = [to_message(m).node for group in driven.last.groups for m in group]
+    patches = [m.patch for m in messages if m.node_id == "root.1.0" and m.patch.HasField("usage")]
+    stored = NodeMessage(
+        node_id="root.1.0", state=NodeStateEnum.NODE_STATE_RUNNING, usage=patches[-1].usage
+    )
+    assert (stored.usage.agent_calls, stored.usage.input_tokens) == (2, 100)
+    assert read_node(stored).usage == COST
+
+
+async def test_an_agent_reports_what_it_spends() -> None:
+    task = AgentInput.model_construct(
+        project_id="p", node_id="n", attempt=1, options={"input_tokens": 5, "cost_micro_usd": 2}
+    )
+    activity = Activity(lambda note: None)
+    async with asyncio.timeout(30):
+        await call_agent(ScriptedAgents(), Stage.EXECUTE, task, 20, activity)
+    assert activity.usage == Usage(5, 0, 2)
