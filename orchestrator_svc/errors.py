@@ -3,7 +3,8 @@
 RamifyError
 ├── InvalidRequest, InvalidMutation, IllegalTransition
 ├── ProjectNotFound, NodeNotFound, ReviewNotFound, ProjectExists, ProfileNotFound
-├── ProjectEnded, ReviewClosed, PayloadNotFound, CommandRefused
+├── ProjectEnded, ReviewClosed, CommandRefused
+├── PayloadNotFound, PayloadTooLarge
 ├── ProducerFenced, LeaseHeld, VersionConflict, SequenceGap
 ├── RevisionCompacted, RevisionAhead, ProjectReplaced
 ├── Overloaded, ServerDraining, StoreUnavailable
@@ -57,6 +58,10 @@ class NodeNotFound(RamifyError):
 
 class PayloadNotFound(RamifyError):
     """The payload store has no such body, or the project does not reference it."""
+
+
+class PayloadTooLarge(RamifyError):
+    """The body is larger than the payload store takes."""
 
 
 class ReviewNotFound(RamifyError):

@@ -31,6 +31,7 @@ from state_svc.lease.table import LeaseTable
 from state_svc.metrics import ServiceMetrics
 from state_svc.model.limits import Limits
 from state_svc.model.storing import StoringRules
+from state_svc.payload.payloads import Payloads
 from state_svc.rpc.server import RpcServer, bound_address
 from state_svc.service import Requests, Service, now_micros
 from state_svc.store.base import StateStore
@@ -53,18 +54,33 @@ async def build(store: StateStore, settings: Settings) -> Service:
         max_watchers=limits.max_watchers,
     )
     rules = StoringRules(settings.storing())
-    snapshots = Snapshotter(
-        store, revisions=settings.snapshot_revisions, size=settings.snapshot_bytes, rules=rules
-    )
     committer = Committer(
         store,
         rules=rules,
         publish=hub.notify,
-        grew=snapshots.grew,
+        grew=lambda project, revisions, size: snapshots.grew(project, revisions, size),
         metrics=metrics,
         max_pending_bytes=settings.max_pending_bytes,
     )
     projects = ProjectRegistry(store)
+
+    async def settled() -> None:
+        for project in projects.live():
+            await committer.settled(project)
+
+    payloads = Payloads(
+        store,
+        limits=limits,
+        threshold=rules.base.compression_threshold,
+        settled=settled,
+    )
+    snapshots = Snapshotter(
+        store,
+        revisions=settings.snapshot_revisions,
+        size=settings.snapshot_bytes,
+        rules=rules,
+        released=payloads.collect_soon,
+    )
     await projects.open()
     return Service(
         store=store,
@@ -79,6 +95,7 @@ async def build(store: StateStore, settings: Settings) -> Service:
         limits=limits,
         producers={r.producer_id: r.epoch for r in await store.list_producers()},
         requests=Requests(await store.list_requests(now_micros() - Requests.KEEP_MICROS)),
+        payloads=payloads,
     )
 
 
@@ -98,9 +115,7 @@ async def run(settings: Settings) -> None:
             background = [
                 tasks.create_task(service.committer.run(), name="commit-loop"),
                 tasks.create_task(service.snapshots.run(), name="snapshots"),
-                tasks.create_task(
-                    _housekeeping(service, settings.max_live_bytes), name="housekeeping"
-                ),
+                tasks.create_task(_housekeeping(service, settings), name="housekeeping"),
             ]
             _spare_collections()
             port = await server.listen(settings.listen)
@@ -127,21 +142,27 @@ async def drain(service: Service, server: RpcServer, seconds: float) -> None:
     _log.info("drained")
 
 
-async def _housekeeping(service: Service, max_live_bytes: int) -> None:
+async def _housekeeping(service: Service, settings: Settings) -> None:
     for minute in itertools.count(1):
         await asyncio.sleep(_SWEEP_SECONDS)
-        unloaded = service.projects.sweep(max_live_bytes, lambda p: service.hub.count(p) > 0)
+        unloaded = service.projects.sweep(
+            settings.max_live_bytes, lambda project: service.hub.count(project) > 0
+        )
         if unloaded:
             _log.info("unloaded idle projects", extra={"fields": {"count": unloaded}})
         shortened = await service.retention.sweep(now_micros())
         if shortened:
             _log.info("dropped history", extra={"fields": {"projects": shortened}})
-        if minute % _MINUTES_PER_HOUR == 0:
-            service.requests.forget_old()
-            try:
+        hour = minute % _MINUTES_PER_HOUR == 0
+        try:
+            if hour:
+                service.requests.forget_old()
                 await service.store.list_requests(now_micros() - Requests.KEEP_MICROS)
-            except (StoreUnavailable, CorruptRecord):
-                _log.exception("answers to old requests stay an hour longer")
+                await service.forget_stages(settings.stage_archive_days)
+            if hour or service.payloads.due:
+                await service.payloads.collect(now_micros())
+        except (StoreUnavailable, CorruptRecord):
+            _log.exception("what is too old stays an hour longer")
 
 
 def _spare_collections() -> None:

@@ -61,6 +61,9 @@ class Settings(BaseModel):
     snapshot_bytes: int = Field(
         8 << 20, ge=1, description="stored bytes of a project after which a snapshot is taken"
     )
+    stage_archive_days: float = Field(
+        90.0, ge=0, description="age at which archived stage records go; 0 keeps them for ever"
+    )
     max_live_bytes: int = Field(
         1 << 30, ge=0, description="encoded nodes in memory; idle projects beyond are unloaded"
     )

@@ -4,6 +4,7 @@ RamifyError
 ├── BatchRejected          one batch breaks rules; carries every violation
 ├── InvalidRequest
 ├── ProjectNotFound, NodeNotFound, ReviewNotFound, ProjectExists, ProjectActive
+├── PayloadNotFound, PayloadTooLarge
 ├── ProducerFenced, SequenceGap, LeaseHeld
 ├── RevisionCompacted, RevisionAhead
 ├── Overloaded, ServerDraining, StoreUnavailable
@@ -96,6 +97,14 @@ class NodeNotFound(RamifyError):
 
 class ReviewNotFound(RamifyError):
     """The project has no review with this id."""
+
+
+class PayloadNotFound(RamifyError):
+    """The payload store has no such body, or the project does not reference it."""
+
+
+class PayloadTooLarge(RamifyError):
+    """The body is larger than the payload store takes; nothing of it was inflated or stored."""
 
 
 class ProjectExists(RamifyError):

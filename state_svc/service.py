@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from state_svc.errors import ProjectNotFound, RamifyError, ServerDraining
+from state_svc.history.archive import forget_stages
 from state_svc.history.past import Past
 from state_svc.history.registry import ProjectRegistry
 from state_svc.history.retention import Retention
@@ -18,8 +19,11 @@ from state_svc.lease.table import LeaseTable
 from state_svc.metrics import ServiceMetrics
 from state_svc.model.limits import Limits
 from state_svc.model.project import Applied, LiveProject
+from state_svc.payload.payloads import Payloads
 from state_svc.store.base import RequestRecord, StateStore
 from state_svc.watch.hub import WatchHub
+
+_DAY_MICROS = 24 * 3_600 * 1_000_000
 
 
 def now_micros() -> int:
@@ -43,6 +47,7 @@ class Service:
     limits: Limits
     producers: dict[str, int]  #: epoch in force by producer id
     requests: Requests
+    payloads: Payloads
     start_micros: int = field(default_factory=now_micros)
     draining: bool = False
 
@@ -73,6 +78,17 @@ class Service:
         )
         # The commit goes on even if the caller goes away: nothing may half-happen.
         await asyncio.shield(owner.future)
+
+    async def forget_stages(self, days: float) -> None:
+        """Drop archived stage records of all projects older than `days`; 0 keeps them.
+
+        Raises `StoreUnavailable`.
+        """
+        before = now_micros() - int(days * _DAY_MICROS)
+        for entity, _, compacted in list(self.projects.entities()) if days else ():
+            if compacted:
+                await forget_stages(self.store, entity.project_uid, before)
+        self.payloads.collect_soon()
 
     async def live(self, project_id: str) -> LiveProject:
         """Return a project; raises `ProjectNotFound`, also for an empty id."""

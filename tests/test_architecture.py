@@ -24,12 +24,13 @@ _ARROWS: dict[str, dict[str, str]] = {
         "store": "codec model storage failpoints",
         "history": "store codec model storage",
         "ingest": "store codec model failpoints metrics",
+        "payload": "store codec model",
         "watch": "history store codec model storage metrics",
         "admin": "history store codec model storage lease",
         "config": "model",  # presets are the same for the service and for a project
         "metrics": "ingest",  # for the type of a batch only
-        "service": "ingest watch history lease store codec model metrics",
-        "rpc": "service admin ingest watch history lease store codec model storage metrics",
+        "service": "ingest watch history payload lease store codec model metrics",
+        "rpc": "service admin ingest watch history payload lease store codec model storage metrics",
     },
     "orchestrator_svc": {
         "graph": "",

@@ -19,6 +19,7 @@ BY_REASON: dict[str, type[errors.RamifyError]] = {
     "PROJECT_NOT_FOUND": errors.ProjectNotFound,
     "NODE_NOT_FOUND": errors.NodeNotFound,
     "PAYLOAD_NOT_FOUND": errors.PayloadNotFound,
+    "PAYLOAD_TOO_LARGE": errors.PayloadTooLarge,
     "REVIEW_NOT_FOUND": errors.ReviewNotFound,
     "REVIEW_CLOSED": errors.ReviewClosed,
     "PROJECT_EXISTS": errors.ProjectExists,

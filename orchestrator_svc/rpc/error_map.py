@@ -26,6 +26,7 @@ TABLE: dict[type[errors.RamifyError], tuple[Code, str, bool]] = {
     errors.ProjectNotFound: (Code.NOT_FOUND, "PROJECT_NOT_FOUND", False),
     errors.NodeNotFound: (Code.NOT_FOUND, "NODE_NOT_FOUND", False),
     errors.PayloadNotFound: (Code.NOT_FOUND, "PAYLOAD_NOT_FOUND", False),
+    errors.PayloadTooLarge: (Code.INVALID_ARGUMENT, "PAYLOAD_TOO_LARGE", False),
     errors.ReviewNotFound: (Code.NOT_FOUND, "REVIEW_NOT_FOUND", False),
     errors.ReviewClosed: (Code.FAILED_PRECONDITION, "REVIEW_CLOSED", False),
     errors.ProjectExists: (Code.ALREADY_EXISTS, "PROJECT_EXISTS", False),

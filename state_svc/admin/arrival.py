@@ -12,18 +12,22 @@ from ramify.v1.mutation_pb2 import Delta
 from ramify.v1.project_pb2 import Project, ProjectPatch, ProjectState
 from state_svc.admin.identity import Identity
 from state_svc.admin.portable import FileReader, check_version
+from state_svc.codec.payload import PayloadRecord, decode_payload
 from state_svc.codec.segment import SegmentRecord, decode_delta, pack_segment
 from state_svc.codec.snapshot import SnapshotRecord, decode_snapshot, encode_chunk
 from state_svc.errors import CorruptRecord
+from state_svc.history.archive import digests_of_change, digests_of_chunk
 from state_svc.history.replay import Replay
 from state_svc.model.checksum import view_checksum
 from state_svc.model.ids import is_project_id
-from state_svc.model.node import set_micros
+from state_svc.model.limits import Limits
+from state_svc.model.node import read_micros, set_micros
 from state_svc.model.patch import replay_project
 from state_svc.model.project import Applied, View
-from state_svc.storage.v1.file_pb2 import ExportHeader
+from state_svc.storage.v1.file_pb2 import ExportHeader, StoredPayload
 from state_svc.storage.v1.segment_pb2 import Position, Segment
 from state_svc.storage.v1.snapshot_pb2 import SnapshotChunk
+from state_svc.store.payloads import ArchiveRecord
 
 _THRESHOLD = 1_024
 _BROKEN = (CorruptRecord, DecodeError, LookupError, TypeError, ValueError)
@@ -43,9 +47,14 @@ class ProjectFile:
 
     header: ExportHeader
     view: View  #: the project at its last revision
+    references: dict[str, int]  #: revision by digest, of segments and snapshot
+    archived: dict[str, int]  #: revision by digest, of archived stage records
 
 
-def verify(stream: BinaryIO, max_nodes: int) -> ProjectFile:
+Record = SnapshotRecord | SegmentRecord | PayloadRecord | ArchiveRecord
+
+
+def verify(stream: BinaryIO, limits: Limits) -> ProjectFile:
     """Read a whole file and replay its history. Raises `DamagedFile`, which names the place."""
     reader = FileReader(stream)
     records = reader.records()
@@ -54,20 +63,25 @@ def verify(stream: BinaryIO, max_nodes: int) -> ProjectFile:
         raise reader.damaged("it is not an exported project")
     header = first.project
     check_version(reader, header.file_version)
-    reading = _Reading(header)
+    reading = _Reading(header, limits.max_stored_payload_bytes)
     for record in records:
         try:
-            if record.WhichOneof("record") == "snapshot":
+            kind = record.WhichOneof("record")
+            if kind == "snapshot":
                 reading.add_chunk(record.snapshot)
-            elif record.WhichOneof("record") == "segments":
+            elif kind == "payload":
+                reading.add_payload(record.payload)
+            elif kind == "archive":
+                reading.add_archive(record.archive)
+            elif kind == "segments":
                 for segment in record.segments.segments:
                     reading.add_segment(segment)
             else:
                 raise ValueError("a record that is not part of a project")
         except _BROKEN as error:
             raise reader.damaged(_text(error), revision=reading.at + 1) from error
-        if len(reading.replay.view.nodes) > max_nodes:
-            raise reader.damaged(f"more than {max_nodes} nodes")
+        if len(reading.replay.view.nodes) > limits.max_project_nodes:
+            raise reader.damaged(f"more than {limits.max_project_nodes} nodes")
     view = reading.replay.view
     trailer = reader.trailer
     if trailer is None or view.revision != header.revision or not view.revision:
@@ -83,17 +97,43 @@ def verify(stream: BinaryIO, max_nodes: int) -> ProjectFile:
     if not is_project_id(header.project_id):
         raise reader.damaged("the project id is not valid")
     view.compacted = header.compacted_revision
-    return ProjectFile(header, view)
+    missing = (reading.references.keys() | reading.archived.keys()) - reading.payloads
+    if missing:
+        raise reader.damaged(f"payload {min(missing)} is named and not there")
+    return ProjectFile(header, view, reading.references, reading.archived)
 
 
 class _Reading:
     """The replay of a file that is not trusted."""
 
-    def __init__(self, header: ExportHeader) -> None:
+    def __init__(self, header: ExportHeader, max_payload_bytes: int) -> None:
         self.replay = Replay()
+        self.payloads: set[str] = set()
+        self.references: dict[str, int] = {}
+        self.archived: dict[str, int] = {}
+        self._max_payload_bytes = max_payload_bytes
+        self._archived_until = 0
         self.at = 0
         self._header = header
         self._chunks: list[SnapshotRecord] = []
+
+    def add_payload(self, payload: StoredPayload) -> None:
+        """Take a body, which must have its digest."""
+        decode_payload(payload_record(payload, 0), self._max_payload_bytes)
+        self.payloads.add(payload.digest)
+
+    def add_archive(self, segment: Segment) -> None:
+        """Take the next archived stage records."""
+        first, last = segment.first_revision, segment.last_revision
+        if segment.project_uid != self._header.project_uid:
+            raise ValueError("archived stage records of another project")
+        if not self._archived_until < first <= last <= self._header.compacted_revision:
+            raise ValueError("archived stage records out of order")
+        for change in decode_delta(segment).changes:
+            if not change.HasField("stage") or not first <= change.revision <= last:
+                raise ValueError("something else among archived stage records")
+            self.archived.update(dict.fromkeys(digests_of_change(change), change.revision))
+        self._archived_until = last
 
     def add_chunk(self, chunk: SnapshotChunk) -> None:
         """Take the next chunk of the snapshot that the history begins from."""
@@ -103,6 +143,7 @@ class _Reading:
             header.compacted_revision,
         ):
             raise ValueError("a snapshot that does not belong here")
+        self.references.update(dict.fromkeys(digests_of_chunk(chunk), chunk.revision))
         self._chunks.append(encode_chunk(chunk))
         if chunk.last:
             self.replay.view, _ = decode_snapshot(self._chunks)
@@ -123,11 +164,24 @@ class _Reading:
             raise ValueError("changes out of order")
         if places and places[-1][0] > last:
             raise ValueError("a change of a later revision")
+        for change in delta.changes:
+            self.references.update(dict.fromkeys(digests_of_change(change), change.revision))
         self.replay.add_delta(delta, last)
         self.at = last
 
 
-def records_of(stream: BinaryIO, identity: Identity) -> Iterator[SnapshotRecord | SegmentRecord]:
+def payload_record(payload: StoredPayload, micros: int) -> PayloadRecord:
+    """Return a body of a file as it is stored."""
+    return PayloadRecord(
+        digest=payload.digest,
+        codec=payload.codec,
+        original_bytes=payload.original_bytes,
+        micros=micros,
+        data=payload.data,
+    )
+
+
+def records_of(stream: BinaryIO, identity: Identity, micros: int) -> Iterator[Record]:
     """Yield a verified file as records of a new project, in order.
 
     Positions of producers are left out: here the same names may be others.
@@ -138,6 +192,13 @@ def records_of(stream: BinaryIO, identity: Identity) -> Iterator[SnapshotRecord 
             identity.chunk(chunk)
             chunk.ClearField("producers")
             yield encode_chunk(chunk)
+        elif record.WhichOneof("record") == "payload":
+            yield payload_record(record.payload, micros)
+        elif record.WhichOneof("record") == "archive":
+            identity.segment(record.archive)
+            changes = decode_delta(record.archive).changes
+            latest = max(read_micros(change.stage.stage.create_time) for change in changes)
+            yield ArchiveRecord(pack_segment(record.archive, _THRESHOLD).record, latest)
         for segment in record.segments.segments:
             identity.segment(segment)
             count = segment.last_revision - segment.first_revision + 1

@@ -12,15 +12,19 @@ from google.protobuf.message import DecodeError
 from ramify.v1.node_pb2 import Node
 from ramify.v1.project_pb2 import Project
 from state_svc.admin.progress import Progress, silent
+from state_svc.codec.compression import MAX_INFLATED_BYTES
+from state_svc.codec.payload import decode_payload
 from state_svc.codec.project import decode_project
-from state_svc.codec.segment import decode_segment
+from state_svc.codec.segment import decode_delta, decode_segment
 from state_svc.codec.snapshot import SnapshotRecord, decode_snapshot
 from state_svc.errors import CorruptRecord
+from state_svc.history.archive import DIGEST_MARK, digests_of_change, digests_of_view
 from state_svc.history.replay import Replay
 from state_svc.model.checksum import view_checksum
 from state_svc.model.project import View
+from state_svc.storage.v1.segment_pb2 import Segment
 from state_svc.store.data_file import DataFile, StoredProject
-from state_svc.store.sqlite import FORMAT_VERSION
+from state_svc.store.sqlite_schema import FORMAT_VERSION
 
 #: What decoding and replay raise for content that no ramify has written.
 BROKEN = (CorruptRecord, DecodeError, LookupError, TypeError, ValueError)
@@ -31,7 +35,7 @@ class Problem:
     """One thing that is wrong, and where."""
 
     file: str
-    record: str  #: `database`, `project`, `segment`, `snapshot` or `history`
+    record: str  #: `database`, `project`, `segment`, `snapshot`, `history`, `archive`, `payload`
     problem: str
     project_id: str = ""
     project_uid: str = ""
@@ -61,6 +65,7 @@ class Report:
     segments: int = 0
     snapshots: int = 0
     nodes: int = 0
+    payloads: int = 0
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -125,6 +130,26 @@ def check_file(data: DataFile, report: Report, progress: Progress = silent) -> N
             f" {len(report.problems)} problems"
         )
         _check_project(data, key, report, progress)
+    try:
+        _check_payloads(data, report, progress)
+    except apsw.Error as error:
+        report.problems.append(Problem(file=data.name, record="database", problem=str(error)))
+
+
+def _check_payloads(data: DataFile, report: Report, progress: Progress) -> None:
+    """Check that every body has its digest."""
+    for key in data.payload_keys():
+        payload = data.payload(key)
+        if payload is None:
+            continue  # dropped since
+        report.payloads += 1
+        if not report.payloads % 100:
+            progress(f"{report.payloads} payloads")
+        try:
+            decode_payload(payload, MAX_INFLATED_BYTES)
+        except BROKEN as error:
+            text = f"{payload.digest}: {_text(error)}"
+            report.problems.append(Problem(file=data.name, record="payload", problem=text))
 
 
 def _check_project(data: DataFile, key: int, report: Report, progress: Progress) -> None:
@@ -169,14 +194,17 @@ class ProjectCheck:
         self._report = report
         self._progress = progress
         self._fingerprints: dict[int, Fingerprint] = {}  #: of readable snapshots, by revision
+        self._named: set[str] = set()  #: digests in segments, snapshots and the archive
         self._replay: Replay | None = None  #: None: the history is broken before this place
 
     def run(self) -> None:
         """Check the project's own record, its snapshots, its segments and how they fit."""
         entity = self._check_record()
+        self._check_archive()
         for revision in self._data.snapshot_revisions(self._stored):
             self._check_snapshot(revision)
         last = self._check_segments(self._base())
+        self._check_references()
         newest = max(self._fingerprints, default=0)
         if newest > last:
             self._found("history", "the log ends before the snapshot", last + 1, newest)
@@ -191,8 +219,8 @@ class ProjectCheck:
         record = self._stored.record
         try:
             entity = decode_project(record)
-        except CorruptRecord as error:
-            self._found("project", error.fields["problem"])
+        except BROKEN as error:
+            self._found("project", _text(error))
             return None
         if (entity.project_uid, entity.project_id) != (record.project_uid, record.project_id):
             self._found("project", "content and key differ")
@@ -206,6 +234,7 @@ class ProjectCheck:
         view = self._read_snapshot(records)
         if view is not None:
             self._fingerprints[revision] = fingerprint(view)
+            self._named.update(digests_of_view(view))
 
     def _read_snapshot(self, records: Sequence[SnapshotRecord]) -> View | None:
         try:
@@ -252,6 +281,7 @@ class ProjectCheck:
                 segment = decode_segment(record)
                 if record.last_revision <= base:
                     continue  # on its way out
+                self._name(segment)
                 self._report.revisions += record.last_revision - record.first_revision + 1
                 if self._replay is not None:
                     self._replay.add_segment(segment)
@@ -261,6 +291,28 @@ class ProjectCheck:
             last = max(last, record.last_revision)
             self._compare(record.last_revision)
         return last
+
+    def _check_archive(self) -> None:
+        for _, record in self._data.archive(self._stored):
+            try:
+                self._name(decode_segment(record))
+            except BROKEN as error:
+                self._found("archive", _text(error), record.first_revision, record.last_revision)
+
+    def _name(self, segment: Segment) -> None:
+        if DIGEST_MARK in segment.delta:
+            for change in decode_delta(segment).changes:
+                self._named.update(digests_of_change(change))
+
+    def _check_references(self) -> None:
+        """Check that what is named is referenced and there, so that nothing drops it."""
+        references = self._data.references(self._stored)
+        for digest in sorted(self._named):
+            if digest not in references:
+                self._found("payload", f"{digest} is named, but not referenced")
+        for digest in sorted(references):
+            if not self._data.has_payload(digest):
+                self._found("payload", f"{digest} is referenced, but not there")
 
     def _compare(self, revision: int) -> None:
         """Compare replay and snapshot, where there is one; go on from it after damage."""

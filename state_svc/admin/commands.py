@@ -68,10 +68,11 @@ def restore(backup: Path, directory: Path) -> int:
 
 
 def _summary(report: Report) -> str:
+    payloads = f", {_count(report.payloads, 'payload')}" if report.payloads else ""
     return (
         f"{_count(report.projects, 'project')}, {_count(report.revisions, 'revision')} in"
         f" {_count(report.segments, 'segment')}, {_count(report.snapshots, 'snapshot')},"
-        f" {_count(report.nodes, 'node')}: {_count(len(report.problems), 'problem')}"
+        f" {_count(report.nodes, 'node')}{payloads}: {_count(len(report.problems), 'problem')}"
     )
 
 

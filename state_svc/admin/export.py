@@ -13,7 +13,7 @@ from state_svc.codec.snapshot import decode_chunk
 from state_svc.errors import CorruptRecord
 from state_svc.model.checksum import view_checksum
 from state_svc.model.node import LiveNode, set_micros
-from state_svc.storage.v1.file_pb2 import ExportHeader, FileRecord
+from state_svc.storage.v1.file_pb2 import ExportHeader, FileRecord, StoredPayload
 from state_svc.store.base import StateStore
 
 _RUN_BYTES = 512 << 10  #: stored bytes of the segments in one record
@@ -63,8 +63,10 @@ async def write_project(
     )
     set_micros(header.create_time, source.micros)
     yield writer.begin(FileRecord(project=header)), 0
-    for record in base:
-        chunk = await asyncio.to_thread(decode_chunk, record)
+    async for record in _bodies(store, source):
+        yield await asyncio.to_thread(writer.add, record), 0
+    for stored in base:
+        chunk = await asyncio.to_thread(decode_chunk, stored)
         yield await asyncio.to_thread(writer.add, FileRecord(snapshot=chunk)), at
     while at < source.revision:
         records = await store.read_segments(source.project_uid, at, _RUN_BYTES)
@@ -73,6 +75,33 @@ async def write_project(
         yield await asyncio.to_thread(writer.add, run), at
     checksum = await asyncio.to_thread(view_checksum, source.nodes)
     yield writer.end(view_checksum=checksum, node_count=len(source.nodes)), at
+
+
+async def _bodies(store: StateStore, source: ExportSource) -> AsyncIterator[FileRecord]:
+    """Yield the payloads that the project references, and its archived stage records."""
+    references = await store.payloads.list_references(source.project_uid)
+    for digest in sorted({reference.digest for reference in references}):
+        payload = await store.payloads.read(digest)
+        if payload is None:
+            problem = f"payload {digest} is missing"
+            raise CorruptRecord(project_uid=source.project_uid, problem=problem)
+        yield FileRecord(
+            payload=StoredPayload(
+                digest=digest,
+                codec=payload.codec,
+                original_bytes=payload.original_bytes,
+                data=payload.data,
+            )
+        )
+    at = 0
+    while at < source.compacted:
+        archived = await store.payloads.read_archive(source.project_uid, at, _RUN_BYTES)
+        if not archived:
+            return
+        for record in archived:
+            at = record.segment.last_revision
+            if at <= source.compacted:
+                yield FileRecord(archive=await asyncio.to_thread(decode_segment, record.segment))
 
 
 def _read_run(source: ExportSource, records: Sequence[SegmentRecord], at: int) -> FileRecord:

@@ -21,11 +21,11 @@ from state_svc.errors import CorruptRecord, DamagedFile, DataDirectoryInUse
 from state_svc.store.data_file import DataFile, StoredProject
 from state_svc.store.sqlite import (
     FILE_NAME,
-    FORMAT_VERSION,
     LOCK_NAME,
     SCRATCH_NAME,
     hold_directory,
 )
+from state_svc.store.sqlite_schema import FORMAT_VERSION, upgrade
 
 _THRESHOLD = 1_024
 
@@ -86,6 +86,7 @@ def _renew(data: DataFile, progress: Progress) -> str:
     db.execute("PRAGMA journal_mode = OFF")
     db.execute("PRAGMA synchronous = OFF")
     db.execute("BEGIN")
+    upgrade(db)
     store_id = uuid.uuid4().hex
     db.execute("UPDATE meta SET value = ? WHERE key = 'store_id'", (store_id,))
     projects = [data.project(key) for key in data.project_keys()]
@@ -122,6 +123,14 @@ def _renew_project(
         packed = pack_segment(segment, _THRESHOLD).record
         db.execute(
             "UPDATE segments SET codec = ?, checksum = ?, data = ? WHERE segment_key = ?",
+            (packed.codec, packed.checksum, packed.data, key),
+        )
+    for key, archived in data.archive(stored):
+        segment = decode_segment(archived)
+        identity.segment(segment)
+        packed = pack_segment(segment, _THRESHOLD).record
+        db.execute(
+            "UPDATE stage_archive SET codec = ?, checksum = ?, data = ? WHERE archive_key = ?",
             (packed.codec, packed.checksum, packed.data, key),
         )
     for revision in data.snapshot_revisions(stored):

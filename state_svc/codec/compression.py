@@ -36,10 +36,10 @@ def compress(data: bytes, threshold: int) -> tuple[int, bytes]:
     return (ZSTD, packed) if len(packed) <= len(data) * _WORTH else (PLAIN, data)
 
 
-def decompress(codec: int, data: bytes) -> bytes:
+def decompress(codec: int, data: bytes, max_bytes: int = MAX_INFLATED_BYTES) -> bytes:
     """Return the original bytes.
 
-    Raises `CompressionError` before inflating if the size is unknown or too large.
+    Raises `CompressionError` before inflating if the size is unknown or above `max_bytes`.
     """
     if codec == PLAIN:
         return data
@@ -47,7 +47,7 @@ def decompress(codec: int, data: bytes) -> bytes:
         raise CompressionError(f"unknown codec {codec}")
     try:
         size = zstandard.frame_content_size(data)
-        if not 0 <= size <= MAX_INFLATED_BYTES:
+        if not 0 <= size <= max_bytes:
             raise CompressionError(f"inflates to {size} bytes")
         return _contexts.decompressor.decompress(data)
     except zstandard.ZstdError as error:

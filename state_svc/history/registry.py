@@ -130,6 +130,10 @@ class ProjectRegistry:
             project.deleted = False
             raise
 
+    def live(self) -> list[LiveProject]:
+        """Return the projects that are in memory."""
+        return [entry.live for entry in self._entries.values() if entry.live is not None]
+
     def entities(self) -> Iterator[tuple[Project, int, int]]:
         """Yield (project, head, compacted revision) of all, in the order of creation."""
         for entry in list(self._entries.values()):

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from state_svc.codec.snapshot import SnapshotRecord, encode_snapshot, freeze
 from state_svc.errors import CorruptRecord, StoreUnavailable
+from state_svc.history.archive import archive_stages, release_references
 from state_svc.model.entity import lowest_pin
 from state_svc.model.project import LiveProject
 from state_svc.model.storing import StoringRules
@@ -51,10 +52,20 @@ class Snapshotter:
     """Notes how projects grow and takes their snapshots. Owned by the event loop."""
 
     def __init__(
-        self, store: StateStore, *, revisions: int, size: int, rules: StoringRules
+        self,
+        store: StateStore,
+        *,
+        revisions: int,
+        size: int,
+        rules: StoringRules,
+        released: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take snapshots after so many revisions or bytes, or as often as retention needs them."""
+        """Take snapshots after so many revisions or bytes, or as often as retention needs them.
+
+        `released` is told when a payload may have lost its last reference.
+        """
         self._store = store
+        self._released = released
         self._revisions = revisions
         self._size = size
         self._rules = rules
@@ -116,15 +127,18 @@ class Snapshotter:
         snapshots = [r for r in await self._store.list_snapshots(project.uid) if r <= wanted]
         if wanted == project.view.revision and wanted not in snapshots:
             snapshots.append(await self.take(project))
-        # Asked for here, where nothing comes between: a pin is in force from when it is accepted.
-        pinned = lowest_pin(project.entity)
-        allowed = [r for r in snapshots if pinned is None or r <= pinned]
-        compacted = max([project.view.compacted, *allowed])
+        compacted = _allowed(project, snapshots)
         if compacted:
+            await archive_stages(self._store, project.uid, project.view.compacted, compacted)
+            # Asked again, as nothing comes between here and the next line: a pin is in force from
+            # when it is accepted. What was archived for nothing is replaced next time.
+            compacted = _allowed(project, snapshots)
             # First, so that nobody takes what is dropped for lost. Also if it was dropped
             # before: a compaction that failed half-way is carried through.
             project.view.compacted = compacted
             await self._store.compact(project.uid, compacted)
+            if await release_references(self._store, project.uid, compacted):
+                self._released()
         return compacted
 
     async def take(self, project: LiveProject) -> int:
@@ -144,6 +158,13 @@ class Snapshotter:
         if old:
             await self._store.drop_snapshots(project.uid, old)
         return frozen.revision
+
+
+def _allowed(project: LiveProject, snapshots: Sequence[int]) -> int:
+    """Return up to where history may be dropped now: a snapshot, and nothing pinned behind it."""
+    pinned = lowest_pin(project.entity)
+    allowed = [r for r in snapshots if pinned is None or r <= pinned]
+    return max([project.view.compacted, *allowed])
 
 
 def _next(records: Iterator[SnapshotRecord]) -> SnapshotRecord | None:

@@ -14,6 +14,7 @@ from state_svc.errors import BatchRejected, ProducerFenced, Violation
 from state_svc.model import validate
 from state_svc.model.apply import apply_batch
 from state_svc.model.limits import Limits
+from state_svc.model.payload import NO_PAYLOADS, KnownPayloads
 from state_svc.model.project import NO_ORIGIN, Applied, LiveProject, Origin
 
 _INVALID = ErrorReason.ERROR_REASON_INVALID_MUTATION
@@ -26,10 +27,12 @@ def admit(
     limits: Limits,
     micros: int,
     origin: Origin = NO_ORIGIN,
+    payloads: KnownPayloads = NO_PAYLOADS,
 ) -> Applied:
     """Return the effects of a batch whose sequence is the next one.
 
-    Raises `BatchRejected` or `ProducerFenced`; then nothing has changed.
+    `payloads` are those that are known to be stored. Raises `BatchRejected` or
+    `ProducerFenced`; then nothing has changed.
     """
     mutations = batch.mutations
     check_size(len(mutations), batch.ByteSize(), limits)
@@ -54,6 +57,7 @@ def admit(
         actor=batch.actor,
         traceparent=batch.traceparent,
         max_nodes=limits.max_project_nodes,
+        payloads=payloads,
     )
 
 

@@ -30,6 +30,7 @@ from state_svc.store.base import (
     RequestRecord,
     StateStore,
 )
+from state_svc.store.payloads import ReferenceRecord
 
 _log = logging.getLogger(__name__)
 
@@ -247,6 +248,12 @@ class Committer:
             entity = next((a.entity for a in reversed(revisions) if a.entity is not None), None)
             if entity is not None:
                 commit.projects.append(encode_project(entity))
+            commit.references.extend(
+                ReferenceRecord(project.uid, digest, a.revision)
+                for a in revisions
+                if a.references
+                for digest in a.references
+            )
             commit.requests.extend(batch.request for batch in run if batch.request is not None)
         return commit, stored
 

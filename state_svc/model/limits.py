@@ -15,6 +15,8 @@ class Limits:
     max_message_bytes: int = 4 << 20
     max_goal_chars: int = 10_000
     max_payload_bytes: int = 1 << 20
+    payload_inline_bytes: int = 4 << 10  #: larger bodies are better put into the payload store
+    max_stored_payload_bytes: int = 16 << 20
     max_project_nodes: int = 1_000_000
     max_watchers: int = 10_000
     credit_batches: int = 256  #: unacknowledged batches of one stream

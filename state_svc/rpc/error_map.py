@@ -30,6 +30,12 @@ TABLE: dict[type[errors.RamifyError], tuple[int, ErrorReason.ValueType, bool]] =
     errors.ProjectNotFound: (Code.NOT_FOUND, ErrorReason.ERROR_REASON_PROJECT_NOT_FOUND, False),
     errors.NodeNotFound: (Code.NOT_FOUND, ErrorReason.ERROR_REASON_NODE_NOT_FOUND, False),
     errors.ReviewNotFound: (Code.NOT_FOUND, ErrorReason.ERROR_REASON_REVIEW_NOT_FOUND, False),
+    errors.PayloadNotFound: (Code.NOT_FOUND, ErrorReason.ERROR_REASON_PAYLOAD_NOT_FOUND, False),
+    errors.PayloadTooLarge: (
+        Code.INVALID_ARGUMENT,
+        ErrorReason.ERROR_REASON_PAYLOAD_TOO_LARGE,
+        False,
+    ),
     errors.ProjectExists: (Code.ALREADY_EXISTS, ErrorReason.ERROR_REASON_PROJECT_EXISTS, False),
     errors.ProjectActive: (
         Code.FAILED_PRECONDITION,

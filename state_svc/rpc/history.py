@@ -20,6 +20,7 @@ from ramify.v1.state_service_pb2 import (
 )
 from state_svc.codec.snapshot import SnapshotRecord, encode_snapshot, freeze
 from state_svc.errors import InvalidRequest, ProjectActive, ProjectExists, RevisionAhead
+from state_svc.history.archive import name_payloads
 from state_svc.history.newcomer import store_newcomer
 from state_svc.history.past import differing, fork_view, node_diff
 from state_svc.lease.clock import lease_is_held
@@ -95,6 +96,7 @@ class HistoryRpcs:
         service = self._service
 
         async def write() -> None:
+            await name_payloads(service.store, fork.view)
             records = encode_snapshot(freeze(fork))
             while (record := await asyncio.to_thread(_next, records)) is not None:
                 await service.store.put_snapshot_chunk(record)
@@ -129,6 +131,7 @@ class HistoryRpcs:
         await service.committer.settled(project)
         await service.projects.delete(project)
         service.metrics.forget(project.project_id)
+        service.payloads.collect_soon()
         service.hub.end(project, WatchEndReason.WATCH_END_REASON_PROJECT_DELETED)
         return DeleteProjectResponse()
 

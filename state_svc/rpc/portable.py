@@ -14,9 +14,10 @@ from ramify.v1.state_service_pb2 import (
     ImportProjectRequest,
     ImportProjectResponse,
 )
-from state_svc.admin.arrival import ProjectFile, records_of, settle, verify
+from state_svc.admin.arrival import ProjectFile, Record, records_of, settle, verify
 from state_svc.admin.export import ExportSource, write_project
 from state_svc.admin.identity import Identity
+from state_svc.codec.payload import PayloadRecord
 from state_svc.codec.segment import SegmentRecord, encode_segment
 from state_svc.codec.snapshot import SnapshotRecord
 from state_svc.errors import (
@@ -33,6 +34,7 @@ from state_svc.model.project import LiveProject
 from state_svc.rpc.once import once
 from state_svc.service import Service, now_micros
 from state_svc.store.base import Commit, RequestRecord
+from state_svc.store.payloads import ArchiveRecord, ReferenceRecord
 
 _PIECE_BYTES = 512 << 10  #: of a file, in one message
 _COMMIT_BYTES = 1 << 20  #: of stored segments, in one commit
@@ -126,7 +128,7 @@ class PortableRpcs:
             begun = True
             with file:
                 file.seek(0)
-                found = await asyncio.to_thread(verify, file, service.limits.max_project_nodes)
+                found = await asyncio.to_thread(verify, file, service.limits)
                 return await self._store(first, file, found)
 
         try:
@@ -157,7 +159,7 @@ class PortableRpcs:
         )
 
         async def write() -> None:
-            await self._store_records(file, identity)
+            await self._store_records(file, identity, found)
             if arrival is not None:
                 segment = encode_segment(project.uid, [arrival], _THRESHOLD).record
                 await service.store.commit(Commit(segments=[segment]))
@@ -165,15 +167,27 @@ class PortableRpcs:
         await store_newcomer(service.store, service.projects, project, record, write)
         return record
 
-    async def _store_records(self, file: BinaryIO, identity: Identity) -> None:
+    async def _store_records(self, file: BinaryIO, identity: Identity, found: ProjectFile) -> None:
         store = self._service.store
         file.seek(0)
-        records = records_of(file, identity)
+        records = records_of(file, identity, now_micros())
         run: list[SegmentRecord] = []
         size = 0
         while (record := await asyncio.to_thread(_next, records)) is not None:
             if isinstance(record, SnapshotRecord):
                 await store.put_snapshot_chunk(record)
+                continue
+            if isinstance(record, PayloadRecord):
+                await store.payloads.put(record)
+                references = [
+                    ReferenceRecord(identity.project_uid, record.digest, named[record.digest], late)
+                    for late, named in ((False, found.references), (True, found.archived))
+                    if record.digest in named
+                ]
+                await store.commit(Commit(references=references))
+                continue
+            if isinstance(record, ArchiveRecord):
+                await store.commit(Commit(archive=[record]))
                 continue
             run.append(record)
             size += len(record.data)
@@ -198,7 +212,5 @@ class PortableRpcs:
         file.write(data)
 
 
-def _next(
-    records: Iterator[SnapshotRecord | SegmentRecord],
-) -> SnapshotRecord | SegmentRecord | None:
+def _next(records: Iterator[Record]) -> Record | None:
     return next(records, None)

@@ -17,13 +17,13 @@ from ramify.v1.state_service_pb2 import (
     ListProjectsRequest,
     ListProjectsResponse,
 )
-from state_svc.errors import InvalidRequest, ProjectExists, StoreUnavailable
+from state_svc.errors import BatchRejected, InvalidRequest, ProjectExists, StoreUnavailable
 from state_svc.ingest.admission import admit
 from state_svc.lease.clock import lease_is_held
 from state_svc.model import validate
 from state_svc.model.entity import create_project
 from state_svc.model.ids import is_project_id
-from state_svc.model.project import LiveProject, View
+from state_svc.model.project import Applied, LiveProject, View
 from state_svc.rpc.convert import MAX_PAGE_BYTES, check_enum, page_size
 from state_svc.rpc.once import once
 from state_svc.service import Service, new_id, now_micros
@@ -43,9 +43,8 @@ class ProjectRpcs:
 
         async def commit() -> RequestRecord:
             await service.committer.room()
-            project = await service.live(request.project_id)
             micros = now_micros()
-            applied = admit(project, request, limits=service.limits, micros=micros)
+            project, applied = await self._admit(request, micros)
             record = RequestRecord(
                 "CommitBatch", request.request_id, project.project_id, applied.revision, micros
             )
@@ -60,6 +59,25 @@ class ProjectRpcs:
         record = await once(service, "CommitBatch", request.request_id, commit)
         project = await service.live(record.project_id)
         return CommitBatchResponse(revision=record.revision, project_uid=project.uid)
+
+    async def _admit(self, request: CommitBatchRequest, micros: int) -> tuple[LiveProject, Applied]:
+        """Apply a batch; look up the payloads that it names and that are not known yet."""
+        service = self._service
+        payloads = service.payloads
+
+        async def once() -> tuple[LiveProject, Applied]:
+            project = await service.live(request.project_id)
+            applied = admit(
+                project, request, limits=service.limits, micros=micros, payloads=payloads.known
+            )
+            return project, applied
+
+        try:
+            return await once()
+        except BatchRejected as rejected:
+            if not rejected.missing or not await payloads.learn(rejected.missing):
+                raise
+        return await once()
 
     async def create_project(self, request: CreateProjectRequest) -> CreateProjectResponse:
         """Create a project; it can be found once it is durable."""

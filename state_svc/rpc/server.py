@@ -24,6 +24,7 @@ from state_svc.rpc.history import HistoryRpcs
 from state_svc.rpc.leases import LeaseRpcs
 from state_svc.rpc.nodes import NodeRpcs
 from state_svc.rpc.options import server_options
+from state_svc.rpc.payloads import PayloadRpcs
 from state_svc.rpc.pins import PinRpcs
 from state_svc.rpc.portable import PortableRpcs
 from state_svc.rpc.projects import ProjectRpcs
@@ -82,13 +83,18 @@ class RpcServer:
             "GetServerInfo": admin.get_server_info,
             "GetStats": admin.get_stats,
         }
-        portable = PortableRpcs(service)
+        portable, payloads = PortableRpcs(service), PayloadRpcs(service)
         streams: dict[str, Stream] = {
             "WatchProject": WatchRpcs(service).watch_project,
             "Backup": BackupRpcs(service).backup,
             "ExportProject": portable.export_project,
+            "GetPayload": payloads.get_payload,
         }
-        self._add_handlers(unary, streams, {"ImportProject": portable.import_project})
+        uploads: dict[str, Upload] = {
+            "ImportProject": portable.import_project,
+            "PutPayload": payloads.put_payload,
+        }
+        self._add_handlers(unary, streams, uploads)
         self._add_standard_services()
 
     async def listen(self, address: str) -> int:

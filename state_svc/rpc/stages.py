@@ -1,4 +1,4 @@
-"""The RPC that lists stage records, from the retained segments."""
+"""The RPC that lists stage records: compacted ones from the archive, others from the segments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from ramify.v1.stage_pb2 import Stage, StageRecord
 from ramify.v1.state_service_pb2 import ListStagesRequest, ListStagesResponse
 from state_svc.codec.segment import SegmentRecord, check_contiguous, decode_delta, decode_segment
-from state_svc.errors import NodeNotFound
+from state_svc.errors import CorruptRecord, NodeNotFound, ProjectNotFound
+from state_svc.model.project import LiveProject
 from state_svc.rpc.convert import MAX_PAGE_BYTES, check_enum, page_size, parse_place
 from state_svc.service import Service
 
@@ -45,15 +46,37 @@ class StageRpcs:
             if searched >= _SEARCH_BYTES:
                 page.end_after((at, 1 << 32))
                 break
-            records = await self._service.store.read_segments(project.uid, at, _READ_BYTES)
-            if not records:
+            records, last = await self._read(project, at)
+            if await asyncio.to_thread(page.add, records, after, min(last, until)):
                 break
-            check_contiguous(project.uid, max(at, view.compacted), records)
-            if await asyncio.to_thread(page.add_segments, records, after, until):
-                break
-            at = records[-1].last_revision
+            at = last
             searched += sum(len(record.data) for record in records)
         return page.response
+
+    async def _read(self, project: LiveProject, at: int) -> tuple[list[SegmentRecord], int]:
+        """Return records with what is behind a revision, and the revision they are valid to.
+
+        The archive may hold a part of what is still in segments, if a compaction was cut off:
+        up to the compacted revision it is the archive that counts, behind it the segments.
+        """
+        store, view = self._service.store, project.view
+        while True:
+            compacted = view.compacted
+            if at < compacted:
+                archived = await store.payloads.read_archive(project.uid, at, _READ_BYTES)
+                segments = [record.segment for record in archived]
+                last = segments[-1].last_revision if segments else compacted
+                return segments, min(last, compacted)
+            segments = await store.read_segments(project.uid, at, _READ_BYTES)
+            if view.compacted > at:
+                continue  # what was read may have had holes
+            if not segments and project.deleted:
+                raise ProjectNotFound(project_id=project.project_id)
+            if not segments:
+                problem = "the revision is missing"
+                raise CorruptRecord(project_uid=project.uid, revision=at + 1, problem=problem)
+            check_contiguous(project.uid, at, segments)
+            return segments, segments[-1].last_revision
 
 
 class _Page:
@@ -70,14 +93,12 @@ class _Page:
         """Say that the next page begins behind a place."""
         self.response.next_page_token = f"{place[0]}.{place[1]}"
 
-    def add_segments(self, records: Sequence[SegmentRecord], after: Place, until: int) -> bool:
+    def add(self, records: Sequence[SegmentRecord], after: Place, until: int) -> bool:
         """Add what the request selects; True if the page is full and there is more."""
         for record in records:
             for place, stage in stages_of(record):
-                if place <= after or not self._selects(stage):
+                if not after < place <= (until, 1 << 32) or not self._selects(stage):
                     continue
-                if place[0] > until:
-                    return True
                 size = stage.ByteSize()
                 if self._left == 0 or (size > self._room and self.response.stages):
                     self.end_after(self._last)

@@ -30,7 +30,7 @@ from ramify.v1.state_service_pb2 import (
     StreamMutationsResponse,
     Welcome,
 )
-from state_svc.errors import InvalidRequest, ProducerFenced, RamifyError, SequenceGap
+from state_svc.errors import BatchRejected, InvalidRequest, ProducerFenced, RamifyError, SequenceGap
 from state_svc.ingest.admission import admit
 from state_svc.ingest.committer import PendingBatch
 from state_svc.model.ids import is_producer_id
@@ -298,7 +298,14 @@ class StreamSession:
             project = self._service.projects.loaded(batch.project_id)
             if project is None or not project.view.revision:
                 project = await self._service.live(batch.project_id)
-            self._admit(project, batch, size)
+            try:
+                self._admit(project, batch, size)
+            except BatchRejected as rejected:
+                if not rejected.missing or not await self._service.payloads.learn(rejected.missing):
+                    raise
+                # It may be gone since.
+                project = await self._service.live(batch.project_id)
+                self._admit(project, batch, size)
         except RamifyError as error:
             self._count_refusal(batch.project_id)
             self._reject(batch.project_id, batch.sequence, to_error(error), size)
@@ -318,6 +325,7 @@ class StreamSession:
                 limits=service.limits,
                 micros=now_micros(),
                 origin=Origin(self.producer_id, self.epoch, sequence),
+                payloads=service.payloads.known,
             )
             service.committer.submit(
                 PendingBatch(

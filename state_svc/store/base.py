@@ -1,7 +1,8 @@
 """The contract of a store. Read this first.
 
-A store keeps projects, their segments, producers and repeated requests. It knows nothing of
-nodes. Every method is a coroutine; a backend runs its I/O in threads of its own.
+A store keeps projects, their segments, producers and repeated requests, and (`payloads.py`)
+large bodies. It knows nothing of nodes. Every method is a coroutine; a backend runs its I/O in
+threads of its own.
 
 A backend must hold:
 
@@ -15,8 +16,9 @@ A backend must hold:
 - Records come back byte for byte; whether they make sense is the codec's business.
 - A snapshot is found once its last chunk is stored; chunks are stored one by one, in order.
 - Nothing is deleted or overwritten except by the upserts named in `Commit`, and by
-  `drop_snapshots`, `compact`, `delete_project` and `drop_unfinished`. To forget may take several
-  transactions; whoever reads in between sees more than is promised, never less.
+  `drop_snapshots`, `compact`, `delete_project`, `drop_unfinished` and those of `payloads`. To
+  forget may take several transactions; whoever reads in between sees more than is promised,
+  never less.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from typing import Protocol
 from state_svc.codec.project import ProjectRecord
 from state_svc.codec.segment import SegmentRecord
 from state_svc.codec.snapshot import SnapshotRecord
+from state_svc.store.payloads import ArchiveRecord, PayloadStore, ReferenceRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,8 @@ class Commit:
     producers: list[ProducerRecord] = field(default_factory=list)
     requests: list[RequestRecord] = field(default_factory=list)
     snapshots: list[SnapshotRecord] = field(default_factory=list)
+    references: list[ReferenceRecord] = field(default_factory=list)
+    archive: list[ArchiveRecord] = field(default_factory=list)
 
 
 class StateStore(Protocol):
@@ -81,6 +86,10 @@ class StateStore(Protocol):
     @property
     def scratch(self) -> Path:
         """Directory for files that are worth nothing after a restart; it may not exist yet."""
+
+    @property
+    def payloads(self) -> PayloadStore:
+        """The bodies, what references them, and the archive of stage records."""
 
     async def commit(self, commit: Commit) -> None:
         """Make all records durable in one transaction.

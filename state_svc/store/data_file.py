@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import apsw
 
+from state_svc.codec.payload import PayloadRecord
 from state_svc.codec.project import ProjectRecord
 from state_svc.codec.segment import SegmentRecord
 from state_svc.codec.snapshot import SnapshotRecord
@@ -123,6 +124,40 @@ class DataFile:
         """Return one segment of a project."""
         query = f"SELECT {_SEGMENT} FROM segments WHERE segment_key = ?"
         return next(_segment_row(project, row) for row in self.db.execute(query, (key,)))
+
+    def archive(self, project: StoredProject) -> list[tuple[int, SegmentRecord]]:
+        """Return the keys and records of a project's archived stages, oldest first."""
+        query = (
+            "SELECT archive_key, first_revision, last_revision, format_version, codec, checksum,"
+            " data FROM stage_archive WHERE project_key = ? ORDER BY last_revision"
+        )
+        rows = [_segment_row(project, row) for row in self.db.execute(query, (project.key,))]
+        return [(row.key, row.record) for row in rows]
+
+    def references(self, project: StoredProject) -> set[str]:
+        """Return the digests that a project references."""
+        query = "SELECT DISTINCT digest FROM payload_references WHERE project_key = ?"
+        return {str(digest) for (digest,) in self.db.execute(query, (project.key,))}
+
+    def has_payload(self, digest: str) -> bool:
+        """Whether there is a payload with a digest."""
+        found = self.db.execute("SELECT 1 FROM payloads WHERE digest = ?", (digest,))
+        return next(iter(found), None) is not None
+
+    def payload_keys(self) -> list[int]:
+        """Return the keys of all payloads."""
+        return [int(key) for (key,) in self.db.execute("SELECT payload_key FROM payloads")]
+
+    def payload(self, key: int) -> PayloadRecord | None:
+        """Return one payload; None if it is gone."""
+        query = (
+            "SELECT digest, codec, original_bytes, micros, data FROM payloads WHERE payload_key = ?"
+        )
+        for digest, codec, original_bytes, micros, data in self.db.execute(query, (key,)):
+            return PayloadRecord(
+                digest=digest, codec=codec, original_bytes=original_bytes, micros=micros, data=data
+            )
+        return None
 
     def snapshot_revisions(self, project: StoredProject) -> list[int]:
         """Return the revisions of which there is a chunk, oldest first."""

@@ -19,6 +19,7 @@ from state_svc.store.base import (
     ProjectHead,
     RequestRecord,
 )
+from state_svc.store.memory_payloads import MemoryPayloads
 from state_svc.store.sqlite import FILE_NAME, SqliteStore
 
 
@@ -42,12 +43,14 @@ class MemoryStore:
         self._unfinished: set[str] = set()
         self._producers: dict[str, ProducerRecord] = {}
         self._requests: dict[tuple[str, str], RequestRecord] = {}
+        self.payloads = MemoryPayloads()
 
     async def commit(self, commit: Commit) -> None:
         """See `StateStore`."""
         fail, self.fail_next = self.fail_next, None
         if fail == "before":
             raise StoreUnavailable(problem="told to fail before the commit")
+        self.payloads.check(commit.references)
         for project in commit.projects:
             self._projects[project.project_uid] = project
         for segment in commit.segments:
@@ -57,6 +60,7 @@ class MemoryStore:
         self._requests |= {(r.method, r.request_id): r for r in commit.requests}
         for snapshot in commit.snapshots:
             await self.put_snapshot_chunk(snapshot)
+        self.payloads.add(commit.references, commit.archive)
         self.commits += 1
         if fail == "after":
             raise StoreUnavailable(problem="told to fail after the commit")
@@ -137,6 +141,7 @@ class MemoryStore:
         self._deleted.add(project_uid)
         self._segments.pop(project_uid, None)
         self._snapshots.pop(project_uid, None)
+        self.payloads.forget_project(project_uid)
 
     async def begin_project(self, record: ProjectRecord, compacted: int) -> None:
         """See `StateStore`."""
@@ -160,6 +165,7 @@ class MemoryStore:
         self._unfinished.remove(project_uid)
         for kept in (self._projects, self._compacted, self._segments, self._snapshots):
             kept.pop(project_uid, None)
+        self.payloads.forget_project(project_uid)
         return True
 
     async def list_producers(self) -> list[ProducerRecord]:
@@ -176,6 +182,8 @@ class MemoryStore:
         with tempfile.TemporaryDirectory() as folder:
             copy = SqliteStore(Path(folder))
             there = self._projects.keys() - self._unfinished
+            for payload in self.payloads.records.values():
+                await copy.payloads.put(payload)
             await copy.commit(
                 Commit(
                     projects=[p for uid, p in self._projects.items() if uid in there],
@@ -189,6 +197,15 @@ class MemoryStore:
                         for uid, chunks in self._snapshots.items()
                         if uid in there
                         for _, record in sorted(chunks.items())
+                    ],
+                    references=[
+                        r for r in self.payloads.references.values() if r.project_uid in there
+                    ],
+                    archive=[
+                        record
+                        for uid, records in self.payloads.archive.items()
+                        if uid in there
+                        for record in records.values()
                     ],
                 )
             )

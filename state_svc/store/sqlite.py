@@ -16,11 +16,9 @@ import logging
 import os
 import shutil
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,7 +31,6 @@ from state_svc.codec.snapshot import SnapshotRecord
 from state_svc.errors import (
     CorruptRecord,
     DataDirectoryLocked,
-    DataDirectoryTooNew,
     DataDirectoryUnreadable,
     InvalidConfig,
     Overloaded,
@@ -47,10 +44,11 @@ from state_svc.store.base import (
     RequestRecord,
 )
 from state_svc.store.sqlite_copy import DatabaseCopy
+from state_svc.store.sqlite_payloads import SqlitePayloads, put_archive, put_references
+from state_svc.store.sqlite_schema import TABLES, prepare
 
 _log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1  #: of the database; older ones are upgraded, newer ones refused
 FILE_NAME = "state.sqlite3"
 LOCK_NAME = "LOCK"
 SCRATCH_NAME = "scratch"  #: files that are worth nothing after a restart
@@ -91,10 +89,12 @@ class SqliteStore:
         self._reader_connections: list[apsw.Connection] = []
         self._keys: dict[str, int] = {}  #: project_key by uid; the writer thread's
         self._closed = False
+        self.payloads = SqlitePayloads(self)
         try:
             shutil.rmtree(self.scratch, ignore_errors=True)
             self._writer = self._open_writer()
-            self.store_id = self._prepare()
+            self.store_id = prepare(self._writer, self._path)
+            self._clear_deleted(self._writer)
             self._commit_id = self._last_commit_id()
         except apsw.Error as error:
             os.close(self._lock)
@@ -118,23 +118,23 @@ class SqliteStore:
 
     async def list_projects(self) -> list[ProjectHead]:
         """See `StateStore`."""
-        return await self._read(self._list_projects)
+        return await self.read(self._list_projects)
 
     async def read_head(self, project_uid: str) -> int:
         """See `StateStore`."""
-        return await self._read(lambda db: _read_head(db, project_uid))
+        return await self.read(lambda db: _read_head(db, project_uid))
 
     async def read_segments(
         self, project_uid: str, after_revision: int, max_bytes: int
     ) -> list[SegmentRecord]:
         """See `StateStore`."""
-        return await self._read(
+        return await self.read(
             lambda db: _read_segments(db, project_uid, after_revision, max_bytes)
         )
 
     async def stored_bytes(self, project_uid: str, after_revision: int) -> int:
         """See `StateStore`."""
-        return await self._read(lambda db: _stored_bytes(db, project_uid, after_revision))
+        return await self.read(lambda db: _stored_bytes(db, project_uid, after_revision))
 
     async def put_snapshot_chunk(self, record: SnapshotRecord) -> None:
         """See `StateStore`."""
@@ -142,11 +142,11 @@ class SqliteStore:
 
     async def read_snapshot(self, project_uid: str, revision: int) -> list[SnapshotRecord]:
         """See `StateStore`."""
-        return await self._read(lambda db: _read_snapshot(db, project_uid, revision))
+        return await self.read(lambda db: _read_snapshot(db, project_uid, revision))
 
     async def list_snapshots(self, project_uid: str) -> list[int]:
         """See `StateStore`."""
-        return await self._read(lambda db: _list_snapshots(db, project_uid))
+        return await self.read(lambda db: _list_snapshots(db, project_uid))
 
     async def drop_snapshots(self, project_uid: str, revisions: Sequence[int]) -> None:
         """See `StateStore`."""
@@ -175,8 +175,8 @@ class SqliteStore:
             (key,),
         )
         try:
-            await self._delete("segments", "project_key = ?", (key,))
-            await self._delete("snapshots", "project_key = ?", (key,))
+            for table in TABLES:
+                await self._delete(table, "project_key = ?", (key,))
         except StoreUnavailable as error:
             # It is deleted all the same; the next start drops what is left of it.
             _log.warning(
@@ -208,7 +208,7 @@ class SqliteStore:
     async def list_unfinished(self) -> list[str]:
         """See `StateStore`."""
         query = "SELECT project_uid FROM projects WHERE deleted = ?"
-        return await self._read(
+        return await self.read(
             lambda db: [str(uid) for (uid,) in db.execute(query, (_UNFINISHED,))]
         )
 
@@ -217,8 +217,8 @@ class SqliteStore:
         if project_uid not in await self.list_unfinished():
             return False
         key = await self._in_thread(self._writer_thread, lambda: self._key(project_uid))
-        await self._delete("segments", "project_key = ?", (key,))
-        await self._delete("snapshots", "project_key = ?", (key,))
+        for table in TABLES:
+            await self._delete(table, "project_key = ?", (key,))
         await self._write("DELETE FROM projects WHERE project_key = ?", (key,))
         return True
 
@@ -242,7 +242,7 @@ class SqliteStore:
 
     async def list_producers(self) -> list[ProducerRecord]:
         """See `StateStore`."""
-        return await self._read(
+        return await self.read(
             lambda db: [
                 ProducerRecord(*row)
                 for row in db.execute("SELECT producer_id, epoch FROM producers")
@@ -315,10 +315,12 @@ class SqliteStore:
             self._put_requests(commit.requests)
             for snapshot in commit.snapshots:
                 self._put_snapshot_chunk(snapshot)
+            put_references(db, ((self._key(r.project_uid), r) for r in commit.references))
+            put_archive(db, ((self._key(a.segment.project_uid), a) for a in commit.archive))
             failpoint("before_commit")
             db.execute("COMMIT")
             failpoint("after_commit")
-        except (apsw.Error, OSError):
+        except (apsw.Error, OSError, StoreUnavailable):
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
@@ -395,29 +397,10 @@ class SqliteStore:
         db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         return db
 
-    def _prepare(self) -> str:
-        """Create or check the schema; return the store's id."""
-        db = self._writer
-        version = db.pragma("user_version")
-        if version > FORMAT_VERSION:
-            raise DataDirectoryTooNew(
-                path=self._path, format_version=version, supported=FORMAT_VERSION
-            )
-        if version == 0:
-            db.execute("BEGIN IMMEDIATE")
-            db.execute(files("state_svc.store").joinpath("sql/sqlite_1.sql").read_text("utf-8"))
-            db.execute("INSERT INTO meta VALUES ('store_id', ?)", (uuid.uuid4().hex,))
-            db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
-            db.execute("COMMIT")
-        self._clear_deleted(db)
-        for (store_id,) in db.execute("SELECT value FROM meta WHERE key = 'store_id'"):
-            return str(store_id)
-        raise CorruptRecord(file=self._path.name, problem="the store has no id")
-
     def _clear_deleted(self, db: apsw.Connection) -> None:
         """Drop what deletions that were cut off have left."""
         try:
-            for table in ("segments", "snapshots"):
+            for table in TABLES:
                 db.execute(
                     f"DELETE FROM {table} WHERE project_key IN"
                     " (SELECT project_key FROM projects WHERE deleted = 1)"
@@ -464,8 +447,13 @@ class SqliteStore:
             for uid, project_id, data, checksum, compacted, deleted, head in db.execute(query)
         ]
 
-    async def _read(self, query: Callable[[apsw.Connection], _Result]) -> _Result:
-        return await self._in_thread(self._reader_threads, lambda: query(self._reader()))
+    async def read(self, work: Callable[[apsw.Connection], _Result]) -> _Result:
+        """Run work that writes nothing in a reader thread."""
+        return await self._in_thread(self._reader_threads, lambda: work(self._reader()))
+
+    async def write(self, work: Callable[[apsw.Connection], _Result]) -> _Result:
+        """Run work in the writer thread."""
+        return await self._in_thread(self._writer_thread, lambda: work(self._writer))
 
     async def _in_thread(self, threads: ThreadPoolExecutor, work: Callable[[], _Result]) -> _Result:
         def run() -> _Result:

@@ -24,7 +24,8 @@ from state_svc.errors import (
 )
 from state_svc.store.base import Commit, ProducerRecord, RequestRecord, StateStore
 from state_svc.store.memory import MemoryStore
-from state_svc.store.sqlite import FILE_NAME, FORMAT_VERSION, SqliteStore
+from state_svc.store.sqlite import FILE_NAME, SqliteStore
+from state_svc.store.sqlite_schema import FORMAT_VERSION
 
 _ALL_BYTES = bytes(range(256))
 _MANY = 1 << 20

@@ -75,6 +75,8 @@ def test_the_table_of_limits_is_what_is_enforced() -> None:
     assert f"| bytes in a batch | {enforced.max_batch_bytes >> 20} MiB |" in README
     assert f"| bytes in a frame | {enforced.max_message_bytes >> 20} MiB |" in README
     assert f"| bytes of a payload | {enforced.max_payload_bytes >> 20} MiB |" in README
+    stored = enforced.max_stored_payload_bytes >> 20
+    assert f"| bytes of a body in the payload store | {stored} MiB |" in README
     goal = f"{limits.MIN_GOAL_CHARS} to {enforced.max_goal_chars:,}".replace(",", " ")
     assert f"| characters of a goal | {goal} |" in README
     mailbox = f"{watcher.MAILBOX_FRAMES} messages, {watcher.MAILBOX_BYTES >> 20} MiB"

@@ -46,6 +46,10 @@ class ProfileNotFoundError(InvalidRequestError):
     """The orchestrator has no profile of this name. `GetRunner` lists those it has."""
 
 
+class PayloadTooLargeError(RamifyError):
+    """The body is larger than the payload store takes. `GetServerInfo` tells the limit."""
+
+
 class NotFoundError(RamifyError):
     """What the call names does not exist."""
 
@@ -165,6 +169,7 @@ BY_REASON: Mapping[str, type[RamifyError]] = {
     "PAYLOAD_NOT_FOUND": PayloadNotFoundError,
     "REVIEW_NOT_FOUND": ReviewNotFoundError,
     "REVIEW_CLOSED": ReviewClosedError,
+    "PAYLOAD_TOO_LARGE": PayloadTooLargeError,
     "PROJECT_EXISTS": ProjectExistsError,
     "ILLEGAL_TRANSITION": IllegalTransitionError,
     "PRODUCER_FENCED": ProducerFencedError,

@@ -27,7 +27,7 @@ from state_svc.storage.v1 import segment_pb2 as state__svc_dot_storage_dot_v1_do
 from state_svc.storage.v1 import snapshot_pb2 as state__svc_dot_storage_dot_v1_dot_snapshot__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fstate_svc/storage/v1/file.proto\x12\x14state_svc.storage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"state_svc/storage/v1/segment.proto\x1a#state_svc/storage/v1/snapshot.proto\"\xb8\x02\n\nFileRecord\x12\x34\n\x06\x62\x61\x63kup\x18\x01 \x01(\x0b\x32\".state_svc.storage.v1.BackupHeaderH\x00\x12\x35\n\x07project\x18\x02 \x01(\x0b\x32\".state_svc.storage.v1.ExportHeaderH\x00\x12\x34\n\x07trailer\x18\x03 \x01(\x0b\x32!.state_svc.storage.v1.FileTrailerH\x00\x12\x0e\n\x04\x64\x61ta\x18\x04 \x01(\x0cH\x00\x12\x37\n\x08snapshot\x18\x05 \x01(\x0b\x32#.state_svc.storage.v1.SnapshotChunkH\x00\x12\x34\n\x08segments\x18\x06 \x01(\x0b\x32 .state_svc.storage.v1.SegmentRunH\x00\x42\x08\n\x06record\"\x93\x01\n\x0c\x42\x61\x63kupHeader\x12\x14\n\x0c\x66ile_version\x18\x01 \x01(\r\x12\x16\n\x0ewriter_version\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08store_id\x18\x04 \x01(\t\x12\x12\n\ndata_bytes\x18\x05 \x01(\x04\"\xd6\x01\n\x0c\x45xportHeader\x12\x14\n\x0c\x66ile_version\x18\x01 \x01(\r\x12\x16\n\x0ewriter_version\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08store_id\x18\x04 \x01(\t\x12\x12\n\nproject_id\x18\x05 \x01(\t\x12\x13\n\x0bproject_uid\x18\x06 \x01(\t\x12\x1a\n\x12\x63ompacted_revision\x18\x07 \x01(\x04\x12\x10\n\x08revision\x18\x08 \x01(\x04\"=\n\nSegmentRun\x12/\n\x08segments\x18\x01 \x03(\x0b\x32\x1d.state_svc.storage.v1.Segment\"^\n\x0b\x46ileTrailer\x12\x14\n\x0crecord_count\x18\x01 \x01(\x04\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x12\x15\n\rview_checksum\x18\x03 \x01(\x06\x12\x12\n\nnode_count\x18\x04 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fstate_svc/storage/v1/file.proto\x12\x14state_svc.storage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"state_svc/storage/v1/segment.proto\x1a#state_svc/storage/v1/snapshot.proto\"\xa2\x03\n\nFileRecord\x12\x34\n\x06\x62\x61\x63kup\x18\x01 \x01(\x0b\x32\".state_svc.storage.v1.BackupHeaderH\x00\x12\x35\n\x07project\x18\x02 \x01(\x0b\x32\".state_svc.storage.v1.ExportHeaderH\x00\x12\x34\n\x07trailer\x18\x03 \x01(\x0b\x32!.state_svc.storage.v1.FileTrailerH\x00\x12\x0e\n\x04\x64\x61ta\x18\x04 \x01(\x0cH\x00\x12\x37\n\x08snapshot\x18\x05 \x01(\x0b\x32#.state_svc.storage.v1.SnapshotChunkH\x00\x12\x34\n\x08segments\x18\x06 \x01(\x0b\x32 .state_svc.storage.v1.SegmentRunH\x00\x12\x36\n\x07payload\x18\x32 \x01(\x0b\x32#.state_svc.storage.v1.StoredPayloadH\x00\x12\x30\n\x07\x61rchive\x18\x33 \x01(\x0b\x32\x1d.state_svc.storage.v1.SegmentH\x00\x42\x08\n\x06record\"\x93\x01\n\x0c\x42\x61\x63kupHeader\x12\x14\n\x0c\x66ile_version\x18\x01 \x01(\r\x12\x16\n\x0ewriter_version\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08store_id\x18\x04 \x01(\t\x12\x12\n\ndata_bytes\x18\x05 \x01(\x04\"\xd6\x01\n\x0c\x45xportHeader\x12\x14\n\x0c\x66ile_version\x18\x01 \x01(\r\x12\x16\n\x0ewriter_version\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08store_id\x18\x04 \x01(\t\x12\x12\n\nproject_id\x18\x05 \x01(\t\x12\x13\n\x0bproject_uid\x18\x06 \x01(\t\x12\x1a\n\x12\x63ompacted_revision\x18\x07 \x01(\x04\x12\x10\n\x08revision\x18\x08 \x01(\x04\"T\n\rStoredPayload\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\r\n\x05\x63odec\x18\x02 \x01(\r\x12\x16\n\x0eoriginal_bytes\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"=\n\nSegmentRun\x12/\n\x08segments\x18\x01 \x03(\x0b\x32\x1d.state_svc.storage.v1.Segment\"^\n\x0b\x46ileTrailer\x12\x14\n\x0crecord_count\x18\x01 \x01(\x04\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x12\x15\n\rview_checksum\x18\x03 \x01(\x06\x12\x12\n\nnode_count\x18\x04 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,13 +35,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'state_svc.storage.v1.file_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FILERECORD']._serialized_start=164
-  _globals['_FILERECORD']._serialized_end=476
-  _globals['_BACKUPHEADER']._serialized_start=479
-  _globals['_BACKUPHEADER']._serialized_end=626
-  _globals['_EXPORTHEADER']._serialized_start=629
-  _globals['_EXPORTHEADER']._serialized_end=843
-  _globals['_SEGMENTRUN']._serialized_start=845
-  _globals['_SEGMENTRUN']._serialized_end=906
-  _globals['_FILETRAILER']._serialized_start=908
-  _globals['_FILETRAILER']._serialized_end=1002
+  _globals['_FILERECORD']._serialized_end=582
+  _globals['_BACKUPHEADER']._serialized_start=585
+  _globals['_BACKUPHEADER']._serialized_end=732
+  _globals['_EXPORTHEADER']._serialized_start=735
+  _globals['_EXPORTHEADER']._serialized_end=949
+  _globals['_STOREDPAYLOAD']._serialized_start=951
+  _globals['_STOREDPAYLOAD']._serialized_end=1035
+  _globals['_SEGMENTRUN']._serialized_start=1037
+  _globals['_SEGMENTRUN']._serialized_end=1098
+  _globals['_FILETRAILER']._serialized_start=1100
+  _globals['_FILETRAILER']._serialized_end=1194
 # @@protoc_insertion_point(module_scope)

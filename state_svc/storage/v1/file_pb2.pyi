@@ -42,6 +42,8 @@ class FileRecord(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     SEGMENTS_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    ARCHIVE_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """In a backup: the next bytes of a database of the SQLite store."""
     @_builtins.property
@@ -66,6 +68,16 @@ class FileRecord(_message.Message):
     def segments(self) -> Global___SegmentRun:
         """In a project: the next revisions."""
 
+    @_builtins.property
+    def payload(self) -> Global___StoredPayload:
+        """In a project, before all that names it: a body of the payload store."""
+
+    @_builtins.property
+    def archive(self) -> _segment_pb2.Segment:
+        """In a project, before the snapshot: the next archived stage records. It holds no other
+        changes.
+        """
+
     def __init__(
         self,
         *,
@@ -75,12 +87,14 @@ class FileRecord(_message.Message):
         data: _builtins.bytes = ...,
         snapshot: _snapshot_pb2.SnapshotChunk | None = ...,
         segments: Global___SegmentRun | None = ...,
+        payload: Global___StoredPayload | None = ...,
+        archive: _segment_pb2.Segment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "data", b"data", "project", b"project", "record", b"record", "segments", b"segments", "snapshot", b"snapshot", "trailer", b"trailer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "backup", b"backup", "data", b"data", "payload", b"payload", "project", b"project", "record", b"record", "segments", b"segments", "snapshot", b"snapshot", "trailer", b"trailer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "data", b"data", "project", b"project", "record", b"record", "segments", b"segments", "snapshot", b"snapshot", "trailer", b"trailer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "backup", b"backup", "data", b"data", "payload", b"payload", "project", b"project", "record", b"record", "segments", b"segments", "snapshot", b"snapshot", "trailer", b"trailer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["backup", "project", "trailer", "data", "snapshot", "segments"]  # noqa: Y015
+    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["backup", "project", "trailer", "data", "snapshot", "segments", "payload", "archive"]  # noqa: Y015
     _WhichOneofArgType_record: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_record) -> _WhichOneofReturnType_record | None: ...
 
@@ -177,6 +191,40 @@ class ExportHeader(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExportHeader: _TypeAlias = ExportHeader  # noqa: Y015
+
+@_typing.final
+class StoredPayload(_message.Message):
+    """StoredPayload is a body of the payload store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    CODEC_FIELD_NUMBER: _builtins.int
+    ORIGINAL_BYTES_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """Digest of the original bytes, as in `ramify.v1.PayloadRef`."""
+    codec: _builtins.int
+    """How `data` is encoded: 0 is plain, 1 is zstd."""
+    original_bytes: _builtins.int
+    """Number of original bytes."""
+    data: _builtins.bytes
+    """The body as it is stored."""
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        codec: _builtins.int = ...,
+        original_bytes: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec", b"codec", "data", b"data", "digest", b"digest", "original_bytes", b"original_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredPayload: _TypeAlias = StoredPayload  # noqa: Y015
 
 @_typing.final
 class SegmentRun(_message.Message):

@@ -85,6 +85,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The run or the node is in no state for the order (FAILED_PRECONDITION). The message names
     what would work.
     """
+    ERROR_REASON_PAYLOAD_TOO_LARGE: _ErrorReason.ValueType  # 31
+    """A body is larger than the payload store takes, or inflates to more (INVALID_ARGUMENT)."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 19
     """Anything else (INTERNAL). The server's log has the cause."""
 
@@ -154,6 +156,8 @@ ERROR_REASON_COMMAND_REFUSED: ErrorReason.ValueType  # 40
 """The run or the node is in no state for the order (FAILED_PRECONDITION). The message names
 what would work.
 """
+ERROR_REASON_PAYLOAD_TOO_LARGE: ErrorReason.ValueType  # 31
+"""A body is larger than the payload store takes, or inflates to more (INVALID_ARGUMENT)."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 19
 """Anything else (INTERNAL). The server's log has the cause."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -15,6 +15,7 @@ from ramify.v1 import command_pb2 as _command_pb2
 from ramify.v1 import error_pb2 as _error_pb2
 from ramify.v1 import mutation_pb2 as _mutation_pb2
 from ramify.v1 import node_pb2 as _node_pb2
+from ramify.v1 import payload_pb2 as _payload_pb2
 from ramify.v1 import project_pb2 as _project_pb2
 from ramify.v1 import review_pb2 as _review_pb2
 from ramify.v1 import stage_pb2 as _stage_pb2
@@ -2147,6 +2148,117 @@ class ListReviewsResponse(_message.Message):
 Global___ListReviewsResponse: _TypeAlias = ListReviewsResponse  # noqa: Y015
 
 @_typing.final
+class PutPayloadRequest(_message.Message):
+    """PutPayloadRequest is a part of a body."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    ENCODING_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """First message only: digest that the body must have, as in `PayloadRef`; empty: any."""
+    encoding: _payload_pb2.PayloadEncoding.ValueType
+    """First message only: how `data` of all messages together is encoded. With ZSTD it is one
+    frame that states its content size; a frame that states, or inflates to, more than
+    `max_stored_payload_bytes` is refused with PAYLOAD_TOO_LARGE before it is inflated.
+    """
+    data: _builtins.bytes
+    """The next bytes; of any length that a message may have."""
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        encoding: _payload_pb2.PayloadEncoding.ValueType = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "digest", b"digest", "encoding", b"encoding"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutPayloadRequest: _TypeAlias = PutPayloadRequest  # noqa: Y015
+
+@_typing.final
+class PutPayloadResponse(_message.Message):
+    """PutPayloadResponse says that the body is durable."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def payload(self) -> _payload_pb2.PayloadRef:
+        """How to name it in a `Payload`."""
+
+    def __init__(
+        self,
+        *,
+        payload: _payload_pb2.PayloadRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutPayloadResponse: _TypeAlias = PutPayloadResponse  # noqa: Y015
+
+@_typing.final
+class GetPayloadRequest(_message.Message):
+    """GetPayloadRequest names a body."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """A project that references it."""
+    digest: _builtins.str
+    """Its digest."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPayloadRequest: _TypeAlias = GetPayloadRequest  # noqa: Y015
+
+@_typing.final
+class GetPayloadResponse(_message.Message):
+    """GetPayloadResponse is a part of a body."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """The next original bytes; at most 512 KiB."""
+    @_builtins.property
+    def payload(self) -> _payload_pb2.PayloadRef:
+        """In the first message: what is known of the body."""
+
+    def __init__(
+        self,
+        *,
+        payload: _payload_pb2.PayloadRef | None = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "payload", b"payload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPayloadResponse: _TypeAlias = GetPayloadResponse  # noqa: Y015
+
+@_typing.final
 class AcquireLeaseRequest(_message.Message):
     """AcquireLeaseRequest claims a project."""
 
@@ -2356,6 +2468,8 @@ class Limits(_message.Message):
     MAX_PAYLOAD_BYTES_FIELD_NUMBER: _builtins.int
     MAX_PROJECT_NODES_FIELD_NUMBER: _builtins.int
     MAX_WATCHERS_FIELD_NUMBER: _builtins.int
+    PAYLOAD_INLINE_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_STORED_PAYLOAD_BYTES_FIELD_NUMBER: _builtins.int
     max_batch_mutations: _builtins.int
     """Mutations in a batch."""
     max_batch_bytes: _builtins.int
@@ -2367,11 +2481,15 @@ class Limits(_message.Message):
     max_goal_chars: _builtins.int
     """Characters of a goal."""
     max_payload_bytes: _builtins.int
-    """Bytes of a payload."""
+    """Bytes of a payload inside a message."""
     max_project_nodes: _builtins.int
     """Nodes of a project."""
     max_watchers: _builtins.int
     """Watchers of the service."""
+    payload_inline_bytes: _builtins.int
+    """Bytes above which a body is better put into the payload store."""
+    max_stored_payload_bytes: _builtins.int
+    """Original bytes of a body in the payload store."""
     def __init__(
         self,
         *,
@@ -2383,10 +2501,12 @@ class Limits(_message.Message):
         max_payload_bytes: _builtins.int = ...,
         max_project_nodes: _builtins.int = ...,
         max_watchers: _builtins.int = ...,
+        payload_inline_bytes: _builtins.int = ...,
+        max_stored_payload_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch_bytes", b"max_batch_bytes", "max_batch_mutations", b"max_batch_mutations", "max_frame_batches", b"max_frame_batches", "max_goal_chars", b"max_goal_chars", "max_message_bytes", b"max_message_bytes", "max_payload_bytes", b"max_payload_bytes", "max_project_nodes", b"max_project_nodes", "max_watchers", b"max_watchers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch_bytes", b"max_batch_bytes", "max_batch_mutations", b"max_batch_mutations", "max_frame_batches", b"max_frame_batches", "max_goal_chars", b"max_goal_chars", "max_message_bytes", b"max_message_bytes", "max_payload_bytes", b"max_payload_bytes", "max_project_nodes", b"max_project_nodes", "max_stored_payload_bytes", b"max_stored_payload_bytes", "max_watchers", b"max_watchers", "payload_inline_bytes", b"payload_inline_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -133,6 +133,16 @@ class StateServiceStub(object):
                 request_serializer=ramify_dot_v1_dot_state__service__pb2.ListReviewsRequest.SerializeToString,
                 response_deserializer=ramify_dot_v1_dot_state__service__pb2.ListReviewsResponse.FromString,
                 _registered_method=True)
+        self.PutPayload = channel.stream_unary(
+                '/ramify.v1.StateService/PutPayload',
+                request_serializer=ramify_dot_v1_dot_state__service__pb2.PutPayloadRequest.SerializeToString,
+                response_deserializer=ramify_dot_v1_dot_state__service__pb2.PutPayloadResponse.FromString,
+                _registered_method=True)
+        self.GetPayload = channel.unary_stream(
+                '/ramify.v1.StateService/GetPayload',
+                request_serializer=ramify_dot_v1_dot_state__service__pb2.GetPayloadRequest.SerializeToString,
+                response_deserializer=ramify_dot_v1_dot_state__service__pb2.GetPayloadResponse.FromString,
+                _registered_method=True)
         self.AcquireLease = channel.unary_unary(
                 '/ramify.v1.StateService/AcquireLease',
                 request_serializer=ramify_dot_v1_dot_state__service__pb2.AcquireLeaseRequest.SerializeToString,
@@ -319,6 +329,21 @@ class StateServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutPayload(self, request_iterator, context):
+        """Stores a body, once however often it is put, and returns how to name it. A body that no
+        project references may be dropped an hour after it was put.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPayload(self, request, context):
+        """Streams the original bytes of a body that a project references.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AcquireLease(self, request, context):
         """Claims a project for a holder. While a lease is held, only batches that carry its
         `lease_epoch` are accepted, whoever sends them; commands and decisions of reviews are exempt.
@@ -476,6 +501,16 @@ def add_StateServiceServicer_to_server(servicer, server):
                     servicer.ListReviews,
                     request_deserializer=ramify_dot_v1_dot_state__service__pb2.ListReviewsRequest.FromString,
                     response_serializer=ramify_dot_v1_dot_state__service__pb2.ListReviewsResponse.SerializeToString,
+            ),
+            'PutPayload': grpc.stream_unary_rpc_method_handler(
+                    servicer.PutPayload,
+                    request_deserializer=ramify_dot_v1_dot_state__service__pb2.PutPayloadRequest.FromString,
+                    response_serializer=ramify_dot_v1_dot_state__service__pb2.PutPayloadResponse.SerializeToString,
+            ),
+            'GetPayload': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetPayload,
+                    request_deserializer=ramify_dot_v1_dot_state__service__pb2.GetPayloadRequest.FromString,
+                    response_serializer=ramify_dot_v1_dot_state__service__pb2.GetPayloadResponse.SerializeToString,
             ),
             'AcquireLease': grpc.unary_unary_rpc_method_handler(
                     servicer.AcquireLease,
@@ -1035,6 +1070,60 @@ class StateService(object):
             '/ramify.v1.StateService/ListReviews',
             ramify_dot_v1_dot_state__service__pb2.ListReviewsRequest.SerializeToString,
             ramify_dot_v1_dot_state__service__pb2.ListReviewsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutPayload(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/ramify.v1.StateService/PutPayload',
+            ramify_dot_v1_dot_state__service__pb2.PutPayloadRequest.SerializeToString,
+            ramify_dot_v1_dot_state__service__pb2.PutPayloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPayload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ramify.v1.StateService/GetPayload',
+            ramify_dot_v1_dot_state__service__pb2.GetPayloadRequest.SerializeToString,
+            ramify_dot_v1_dot_state__service__pb2.GetPayloadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -83,6 +83,12 @@ class StateServiceStub:
     """Lists reviews of one project or of all, in the order of the projects' and then of the reviews'
     creation.
     """
+    PutPayload: _grpc.StreamUnaryMultiCallable[_state_service_pb2.PutPayloadRequest, _state_service_pb2.PutPayloadResponse]
+    """Stores a body, once however often it is put, and returns how to name it. A body that no
+    project references may be dropped an hour after it was put.
+    """
+    GetPayload: _grpc.UnaryStreamMultiCallable[_state_service_pb2.GetPayloadRequest, _state_service_pb2.GetPayloadResponse]
+    """Streams the original bytes of a body that a project references."""
     AcquireLease: _grpc.UnaryUnaryMultiCallable[_state_service_pb2.AcquireLeaseRequest, _state_service_pb2.AcquireLeaseResponse]
     """Claims a project for a holder. While a lease is held, only batches that carry its
     `lease_epoch` are accepted, whoever sends them; commands and decisions of reviews are exempt.
@@ -162,6 +168,12 @@ class StateServiceAsyncStub(StateServiceStub):
     """Lists reviews of one project or of all, in the order of the projects' and then of the reviews'
     creation.
     """
+    PutPayload: _aio.StreamUnaryMultiCallable[_state_service_pb2.PutPayloadRequest, _state_service_pb2.PutPayloadResponse]  # type: ignore[assignment]
+    """Stores a body, once however often it is put, and returns how to name it. A body that no
+    project references may be dropped an hour after it was put.
+    """
+    GetPayload: _aio.UnaryStreamMultiCallable[_state_service_pb2.GetPayloadRequest, _state_service_pb2.GetPayloadResponse]  # type: ignore[assignment]
+    """Streams the original bytes of a body that a project references."""
     AcquireLease: _aio.UnaryUnaryMultiCallable[_state_service_pb2.AcquireLeaseRequest, _state_service_pb2.AcquireLeaseResponse]  # type: ignore[assignment]
     """Claims a project for a holder. While a lease is held, only batches that carry its
     `lease_epoch` are accepted, whoever sends them; commands and decisions of reviews are exempt.
@@ -352,6 +364,24 @@ class StateServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists reviews of one project or of all, in the order of the projects' and then of the reviews'
         creation.
         """
+
+    @_abc_1.abstractmethod
+    def PutPayload(
+        self,
+        request_iterator: _MaybeAsyncIterator[_state_service_pb2.PutPayloadRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_state_service_pb2.PutPayloadResponse, _abc.Awaitable[_state_service_pb2.PutPayloadResponse]]:
+        """Stores a body, once however often it is put, and returns how to name it. A body that no
+        project references may be dropped an hour after it was put.
+        """
+
+    @_abc_1.abstractmethod
+    def GetPayload(
+        self,
+        request: _state_service_pb2.GetPayloadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_state_service_pb2.GetPayloadResponse], _abc.AsyncIterator[_state_service_pb2.GetPayloadResponse]]:
+        """Streams the original bytes of a body that a project references."""
 
     @_abc_1.abstractmethod
     def AcquireLease(

@@ -1,0 +1,1 @@
+"""Large bodies: taken in, handed out, collected when nobody references them."""

@@ -1,0 +1,268 @@
+"""The payloads of a SQLite store: see `payloads.py` for what they promise."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from functools import partial
+from typing import Protocol, TypeVar
+
+import apsw
+
+from state_svc.codec.payload import PayloadInfo, PayloadRecord
+from state_svc.codec.segment import SegmentRecord
+from state_svc.errors import StoreUnavailable
+from state_svc.store.payloads import ArchiveRecord, ReferenceRecord
+
+_DELETE_ROWS = 500
+_ASK = 500  #: digests in one question
+
+_Result = TypeVar("_Result")
+Work = Callable[[apsw.Connection], _Result]
+
+
+class Threads(Protocol):
+    """Where the statements run."""
+
+    def read(self, work: Work[_Result]) -> Awaitable[_Result]:
+        """Run in a reader thread, on a connection that cannot write."""
+
+    def write(self, work: Work[_Result]) -> Awaitable[_Result]:
+        """Run in the writer thread, on the writing connection."""
+
+
+class SqlitePayloads:
+    """Implements `PayloadStore`."""
+
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
+
+    async def put(self, record: PayloadRecord) -> PayloadInfo:
+        """See `PayloadStore`."""
+
+        def work(db: apsw.Connection) -> PayloadInfo:
+            db.execute(
+                "INSERT INTO payloads (digest, codec, original_bytes, micros, data)"
+                " VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (digest) DO UPDATE SET micros = max(micros, excluded.micros)",
+                (record.digest, record.codec, record.original_bytes, record.micros, record.data),
+            )
+            return _find(db, [record.digest])[0]
+
+        return await self._threads.write(work)
+
+    async def find(self, digests: Collection[str]) -> list[PayloadInfo]:
+        """See `PayloadStore`."""
+        return await self._threads.read(lambda db: _find(db, sorted(digests)))
+
+    async def read(self, digest: str) -> PayloadRecord | None:
+        """See `PayloadStore`."""
+        query = "SELECT codec, original_bytes, micros, data FROM payloads WHERE digest = ?"
+
+        def work(db: apsw.Connection) -> PayloadRecord | None:
+            for codec, original_bytes, micros, data in db.execute(query, (digest,)):
+                return PayloadRecord(
+                    digest=digest,
+                    codec=codec,
+                    original_bytes=original_bytes,
+                    micros=micros,
+                    data=data,
+                )
+            return None
+
+        return await self._threads.read(work)
+
+    async def list_references(self, project_uid: str) -> list[ReferenceRecord]:
+        """See `PayloadStore`."""
+        query = (
+            "SELECT digest, revision, archived FROM payload_references"
+            f" WHERE project_key = {_KEY} ORDER BY digest, archived"
+        )
+        return await self._threads.read(
+            lambda db: [
+                ReferenceRecord(project_uid, digest, revision, bool(archived))
+                for digest, revision, archived in db.execute(query, (project_uid,))
+            ]
+        )
+
+    async def is_referenced(self, project_uid: str, digest: str) -> bool:
+        """See `PayloadStore`."""
+        query = f"SELECT 1 FROM payload_references WHERE project_key = {_KEY} AND digest = ?"
+        return await self._threads.read(
+            lambda db: next(iter(db.execute(query, (project_uid, digest))), None) is not None
+        )
+
+    async def drop_references(
+        self, project_uid: str, revision: int, kept: Collection[str], *, archived: bool = False
+    ) -> None:
+        """See `PayloadStore`."""
+        gone: list[_Values] = [
+            (project_uid, reference.digest, archived, revision)
+            for reference in await self.list_references(project_uid)
+            if reference.archived == archived
+            and reference.revision <= revision
+            and reference.digest not in kept
+        ]
+        # The revision is asked again: a commit may have named the payload since.
+        statement = (
+            f"DELETE FROM payload_references WHERE project_key = {_KEY}"
+            " AND digest = ? AND archived = ? AND revision <= ?"
+        )
+        for some in _parts(gone):
+            await self._threads.write(partial(_run_all, statement=statement, values=some))
+
+    async def list_unreferenced(self, before_micros: int) -> list[str]:
+        """See `PayloadStore`."""
+        query = f"SELECT digest FROM payloads WHERE micros < ? AND {_UNREFERENCED}"
+        return await self._threads.read(
+            lambda db: [str(digest) for (digest,) in db.execute(query, (before_micros,))]
+        )
+
+    async def drop_payloads(self, digests: Collection[str], before_micros: int) -> int:
+        """See `PayloadStore`."""
+        statement = f"DELETE FROM payloads WHERE digest = ? AND micros < ? AND {_UNREFERENCED}"
+        dropped = 0
+        for some in _parts([(digest, before_micros) for digest in digests]):
+            dropped += await self._threads.write(
+                partial(_run_all, statement=statement, values=some)
+            )
+        return dropped
+
+    async def read_archive(
+        self, project_uid: str, after_revision: int, max_bytes: int
+    ) -> list[ArchiveRecord]:
+        """See `PayloadStore`."""
+        return await self._threads.read(
+            lambda db: _read_archive(db, project_uid, after_revision, max_bytes)
+        )
+
+    async def drop_archive_after(self, project_uid: str, revision: int) -> None:
+        """See `PayloadStore`."""
+        statement = f"DELETE FROM stage_archive WHERE project_key = {_KEY} AND last_revision > ?"
+        await self._threads.write(lambda db: _run_all(db, statement, [(project_uid, revision)]))
+
+    async def drop_archive_before(self, project_uid: str, micros: int) -> int:
+        """See `PayloadStore`."""
+        query = (
+            "SELECT max(last_revision) FROM stage_archive WHERE project_key = "
+            f"{_KEY} AND last_revision < coalesce((SELECT min(last_revision) FROM stage_archive"
+            f" WHERE project_key = {_KEY} AND micros >= ?), {1 << 62})"
+        )
+        statement = f"DELETE FROM stage_archive WHERE project_key = {_KEY} AND last_revision <= ?"
+
+        def work(db: apsw.Connection) -> int:
+            ((last,),) = db.execute(query, (project_uid, project_uid, micros))
+            if last:
+                db.execute(statement, (project_uid, last))
+            return int(last or 0)
+
+        return await self._threads.write(work)
+
+
+_KEY = "(SELECT project_key FROM projects WHERE project_uid = ?)"
+_UNREFERENCED = (
+    "NOT EXISTS (SELECT 1 FROM payload_references"
+    " WHERE payload_references.digest = payloads.digest)"
+)
+
+
+def put_references(db: apsw.Connection, references: Iterable[tuple[int, ReferenceRecord]]) -> None:
+    """Store references by (project key, record) inside a transaction.
+
+    Raises `StoreUnavailable` if a payload is not there; then the transaction must not commit.
+    """
+    statement = (
+        "INSERT INTO payload_references (project_key, digest, archived, revision)"
+        " SELECT ?, digest, ?, ? FROM payloads WHERE digest = ?"
+        " ON CONFLICT (project_key, digest, archived)"
+        " DO UPDATE SET revision = max(revision, excluded.revision)"
+    )
+    for key, reference in references:
+        values = (key, reference.archived, reference.revision, reference.digest)
+        db.execute(statement, values)
+        if not db.changes():
+            raise StoreUnavailable(problem=f"payload {reference.digest} is not stored any more")
+
+
+def put_archive(db: apsw.Connection, archive: Iterable[tuple[int, ArchiveRecord]]) -> None:
+    """Store archive records by (project key, record) inside a transaction."""
+    db.executemany(
+        "INSERT OR REPLACE INTO stage_archive (project_key, first_revision, last_revision, micros,"
+        " format_version, codec, checksum, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            (
+                key,
+                record.segment.first_revision,
+                record.segment.last_revision,
+                record.micros,
+                record.segment.format_version,
+                record.segment.codec,
+                record.segment.checksum,
+                record.segment.data,
+            )
+            for key, record in archive
+        ),
+    )
+
+
+def _find(db: apsw.Connection, digests: Sequence[str]) -> list[PayloadInfo]:
+    found = []
+    for start in range(0, len(digests), _ASK):
+        some = tuple(digests[start : start + _ASK])
+        query = (
+            "SELECT digest, codec, original_bytes, length(data) FROM payloads"
+            f" WHERE digest IN ({', '.join('?' * len(some))})"
+        )
+        for digest, codec, original_bytes, stored_bytes in db.execute(query, some):
+            info = PayloadInfo(
+                digest=digest,
+                codec=codec,
+                original_bytes=original_bytes,
+                stored_bytes=stored_bytes,
+            )
+            found.append(info)
+    return found
+
+
+def _read_archive(
+    db: apsw.Connection, project_uid: str, after_revision: int, max_bytes: int
+) -> list[ArchiveRecord]:
+    query = (
+        "SELECT first_revision, last_revision, format_version, codec, checksum, data, micros"
+        f" FROM stage_archive WHERE project_key = {_KEY} AND last_revision > ?"
+        " ORDER BY last_revision"
+    )
+    found: list[ArchiveRecord] = []
+    size = 0
+    for first, last, version, codec, checksum, data, micros in db.execute(
+        query, (project_uid, after_revision)
+    ):
+        size += len(data)
+        if found and size > max_bytes:
+            break
+        segment = SegmentRecord(
+            project_uid=project_uid,
+            first_revision=first,
+            last_revision=last,
+            format_version=version,
+            codec=codec,
+            checksum=checksum,
+            data=data,
+        )
+        found.append(ArchiveRecord(segment, micros))
+    return found
+
+
+_Values = tuple[str | int, ...]
+
+
+def _parts(values: list[_Values]) -> Iterable[list[_Values]]:
+    """Yield a few at a time, so that commits get their turn in between."""
+    return (values[start : start + _DELETE_ROWS] for start in range(0, len(values), _DELETE_ROWS))
+
+
+def _run_all(db: apsw.Connection, statement: str, values: list[_Values]) -> int:
+    """Run one statement with each of some values in a transaction; return the rows changed."""
+    before = db.total_changes()
+    with db:
+        db.executemany(statement, values)
+    return db.total_changes() - before
