@@ -30,7 +30,7 @@ class Watchdog:
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:
-        self._look()
+        self._look_in(self._patience.first_look)
         return self
 
     def __exit__(
@@ -49,9 +49,12 @@ class Watchdog:
         if step > self._step:
             self._act(step, silent)
         self._step = step
-        wait = self._patience.next_look(silent)
-        if wait is not None and step < Step.CANCELLED:
-            self._timer = asyncio.get_running_loop().call_later(wait, self._look)
+        if step < Step.CANCELLED:
+            self._look_in(self._patience.next_look(silent))
+
+    def _look_in(self, seconds: float | None) -> None:
+        if seconds is not None:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
 
     def _act(self, step: Step, silent: float) -> None:
         _log.warning(

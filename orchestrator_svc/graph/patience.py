@@ -29,6 +29,7 @@ class Patience:
             )
             if seconds
         ]
+        self.first_look = self.next_look(0.0)  #: seconds after a sign of life; None: never
 
     def step(self, silent: float) -> Step:
         """Return the step that a silence has reached."""

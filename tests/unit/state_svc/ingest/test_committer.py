@@ -222,6 +222,7 @@ async def test_a_lazy_loop_waits_until_a_batch_is_immediate(store: _HeldStore) -
     assert bench.log[0] == ("ack", "p", (2, 3))
 
 
+@pytest.mark.execution_key("state_batch_timeout_ms")
 async def test_a_lazy_loop_commits_what_has_aged(store: _HeldStore) -> None:
     bench = _Bench(store, eager=False, delay=0.01)
     project = await bench.project("p")
@@ -479,6 +480,7 @@ async def _with_settings(bench: _Bench, project_id: str, **keys: Any) -> LivePro
     return project
 
 
+@pytest.mark.execution_key("state_batch_size")
 async def test_a_project_in_debug_has_a_commit_for_each_batch(
     bench: _Bench, store: _HeldStore
 ) -> None:
@@ -509,6 +511,7 @@ async def test_a_patient_project_waits_unless_another_commits(store: _HeldStore)
     assert bench.metrics.service.to_stats().commits == 1
 
 
+@pytest.mark.execution_key("enable_state_compression")
 async def test_a_projects_threshold_of_compression_is_its_own(
     bench: _Bench, store: _HeldStore
 ) -> None:
