@@ -47,7 +47,11 @@ _MINUTES_PER_HOUR = 60
 async def build(store: StateStore, settings: Settings) -> Service:
     """Return the parts of a service over an open store."""
     metrics = ServiceMetrics(prometheus_projects=settings.metrics_projects)
-    limits = Limits(max_watchers=settings.max_watchers)
+    limits = Limits(
+        max_watchers=settings.max_watchers,
+        max_streams=settings.max_streams,
+        max_calls=settings.max_calls,
+    )
     hub = WatchHub(
         metrics,
         frame_budget=settings.watch_frame_budget_us / 1e6,

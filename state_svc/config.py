@@ -77,6 +77,10 @@ class Settings(BaseModel):
         0, ge=0, description="latest stored bytes of a project's segments that are kept; 0: all"
     )
     max_watchers: int = Field(10_000, ge=1, description="open watches of the service")
+    max_streams: int = Field(10_000, ge=1, description="open mutation streams of the service")
+    max_calls: int = Field(
+        1_000, ge=1, description="other calls under way; more are refused with OVERLOADED"
+    )
     watch_frame_budget_us: int = Field(
         80, ge=0, le=100_000, description="pause of a project's fan-out per watcher, microseconds"
     )

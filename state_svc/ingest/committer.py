@@ -18,7 +18,7 @@ from state_svc.codec.compression import PLAIN
 from state_svc.codec.delta import split
 from state_svc.codec.project import encode_project
 from state_svc.codec.segment import encode_segment
-from state_svc.errors import CorruptRecord, RamifyError, StoreUnavailable
+from state_svc.errors import CorruptRecord, Overloaded, RamifyError, StoreUnavailable
 from state_svc.failpoints import failpoint
 from state_svc.ingest.batching import BatchBuffer, BatchLimits
 from state_svc.metrics import ServiceMetrics, StoredPart
@@ -148,6 +148,11 @@ class Committer:
         """Wait until more may be handed in; a reader of a stream stops reading meanwhile."""
         if not self._room.is_set():
             await self._room.wait()
+
+    def check_room(self) -> None:
+        """Raise `Overloaded` unless more may be handed in; for calls, which must not pile up."""
+        if not self._room.is_set():
+            raise Overloaded(limit="max_pending_bytes", most=self._max_pending_bytes)
 
     async def put_producer(self, producer_id: str, epoch: int) -> None:
         """Make a producer's epoch durable; raises `StoreUnavailable`."""

@@ -19,6 +19,8 @@ class Limits:
     max_stored_payload_bytes: int = 16 << 20
     max_project_nodes: int = 1_000_000
     max_watchers: int = 10_000
+    max_streams: int = 10_000  #: open mutation streams
+    max_calls: int = 1_000  #: unary calls, uploads and downloads under way
     credit_batches: int = 256  #: unacknowledged batches of one stream
     credit_bytes: int = 16 << 20  #: unacknowledged encoded bytes of one stream
 

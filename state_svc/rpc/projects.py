@@ -42,7 +42,7 @@ class ProjectRpcs:
         service.check_open()
 
         async def commit() -> RequestRecord:
-            await service.committer.room()
+            service.committer.check_room()
             micros = now_micros()
             project, applied = await self._admit(request, micros)
             record = RequestRecord(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import grpc
@@ -20,6 +21,7 @@ from state_svc.rpc.admin import AdminRpcs
 from state_svc.rpc.backup import BackupRpcs
 from state_svc.rpc.convert import UNPARSED, check_parsed
 from state_svc.rpc.error_map import to_status, unwrap
+from state_svc.rpc.gate import Gate
 from state_svc.rpc.history import HistoryRpcs
 from state_svc.rpc.leases import LeaseRpcs
 from state_svc.rpc.nodes import NodeRpcs
@@ -53,6 +55,8 @@ class RpcServer:
     def __init__(self, service: Service, sqlite_version: str) -> None:
         self.sessions = StreamSessions(service)
         self._service = service
+        self._streams = Gate("max_streams", service.limits.max_streams)
+        self._calls = Gate("max_calls", service.limits.max_calls)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(options=server_options(service.limits.max_message_bytes))
         projects, nodes = ProjectRpcs(service), NodeRpcs(service)
@@ -130,15 +134,21 @@ class RpcServer:
                 )
             elif method.client_streaming:
                 handlers[method.name] = grpc.stream_unary_rpc_method_handler(
-                    _uploading(uploads[method.name]), _parser(request), _serialize
+                    _uploading(uploads[method.name], self._calls), _parser(request), _serialize
                 )
             elif method.server_streaming:
                 handlers[method.name] = grpc.unary_stream_rpc_method_handler(
-                    _streaming(streams[method.name]), _parser(request), _serialize
+                    # Watches have a bound of their own.
+                    _streaming(
+                        streams[method.name],
+                        None if method.name == "WatchProject" else self._calls,
+                    ),
+                    _parser(request),
+                    _serialize,
                 )
             else:
                 handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-                    _unary(unary[method.name]), _parser(request), _serialize
+                    _unary(unary[method.name], self._calls), _parser(request), _serialize
                 )
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE.full_name, handlers),)
@@ -171,15 +181,19 @@ class RpcServer:
         session = StreamSession(self._service, self.sessions, context)
         try:
             self._service.check_open()
-            await session.run()
+            with self._streams.enter():
+                await session.run()
         except Exception as error:
             await _abort(context, error)
 
 
-def _unary(handler: Unary) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]:
+def _unary(
+    handler: Unary, gate: Gate
+) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
-            return await handler(check_parsed(request))
+            with gate.enter():
+                return await handler(check_parsed(request))
         except Exception as error:
             await _abort(context, error)
 
@@ -187,12 +201,13 @@ def _unary(handler: Unary) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]]
 
 
 def _streaming(
-    handler: Stream,
+    handler: Stream, gate: Gate | None
 ) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[None]]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         try:
-            async for message in handler(check_parsed(request)):
-                await context.write(message)
+            with gate.enter() if gate is not None else nullcontext():
+                async for message in handler(check_parsed(request)):
+                    await context.write(message)
         except Exception as error:
             await _abort(context, error)
 
@@ -200,13 +215,14 @@ def _streaming(
 
 
 def _uploading(
-    handler: Upload,
+    handler: Upload, gate: Gate
 ) -> Callable[[AsyncIterator[Any], grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]:
     async def call(
         requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
     ) -> Any:
         try:
-            return await handler(check_parsed(request) async for request in requests)
+            with gate.enter():
+                return await handler(check_parsed(request) async for request in requests)
         except Exception as error:
             await _abort(context, error)
 

@@ -2470,6 +2470,8 @@ class Limits(_message.Message):
     MAX_WATCHERS_FIELD_NUMBER: _builtins.int
     PAYLOAD_INLINE_BYTES_FIELD_NUMBER: _builtins.int
     MAX_STORED_PAYLOAD_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_STREAMS_FIELD_NUMBER: _builtins.int
+    MAX_CALLS_FIELD_NUMBER: _builtins.int
     max_batch_mutations: _builtins.int
     """Mutations in a batch."""
     max_batch_bytes: _builtins.int
@@ -2490,6 +2492,10 @@ class Limits(_message.Message):
     """Bytes above which a body is better put into the payload store."""
     max_stored_payload_bytes: _builtins.int
     """Original bytes of a body in the payload store."""
+    max_streams: _builtins.int
+    """Mutation streams of the service that are open at one time."""
+    max_calls: _builtins.int
+    """Other calls of the service that are under way at one time."""
     def __init__(
         self,
         *,
@@ -2503,10 +2509,12 @@ class Limits(_message.Message):
         max_watchers: _builtins.int = ...,
         payload_inline_bytes: _builtins.int = ...,
         max_stored_payload_bytes: _builtins.int = ...,
+        max_streams: _builtins.int = ...,
+        max_calls: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch_bytes", b"max_batch_bytes", "max_batch_mutations", b"max_batch_mutations", "max_frame_batches", b"max_frame_batches", "max_goal_chars", b"max_goal_chars", "max_message_bytes", b"max_message_bytes", "max_payload_bytes", b"max_payload_bytes", "max_project_nodes", b"max_project_nodes", "max_stored_payload_bytes", b"max_stored_payload_bytes", "max_watchers", b"max_watchers", "payload_inline_bytes", b"payload_inline_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch_bytes", b"max_batch_bytes", "max_batch_mutations", b"max_batch_mutations", "max_calls", b"max_calls", "max_frame_batches", b"max_frame_batches", "max_goal_chars", b"max_goal_chars", "max_message_bytes", b"max_message_bytes", "max_payload_bytes", b"max_payload_bytes", "max_project_nodes", b"max_project_nodes", "max_stored_payload_bytes", b"max_stored_payload_bytes", "max_streams", b"max_streams", "max_watchers", b"max_watchers", "payload_inline_bytes", b"payload_inline_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

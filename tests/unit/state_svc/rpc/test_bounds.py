@@ -1,0 +1,70 @@
+"""Bounds on calls that keep something of their client in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from ramify.v1.state_service_pb2 import ImportProjectRequest, ListNodesRequest
+from state_svc.errors import InvalidRequest, Overloaded
+from state_svc.rpc.gate import Gate
+from state_svc.rpc.nodes import _MAX_LISTINGS, NodeRpcs
+from state_svc.rpc.portable import _MAX_IMPORTS, PortableRpcs
+from tests.support.embedded import embedded
+from tests.support.mutations import create
+
+
+def test_a_gate_lets_in_so_many_at_a_time() -> None:
+    gate = Gate("max_calls", 2)
+    with gate.enter():
+        with gate.enter(), pytest.raises(Overloaded) as caught, gate.enter():
+            pass
+        assert caught.value.fields == {"limit": "max_calls", "most": "2"}
+        with gate.enter():
+            assert gate.inside == 2
+    with pytest.raises(ZeroDivisionError), gate.enter():
+        raise ZeroDivisionError
+    assert gate.inside == 0
+
+
+async def test_imports_beyond_their_number_are_refused(tmp_path: Path) -> None:
+    never, reading = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def endless() -> AsyncIterator[ImportProjectRequest]:
+        reading.release()
+        yield ImportProjectRequest(data=b"x")
+        await never.wait()
+
+    async with embedded(tmp_path) as running:
+        rpcs = PortableRpcs(running.service)
+        under_way = [
+            asyncio.create_task(rpcs.import_project(endless())) for _ in range(_MAX_IMPORTS)
+        ]
+        for _ in under_way:
+            await reading.acquire()
+        with pytest.raises(Overloaded):
+            await rpcs.import_project(endless())
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+
+
+async def test_the_oldest_listing_is_forgotten(tmp_path: Path) -> None:
+    async with embedded(tmp_path) as running:
+        await running.create("p")
+        await running.commit("p", create("a"), create("b"))
+        rpcs = NodeRpcs(running.service)
+        first, *others = [
+            (await rpcs.list_nodes(ListNodesRequest(project_id="p", page_size=1))).next_page_token
+            for _ in range(_MAX_LISTINGS + 1)
+        ]
+        with pytest.raises(InvalidRequest):
+            await rpcs.list_nodes(ListNodesRequest(project_id="p", page_size=1, page_token=first))
+        for token in others:
+            page = await rpcs.list_nodes(
+                ListNodesRequest(project_id="p", page_size=1, page_token=token)
+            )
+            assert [node.node_id for node in page.nodes] == ["b"]

@@ -1,0 +1,114 @@
+"""docs/limits.md tells the truth: its numbers are the code's, its tests exist."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from ramify.v1.error_pb2 import ErrorReason
+from state_svc.codec import compression
+from state_svc.config import Settings
+from state_svc.history import snapshots
+from state_svc.lease import table
+from state_svc.metrics import _MAX_PROJECTS
+from state_svc.model import limits, producer
+from state_svc.rpc import convert, leases, nodes, portable, watch
+from state_svc.watch import session, watcher
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "limits.md").read_text("utf-8")
+
+_BY_NAME = asdict(limits.Limits()) | {
+    name: value for name, value in vars(limits).items() if name.startswith(("MAX_", "MIN_"))
+}
+#: What the code enforces, by the name on the page; a name of `model/limits.py`, or the value.
+ENFORCED: dict[str, object] = {
+    "mutations in a batch": "max_batch_mutations",
+    "bytes in a batch": "max_batch_bytes",
+    "batches in a frame": "max_frame_batches",
+    "bytes in a frame": "max_message_bytes",
+    "nodes of a project": "max_project_nodes",
+    "least characters of a goal": "MIN_GOAL_CHARS",
+    "characters of a goal": "max_goal_chars",
+    "bytes of a payload inside a message": "max_payload_bytes",
+    "bytes of a body in the payload store": "max_stored_payload_bytes",
+    "bytes above which a body belongs there": "payload_inline_bytes",
+    "characters of an id": "MAX_ID_CHARS",
+    "characters of a name: agent, profile, actor, label": "MAX_NAME_CHARS",
+    "characters of a text: summary, message, reason": "MAX_TEXT_CHARS",
+    "characters of a request id": "MAX_REQUEST_ID_CHARS",
+    "characters of a traceparent": "MAX_TRACEPARENT_CHARS",
+    "dependencies of a node": "MAX_DEPENDENCIES",
+    "attributes, options or labels": "MAX_MAP_KEYS",
+    "bytes of attributes or options": "MAX_MAP_BYTES",
+    "levels in a value": "MAX_VALUE_DEPTH",
+    "tool calls of a stage record": "MAX_TOOL_CALLS",
+    "bytes of a review": "MAX_REVIEW_BYTES",
+    "pins of a project": "MAX_PINS",
+    "values of a condition of a watch filter": watch._MAX_VALUES,
+    "leases in a renewal": leases._MAX_RENEWALS,
+    "seconds of a lease": f"{table.MIN_TTL:g} to {table.MAX_TTL:g}",
+    "entries of a page": convert.MAX_PAGE_SIZE,
+    "open watches": "max_watchers",
+    "open mutation streams": "max_streams",
+    "other calls under way": "max_calls",
+    "accepted bytes that are not durable": Settings.model_fields["max_pending_bytes"].default,
+    "unacknowledged batches of a stream": "credit_batches",
+    "unacknowledged bytes of a stream": "credit_bytes",
+    "messages in the mailbox of a watch": watcher.MAILBOX_FRAMES,
+    "bytes in the mailbox of a watch": watcher.MAILBOX_BYTES,
+    "imports under way": portable._MAX_IMPORTS,
+    "backups under way": 1,
+    "listings with pages to come": nodes._MAX_LISTINGS,
+    "bytes of a page": convert.MAX_PAGE_BYTES,
+    "violations of a rejected batch": "MAX_VIOLATIONS",
+    "bytes of an error": 8 << 10,
+    "seconds between bookmarks": int(session.MAX_BOOKMARK_SECONDS),
+    "remembered sequences of a producer": producer.REMEMBERED,
+    "snapshots of a project": snapshots.KEPT,
+    "projects with counters": _MAX_PROJECTS,
+    "bytes that a stored record inflates to": compression.MAX_INFLATED_BYTES,
+}
+_NAMES = [value.name for value in ErrorReason.DESCRIPTOR.values]
+ROWS = {
+    cells[0]: cells
+    for line in PAGE.splitlines()
+    if line.startswith("| ") and not line.startswith("| limit ")
+    for cells in [[cell.strip() for cell in line.strip("|").split("|")]]
+}
+
+
+def _shown(name: str, value: object) -> str:
+    if not isinstance(value, int):
+        return str(value)
+    if "bytes" in name and value % (1 << 20) == 0:
+        return f"{value >> 20} MiB"
+    if "bytes" in name and value % (1 << 10) == 0:
+        return f"{value >> 10} KiB"
+    return f"{value:,}".replace(",", " ")
+
+
+def test_the_page_names_every_limit_with_the_value_that_is_enforced() -> None:
+    shown = {name: _shown(name, _BY_NAME.get(str(v), v)) for name, v in ENFORCED.items()}
+    assert {name: cells[1] for name, cells in ROWS.items()} == shown
+
+
+def test_every_limit_of_the_code_is_on_the_page() -> None:
+    assert set(_BY_NAME) - set(ENFORCED.values()) == set()
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_key_the_error_and_the_test_of_a_limit_exist(name: str) -> None:
+    _, value, key, beyond, test = ROWS[name]
+    if key:
+        default = Settings.model_fields[key.strip("`")].default
+        assert _shown(name, default) == value
+    reasons = {reason.removeprefix("ERROR_REASON_") for reason in _NAMES}
+    assert set(re.findall(r"\b[A-Z]{2,}(?:_[A-Z]+)+\b|\bOVERLOADED\b", beyond)) <= reasons
+    path, _, function = test.strip("`").partition("::")
+    assert re.search(
+        rf"^(?:async )?def {function}\(", (ROOT / path).read_text("utf-8"), re.MULTILINE
+    )
