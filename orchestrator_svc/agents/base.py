@@ -1,9 +1,9 @@
-"""What an agent is: four roles, the input they receive and the output they return.
+"""What an agent is: five roles, the input they receive and the output they return.
 
 An agent never sees the graph, the store or gRPC. It receives a frozen `AgentInput`, works, and
 returns a value or raises `AgentError`. The runner persists what it returns.
 
-An agent implements any of `Atomizer`, `Planner`, `Executor` and `Aggregator`; a profile
+An agent implements any of `Atomizer`, `Planner`, `Executor`, `Aggregator` and `Modifier`; a profile
 (`profile.py`) maps each role, and for executors each task type, to one agent.
 
 While a call is open the agent shows that it is alive with `report`, and may be asked to end early
@@ -34,6 +34,7 @@ __all__ = [
     "Executor",
     "MAX_GOAL_CHARS",
     "MIN_GOAL_CHARS",
+    "Modifier",
     "NodeType",
     "Output",
     "Plan",
@@ -74,25 +75,6 @@ class RelatedNode(_Frozen):
     error: str = ""  #: present when the node is FAILED
 
 
-class AgentInput(_Frozen):
-    """Everything an agent may look at for one call (S4.7)."""
-
-    project_id: str
-    node_id: str
-    attempt: int  #: 1-based dispatch number of the node
-    goal: str
-    task_type: TaskType
-    node_type: NodeType | None = None  #: None until the atomizer or the plan has decided
-    layer: int  #: 0 for the root
-    max_depth: int  #: nodes at this layer are always executed, never planned
-    overall_objective: str  #: the goal of the root
-    ancestors: tuple[RelatedNode, ...] = ()  #: root first, parent last
-    dependencies: tuple[RelatedNode, ...] = ()  #: settled nodes this one depends on, in order
-    children: tuple[RelatedNode, ...] = ()  #: for aggregators: all children, in plan order
-    details: dict[str, JsonValue] = Field(default_factory=dict)  #: what the planner attached
-    options: dict[str, JsonValue] = Field(default_factory=dict)  #: the project's agent options
-
-
 class Verdict(_Frozen):
     """An atomizer's answer."""
 
@@ -114,6 +96,27 @@ class Plan(_Frozen):
     """A planner's answer: the children of a node, in order."""
 
     tasks: tuple[PlannedTask, ...] = Field(min_length=1)
+
+
+class AgentInput(_Frozen):
+    """Everything an agent may look at for one call (S4.7)."""
+
+    project_id: str
+    node_id: str
+    attempt: int  #: 1-based dispatch number of the node
+    goal: str
+    task_type: TaskType
+    node_type: NodeType | None = None  #: None until the atomizer or the plan has decided
+    layer: int  #: 0 for the root
+    max_depth: int  #: nodes at this layer are always executed, never planned
+    overall_objective: str  #: the goal of the root
+    ancestors: tuple[RelatedNode, ...] = ()  #: root first, parent last
+    dependencies: tuple[RelatedNode, ...] = ()  #: settled nodes this one depends on, in order
+    children: tuple[RelatedNode, ...] = ()  #: for aggregators: all children, in plan order
+    details: dict[str, JsonValue] = Field(default_factory=dict)  #: what the planner attached
+    options: dict[str, JsonValue] = Field(default_factory=dict)  #: the project's agent options
+    instructions: str = ""  #: what a human asked for in a review of an earlier answer
+    proposal: Plan | None = None  #: for modifiers: the plan that is to be changed
 
 
 class AgentError(Exception):
@@ -209,3 +212,14 @@ class Aggregator(Protocol):
 
     async def aggregate(self, task: AgentInput) -> Output:
         """Return the parent's result; failed children are among `task.children`."""
+
+
+@runtime_checkable
+class Modifier(Protocol):
+    """Changes a plan as a human has asked."""
+
+    async def modify(self, task: AgentInput) -> Plan:
+        """Return `task.proposal` changed by `task.instructions`; raise `AgentError` if it cannot.
+
+        What cannot be followed is an error, never the same plan again: the human reads the reason.
+        """

@@ -19,7 +19,7 @@ DEFAULT_PROFILE = "corpus"
 
 
 class AgentSet(Atomizer, Planner, Executor, Aggregator, Protocol):
-    """One object that plays all four roles."""
+    """One object that plays these roles; one that is a `Modifier` too can change plans."""
 
 
 class Profile(BaseModel):
@@ -31,6 +31,7 @@ class Profile(BaseModel):
     atomizer: str
     planner: str
     aggregator: str
+    modifier: str = ""  #: who changes plans; empty: the planner
     executor: str  #: for task types that `executors` does not name
     executors: dict[TaskType, str] = Field(default_factory=dict)
 
@@ -40,6 +41,8 @@ class Profile(BaseModel):
             return self.executors.get(task_type, self.executor)
         if stage is Stage.PLAN:
             return self.planner
+        if stage is Stage.MODIFY:
+            return self.modifier or self.planner
         return self.atomizer if stage is Stage.ATOMIZE else self.aggregator
 
 

@@ -7,7 +7,7 @@ import traceback
 
 import structlog
 
-from orchestrator_svc.agents.base import AgentError, AgentInput, open_call
+from orchestrator_svc.agents.base import AgentError, AgentInput, Modifier, open_call
 from orchestrator_svc.agents.profile import AgentSet
 from orchestrator_svc.engine.activity import Activity
 from orchestrator_svc.engine.context import outcome_of
@@ -71,6 +71,11 @@ async def _ask(agents: AgentSet, stage: Stage, task: AgentInput) -> object:
         return await agents.plan(task)
     if stage is Stage.AGGREGATE:
         return await agents.aggregate(task)
+    if stage is Stage.MODIFY:
+        if not isinstance(agents, Modifier):
+            text = "the agents of this profile change no plans: approve it with a plan of your own"
+            raise AgentError(ErrorClass.EXECUTION, text)
+        return await agents.modify(task)
     return await agents.atomize(task)
 
 

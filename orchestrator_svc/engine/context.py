@@ -6,7 +6,15 @@ from collections.abc import Iterable, Mapping
 
 from pydantic import JsonValue
 
-from orchestrator_svc.agents.base import AgentInput, Output, Plan, RelatedNode, Verdict
+from orchestrator_svc.agents.base import (
+    AgentInput,
+    Output,
+    Plan,
+    PlannedTask,
+    RelatedNode,
+    Verdict,
+)
+from orchestrator_svc.graph.checkpoint import instructions_of
 from orchestrator_svc.graph.event import Call, Decided, Failed, Outcome, Planned, Produced
 from orchestrator_svc.graph.node import Node, Result
 from orchestrator_svc.graph.plan import DraftTask
@@ -65,6 +73,27 @@ def agent_input(
         children=_all_related(run, children, fetched),
         details=dict(node.details),
         options=options,
+        instructions=instructions_of(run, node, call.stage),
+        proposal=_proposal(run, node) if call.stage is Stage.MODIFY else None,
+    )
+
+
+def _proposal(run: Run, node: Node) -> Plan | None:
+    """Return the plan that is to be changed."""
+    review = run.reviews.get(node.review_id)
+    if review is None or not isinstance(review.proposal, tuple):
+        return None
+    return Plan.model_construct(
+        tasks=tuple(
+            PlannedTask.model_construct(
+                goal=task.goal,
+                task_type=task.task_type,
+                node_type=task.node_type,
+                depends_on=task.depends_on,
+                details=dict(task.details),
+            )
+            for task in review.proposal
+        )
     )
 
 

@@ -350,6 +350,8 @@ class Runner:
         async for sighting in sightings:
             for command in sighting.commands:
                 self.post(command)
+            for closed in sighting.reviews:
+                self.post(closed)
             if sighting.revision:
                 self._seen_revision = sighting.revision
                 if self._run.ended:

@@ -232,6 +232,7 @@ class Supervisor:
             root_id=project.root_id,
             pause_time=project.pause_time,
             nodes=project.nodes,
+            reviews=project.reviews,
         )
         options: dict[str, JsonValue] = {**project.agent_options, **entry.service_options}
         return Runner(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from orchestrator_svc.graph.adopt import adopt_plan
+from orchestrator_svc.graph.answer import modification_failed, plan_problems, review_closed
 from orchestrator_svc.graph.cancel import end_if_cancelled
+from orchestrator_svc.graph.checkpoint import ask, asks, expire, modifies, settle_waiting
 from orchestrator_svc.graph.dispatch import (
     CALLED_STATES,
     announce_attempt,
@@ -25,13 +28,15 @@ from orchestrator_svc.graph.event import (
     Outcome,
     Planned,
     Produced,
+    ReviewClosed,
     TimeReached,
 )
 from orchestrator_svc.graph.mutation import NodeChanges
 from orchestrator_svc.graph.node import Failure, Node
 from orchestrator_svc.graph.orders import carry_out, settle_pause
-from orchestrator_svc.graph.plan import DraftTask, canonical, check_plan, child_id, sub_graph_id
+from orchestrator_svc.graph.plan import DraftTask
 from orchestrator_svc.graph.recovery import MAX_RETRY_DELAY, RECOVERY, Recovery, full_jitter
+from orchestrator_svc.graph.review import Checkpoint
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.settle import finish
 from orchestrator_svc.graph.text import storable
@@ -49,19 +54,19 @@ MAX_MESSAGE_CHARS = 4_096  #: of a stored failure
 
 MAX_PROGRESS_CHARS = 255
 
-_FIRST_PLAN = 1
-
 #: What each stage may answer.
 _EXPECTED: dict[Stage, type[Outcome]] = {
     Stage.ATOMIZE: Decided,
     Stage.PLAN: Planned,
     Stage.EXECUTE: Produced,
     Stage.AGGREGATE: Produced,
+    Stage.MODIFY: Planned,
 }
 
 
 def decide(run: Run, events: Iterable[Event], now: float) -> Decision:
     """Apply events in order, fill the free slots, and return everything that follows."""
+    run.now = now
     for event in events:
         run.cut()
         if isinstance(event, CallEnded):
@@ -70,14 +75,20 @@ def decide(run: Run, events: Iterable[Event], now: float) -> Decision:
             _call_progressed(run, event)
         elif isinstance(event, TimeReached):
             run.queue.extend(node.node_id for node in run.pop_due(now))
+            expire(run, now)
         elif isinstance(event, CommandGiven):
             carry_out(run, event, now)
+        elif isinstance(event, ReviewClosed):
+            review_closed(run, event)
         elif isinstance(event, Draining):
             _give_back(run, event, now)
     settle_pause(run)
+    settle_waiting(run)
     fill_slots(run)
+    settle_waiting(run)
     patrol(run, now)
     consult(run, now)
+    settle_waiting(run)
     return run.take_decision()
 
 
@@ -103,7 +114,13 @@ def _call_ended(run: Run, event: CallEnded, now: float) -> None:
     elif isinstance(outcome, Decided):
         _decided(run, node, outcome.node_type, now)
     elif isinstance(outcome, Planned):
-        _planned(run, node, outcome.tasks, now)
+        _planned(run, node, outcome.tasks, stage is Stage.MODIFY, now)
+    elif isinstance(outcome, Failed) and stage is Stage.MODIFY and modifies(run, node):
+        modification_failed(run, node, outcome.message)
+    elif isinstance(outcome, Produced) and (
+        stage is Stage.AGGREGATE and asks(run, node, Checkpoint.AGGREGATION_REVIEW)
+    ):
+        ask(run, node, Checkpoint.AGGREGATION_REVIEW, outcome.result)
     elif isinstance(outcome, Produced):
         changes = NodeChanges(state=NodeState.DONE, result=outcome.result)
         if node.error is not None:
@@ -122,6 +139,9 @@ def _call_progressed(run: Run, event: CallProgressed) -> None:
 
 
 def _decided(run: Run, node: Node, node_type: NodeType, now: float) -> None:
+    if asks(run, node, Checkpoint.ATOMIZATION):
+        ask(run, node, Checkpoint.ATOMIZATION, node_type)
+        return
     if not may_dispatch(run):
         # Its `next_attempt_time` says that no call is in flight between its two stages.
         run.patch(node, node_type=node_type, next_attempt_time=now)
@@ -131,39 +151,22 @@ def _decided(run: Run, node: Node, node_type: NodeType, now: float) -> None:
     begin_stage(run, node, stage, NodeChanges(node_type=node_type))
 
 
-def _planned(run: Run, node: Node, tasks: tuple[DraftTask, ...], now: float) -> None:
-    problems = check_plan(
-        tasks, layer=node.layer, max_depth=run.settings.max_recursion_depth, objective=run.goal
-    )
+def _planned(
+    run: Run, node: Node, tasks: tuple[DraftTask, ...], modified: bool, now: float
+) -> None:
+    problems = plan_problems(run, node, tasks)
     if problems:
-        _fail(run, node, ErrorClass.INVALID_OUTPUT, "invalid plan: " + "; ".join(problems), now)
+        text = "invalid plan: " + "; ".join(problems)
+        if modified and modifies(run, node):
+            modification_failed(run, node, text)
+        else:
+            _fail(run, node, ErrorClass.INVALID_OUTPUT, text, now)
         return
-    ids = tuple(child_id(node.node_id, _FIRST_PLAN, index) for index in range(len(tasks)))
-    children = [
-        run.create(
-            node_id=ids[index],
-            goal=task.goal,
-            task_type=task.task_type,
-            node_type=task.node_type,
-            state=NodeState.PENDING if task.depends_on else NodeState.READY,
-            parent=node,
-            depends_on=tuple(ids[i] for i in task.depends_on),
-            details={key: canonical(value) for key, value in task.details.items()},
-        )
-        for index, task in enumerate(tasks)
-    ]
-    changes = NodeChanges(
-        state=NodeState.PLAN_DONE,
-        children=ids,
-        sub_graph_id=sub_graph_id(node.node_id, _FIRST_PLAN),
-    )
-    if node.error is not None:
-        changes["error"] = None
-    if node.crash_redispatches:
-        changes["crash_redispatches"] = 0
-    run.patch(node, **changes)
-    run.index_children(children)
-    run.queue.extend(child.node_id for child in children if child.state is NodeState.READY)
+    checkpoint = Checkpoint.PLAN_MODIFICATION if modified else Checkpoint.PLAN_GENERATION
+    if asks(run, node, checkpoint):
+        ask(run, node, checkpoint, tasks)
+    else:
+        adopt_plan(run, node, tasks)
 
 
 def _fail(run: Run, node: Node, error_class: ErrorClass, message: str, now: float) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from orchestrator_svc.graph.checkpoint import ask, asks, modifies
 from orchestrator_svc.graph.mutation import NodeChanges
 from orchestrator_svc.graph.node import Failure, Node
+from orchestrator_svc.graph.review import Checkpoint, Review, ReviewDecision
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.settings import Settings
 from orchestrator_svc.graph.settle import finish
@@ -46,11 +48,17 @@ def dispatch(run: Run, node: Node) -> None:
     """
     if node.open_call:
         return
-    if node.state is NodeState.READY:
-        stage = first_stage(node, run.settings)
+    if node.waiting_on:
+        review = run.reviews.get(node.review_id)
+        if review is None or review.answer is None:
+            return
+        stage, changes = _after_review(node, review, run.settings)
+    elif node.state is NodeState.READY:
+        stage = Stage.MODIFY if modifies(run, node) else first_stage(node, run.settings)
         changes = NodeChanges(state=NodeState.RUNNING, attempt=max(1, node.attempt))
         if stage is not Stage.ATOMIZE:
-            changes["node_type"] = NodeType.PLAN if stage is Stage.PLAN else NodeType.EXECUTE
+            executes = stage is Stage.EXECUTE
+            changes["node_type"] = NodeType.EXECUTE if executes else NodeType.PLAN
     elif node.state is NodeState.RUNNING:  # a pause came between its two stages
         stage = Stage.PLAN if node.node_type is NodeType.PLAN else Stage.EXECUTE
         changes = NodeChanges()
@@ -63,6 +71,27 @@ def dispatch(run: Run, node: Node) -> None:
     else:
         return
     begin_stage(run, node, stage, changes)
+
+
+def _after_review(node: Node, review: Review, settings: Settings) -> tuple[Stage, NodeChanges]:
+    """Return what an answer lets a node begin that waits for it."""
+    changes = NodeChanges(waiting_on="")
+    approved = review.answer is not None and review.answer.decision is ReviewDecision.APPROVE
+    if review.checkpoint is Checkpoint.BEFORE_EXECUTION:
+        if node.state is NodeState.READY:
+            changes["state"] = NodeState.RUNNING
+            changes["attempt"] = max(1, node.attempt)
+        changes["node_type"] = NodeType.EXECUTE
+        return Stage.EXECUTE, changes
+    if review.checkpoint is Checkpoint.ATOMIZATION:
+        if not approved or not isinstance(review.proposal, NodeType):
+            return Stage.ATOMIZE, changes
+        changes["node_type"] = review.proposal
+        return Stage.PLAN if review.proposal is NodeType.PLAN else Stage.EXECUTE, changes
+    if review.checkpoint is Checkpoint.AGGREGATION_REVIEW:
+        changes["attempt"] = node.attempt + 1
+        return Stage.AGGREGATE, changes
+    return Stage.MODIFY, changes
 
 
 def first_stage(node: Node, settings: Settings) -> Stage:
@@ -78,6 +107,11 @@ def first_stage(node: Node, settings: Settings) -> Stage:
 
 def begin_stage(run: Run, node: Node, stage: Stage, changes: NodeChanges) -> None:
     """Announce a call together with `changes`; the runner begins it once that is durable."""
+    if stage is Stage.EXECUTE and asks(run, node, Checkpoint.BEFORE_EXECUTION):
+        if node.node_type is not NodeType.EXECUTE:
+            run.patch(node, node_type=NodeType.EXECUTE)
+        ask(run, node, Checkpoint.BEFORE_EXECUTION, None)
+        return
     limit = run.settings.max_execution_steps
     if limit and run.steps >= limit:
         exhaust(run, node)
@@ -102,6 +136,8 @@ def exhaust(run: Run, node: Node) -> None:
         waits_for_children = other.state is NodeState.PLAN_DONE and other.open_children
         if other.state in TERMINAL_NODE_STATES or other.open_call or waits_for_children:
             continue
+        if other.state is NodeState.AGGREGATING and other.waiting_on:
+            continue  # its result is there and only needs a human
         finish(run, other, state=NodeState.FAILED, error=failure)
 
 

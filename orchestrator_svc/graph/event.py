@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from orchestrator_svc.graph.mutation import Mutation
 from orchestrator_svc.graph.node import Result
 from orchestrator_svc.graph.plan import DraftTask
+from orchestrator_svc.graph.review import Answer
 from orchestrator_svc.graph.types import CommandType, ErrorClass, NodeType, Stage
 from orchestrator_svc.graph.usage import NO_USAGE, Usage
 
@@ -75,6 +76,14 @@ class CommandGiven:
 
 
 @dataclass(frozen=True, slots=True)
+class ReviewClosed:
+    """A review was closed, by a human or by its policy; that is durable."""
+
+    review_id: str
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
 class TimeReached:
     """The time that `Run.next_due` named has come."""
 
@@ -86,7 +95,7 @@ class Draining:
     spent: Mapping[str, Usage] = field(default_factory=dict)  #: cost of those calls, by node
 
 
-Event = CallEnded | CallProgressed | CommandGiven | TimeReached | Draining
+Event = CallEnded | CallProgressed | CommandGiven | ReviewClosed | TimeReached | Draining
 
 
 @dataclass(frozen=True, slots=True)

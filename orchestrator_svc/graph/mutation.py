@@ -8,6 +8,7 @@ from typing import TypedDict
 
 from orchestrator_svc.graph.forced import Forced
 from orchestrator_svc.graph.node import Failure, Json, Result
+from orchestrator_svc.graph.review import Review, ReviewState
 from orchestrator_svc.graph.types import (
     CommandState,
     NodeState,
@@ -35,6 +36,9 @@ class NodeChanges(TypedDict, total=False):
     usage: Usage
     crash_redispatches: int
     forced: Forced
+    waiting_on: str
+    review_id: str
+    reviews: int
     progress: str
 
 
@@ -81,4 +85,24 @@ class PatchCommand:
     answer: str = ""
 
 
-Mutation = CreateNode | PatchNode | PatchProject | PatchCommand
+@dataclass(slots=True)
+class OpenReview:
+    """A new review, as it is stored first."""
+
+    review: Review
+
+
+@dataclass(slots=True)
+class PatchReview:
+    """New marks of an open review; nothing if it is closed by then."""
+
+    review_id: str
+    state: ReviewState | None  #: EXPIRED or WITHDRAWN; None: as it is
+    overdue: bool
+    escalations: int
+    expire_time: float | None
+
+
+GraphMutation = CreateNode | PatchNode | PatchProject | PatchCommand
+ReviewMutation = OpenReview | PatchReview
+Mutation = GraphMutation | ReviewMutation

@@ -65,6 +65,9 @@ class Node:
     progress: str = ""  #: what the latest agent call said last about how far it had come
     superseded: bool = False
     forced: Forced | None = None  #: the doctor's latest record about it
+    waiting_on: str = ""  #: `review:ID` while a human is asked
+    review_id: str = ""  #: latest review whose answer still matters
+    reviews: int = 0  #: reviews so far; numbers them too
 
     unsettled: int = 0  #: dependencies that are not terminal
     open_children: int = 0  #: children of the current plan that are not terminal

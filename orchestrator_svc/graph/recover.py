@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from orchestrator_svc.graph.answer import take_up_review
 from orchestrator_svc.graph.cancel import cancel_run
+from orchestrator_svc.graph.checkpoint import settle_waiting
 from orchestrator_svc.graph.dispatch import CALLED_STATES, announce_attempt, fill_slots
 from orchestrator_svc.graph.doctor import admit, consult
 from orchestrator_svc.graph.event import Decision
@@ -32,6 +34,7 @@ def begin(run: Run, now: float) -> Decision:
     Every prefix of the log is a state from which this goes on: a decision that was split over
     two batches is completed here when only the first became durable.
     """
+    run.now = now
     if run.ended:
         return run.take_decision()
     if run.state is ProjectState.CANCELLING:
@@ -43,8 +46,11 @@ def begin(run: Run, now: float) -> Decision:
     take_up(run, now)
     if run.state is ProjectState.PAUSING:
         run.patch_project(ProjectState.PAUSED)
+    settle_waiting(run)
     fill_slots(run)
+    settle_waiting(run)
     consult(run, now)
+    settle_waiting(run)
     return run.take_decision()
 
 
@@ -58,7 +64,7 @@ def take_up(run: Run, now: float) -> None:
         run.patch_project(ProjectState.RUNNING, root_id=root.node_id)
         run.queue.append(root.node_id)
     else:
-        if run.state in (ProjectState.PENDING, ProjectState.WAITING):
+        if run.state is ProjectState.PENDING:
             run.patch_project(ProjectState.RUNNING)
         if not admit(run, now):
             return
@@ -72,16 +78,21 @@ def take_up(run: Run, now: float) -> None:
 
 def lost_its_call(node: Node) -> bool:
     """Return whether an agent call of a freshly loaded node was decided and has no outcome."""
-    return node.state in CALLED_STATES and node.next_attempt_time is None
+    called = node.state in CALLED_STATES and not node.waiting_on
+    return called and node.next_attempt_time is None
 
 
 def _take_up(run: Run, node: Node, now: float) -> None:
     parent = run.nodes.get(node.parent_id)
     if node.state in TERMINAL_NODE_STATES:
         return
+    if node.waiting_on and run.reviews.get(node.review_id) is None:
+        run.patch(node, waiting_on="")  # nobody was asked: begin anew
     if parent is not None and parent.state is NodeState.CANCELLED:
         # Parents come before their children here, so a whole subtree is completed.
         run.patch(node, state=NodeState.CANCELLED)
+    elif node.waiting_on:
+        take_up_review(run, node)
     elif lost_its_call(node):
         _redispatch(run, node, now)
     elif node.state is NodeState.READY or node.state in CALLED_STATES:

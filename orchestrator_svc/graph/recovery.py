@@ -29,6 +29,7 @@ RECOVERY: dict[ErrorClass, Recovery] = {
     ErrorClass.CANCELLED: Recovery.FAIL,
     ErrorClass.DEPENDENCY_FAILED: Recovery.FAIL,
     ErrorClass.LIMIT: Recovery.FAIL,
+    ErrorClass.REJECTED: Recovery.FAIL,
 }
 
 

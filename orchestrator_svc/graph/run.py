@@ -17,11 +17,14 @@ from orchestrator_svc.graph.mutation import (
     CreateNode,
     Mutation,
     NodeChanges,
+    OpenReview,
     PatchCommand,
     PatchNode,
     PatchProject,
+    PatchReview,
 )
 from orchestrator_svc.graph.node import Failure, Json, Node
+from orchestrator_svc.graph.review import Answer, Review, ReviewBook, ReviewState
 from orchestrator_svc.graph.settings import Settings
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,
@@ -54,6 +57,7 @@ class Run:
         root_id: str = "",
         pause_time: float | None = None,
         nodes: Iterable[Node] = (),
+        reviews: Iterable[Review] = (),
     ) -> None:
         self.goal = goal
         self.state = state
@@ -73,6 +77,8 @@ class Run:
         self.treated: dict[tuple[str, str], int] = {}  #: the doctor's actions by (pattern, node)
         self.patrol_at = 0  #: number of steps at which the doctor looks again
         self.patrol_ids: list[str] = []  #: nodes that it has yet to look at in this round
+        self.reviews = ReviewBook(reviews)
+        self.now = 0.0  #: Unix time of the present turn
         self._timers: list[tuple[float, str]] = []
         self._decision = Decision()
         self._fresh_group = True
@@ -101,15 +107,25 @@ class Run:
         """Return when `TimeReached` is to be sent, in Unix seconds; None if nothing waits."""
         if self.pause_time is not None:
             return None
+        found = (self._next_attempt(), self.reviews.next_due())
+        return min((due for due in found if due is not None), default=None)
+
+    def _next_attempt(self) -> float | None:
         timers = self._timers
         while timers and self.nodes[timers[0][1]].next_attempt_time != timers[0][0]:
             heapq.heappop(timers)
         return timers[0][0] if timers else None
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no call is open, none can begin and none will by itself."""
+        return not self.busy and not self.queue and self._next_attempt() is None
+
     def pop_due(self, now: float) -> list[Node]:
         """Return the nodes whose backoff is over, and forget their timers."""
         due: list[Node] = []
-        while (at := self.next_due()) is not None and at <= now:
+        paused = self.pause_time is not None
+        while not paused and (at := self._next_attempt()) is not None and at <= now:
             due.append(self.nodes[heapq.heappop(self._timers)[1]])
         return due
 
@@ -130,6 +146,12 @@ class Run:
                 self.patch(node, next_attempt_time=due + seconds)
             if not self.dormant:
                 self.at(due + seconds, node)
+        for review in self.reviews.open():
+            if seconds and review.next_due is not None and review.expire_time is not None:
+                self.cut()
+                review.expire_time += seconds
+                self.patch_review(review)
+                self.reviews.arm(review)
 
     # Mutations
 
@@ -209,8 +231,16 @@ class Run:
     def patch(self, node: Node, **changes: Unpack[NodeChanges]) -> None:
         """Change fields of a node, here and in the store.
 
+        A node that moves on waits for no review any more, and one that has ended needs no answer.
         The number of calls and what they have cost are one field of the contract.
         """
+        state = changes.get("state")
+        if state is not None and node.review_id:
+            if node.waiting_on and "waiting_on" not in changes:
+                changes["waiting_on"] = ""
+                self._withdraw(node)
+            if state in TERMINAL_NODE_STATES:
+                changes["review_id"] = ""
         if "usage" in changes:
             changes.setdefault("agent_calls", node.agent_calls)
         elif "agent_calls" in changes and node.usage:
@@ -242,6 +272,29 @@ class Run:
         record = PatchCommand(command_id, CommandState.APPLIED)
         self._emit(record)
         return record
+
+    # Reviews
+
+    def open_review(self, node: Node, review: Review, changes: NodeChanges) -> None:
+        """Ask a human about a node, in one revision with the node's waiting."""
+        self.reviews.forget(node.review_id)
+        self.reviews.add(review)
+        self._emit(OpenReview(review))
+        self.patch(node, **changes)
+
+    def patch_review(self, review: Review, state: ReviewState | None = None) -> None:
+        """Write the marks of an open review, or ask for its end."""
+        self._emit(
+            PatchReview(
+                review.review_id, state, review.overdue, review.escalations, review.expire_time
+            )
+        )
+
+    def _withdraw(self, node: Node) -> None:
+        review = self.reviews.get(node.review_id)
+        if review is not None and review.answer is None:
+            self.reviews.close(review, Answer(ReviewState.WITHDRAWN))
+            self.patch_review(review, ReviewState.WITHDRAWN)
 
     # Agent calls
 

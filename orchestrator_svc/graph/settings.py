@@ -31,6 +31,15 @@ class OptimizationLevel(enum.StrEnum):
     AGGRESSIVE = "aggressive"
 
 
+class ExpiryPolicy(enum.StrEnum):
+    """What happens when nobody answers a review in time (S2.1, SEM 27)."""
+
+    PARK = "park"
+    REJECT = "reject"
+    APPROVE = "approve"
+    ESCALATE = "escalate"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The keys in force. Defaults equal those of the contract; a test compares them."""
@@ -55,6 +64,15 @@ class Settings:
     update_coalescing_window_ms: int = 50
     optimization_level: OptimizationLevel = OptimizationLevel.BALANCED
     knowledge_store_batch_size: int = 10
+    enable_hitl: bool = False
+    hitl_root_plan_only: bool = True
+    hitl_after_plan_generation: bool = True
+    hitl_after_modified_plan: bool = True
+    hitl_after_atomizer: bool = False
+    hitl_before_execute: bool = False
+    hitl_aggregation_review: bool = False
+    hitl_timeout_seconds: float = 1200.0  #: 0: never
+    hitl_expiry_policy: ExpiryPolicy = ExpiryPolicy.PARK
 
     @property
     def slots(self) -> int:

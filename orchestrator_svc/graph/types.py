@@ -60,6 +60,7 @@ class Stage(enum.StrEnum):
     PLAN = "plan"
     EXECUTE = "execute"
     AGGREGATE = "aggregate"
+    MODIFY = "modify"
 
 
 class ErrorClass(enum.StrEnum):
@@ -75,6 +76,7 @@ class ErrorClass(enum.StrEnum):
     CANCELLED = "CANCELLED"
     DEPENDENCY_FAILED = "DEPENDENCY_FAILED"
     LIMIT = "LIMIT"
+    REJECTED = "REJECTED"
 
 
 class CommandType(enum.StrEnum):

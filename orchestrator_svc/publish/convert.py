@@ -1,8 +1,9 @@
 """Puts decisions into the words of the contract, and reads projects and nodes back.
 
-A node's `aux_data` carries three things of the runner's: `details`, what the planner attached,
-`crash_redispatches`, the dispatches in a row that were cut off by a crash, and `progress`, what
-its agent said last about how far it had come.
+A node's `aux_data` carries the runner's own: `details`, what the planner attached,
+`crash_redispatches`, the dispatches in a row that were cut off by a crash, `progress`, what its
+agent said last about how far it had come, `review`, the latest review whose answer still matters,
+and `reviews`, how many there were.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from orchestrator_svc.graph import types
 from orchestrator_svc.graph.forced import Action, Forced, Pattern
 from orchestrator_svc.graph.mutation import (
     CreateNode,
-    Mutation,
+    GraphMutation,
     NodeChanges,
     PatchCommand,
     PatchNode,
     PatchProject,
 )
 from orchestrator_svc.graph.node import Failure, Json, Node, Result
+from orchestrator_svc.graph.review import WAITING_PREFIX
 from orchestrator_svc.graph.usage import Usage
 from orchestrator_svc.publish.value import read_value, set_value
 from ramify.v1 import command_pb2, mutation_pb2, node_pb2, payload_pb2, project_pb2
@@ -27,6 +29,8 @@ from ramify.v1 import command_pb2, mutation_pb2, node_pb2, payload_pb2, project_
 DETAILS_KEY = "details"
 CRASHES_KEY = "crash_redispatches"
 FORCED_KEY = "forced_by"
+REVIEW_KEY = "review"
+REVIEWS_KEY = "reviews"
 PROGRESS_KEY = "progress"
 
 _MICROS = 1_000_000
@@ -54,7 +58,7 @@ _COMMAND_TYPE_OF = {
 }
 
 
-def to_message(mutation: Mutation) -> mutation_pb2.Mutation:
+def to_message(mutation: GraphMutation) -> mutation_pb2.Mutation:
     """Return the mutation as the contract has it."""
     message = mutation_pb2.Mutation()
     if isinstance(mutation, PatchNode):
@@ -134,6 +138,15 @@ def _set_patch(patch: node_pb2.NodePatch, changes: NodeChanges) -> None:
             _set_error(patch.error, error)
     if "forced" in changes:
         set_value(patch.aux_upserts[FORCED_KEY], _forced_record(changes["forced"]))
+    if "waiting_on" in changes:
+        patch.waiting_on = changes["waiting_on"]
+    if "review_id" in changes:
+        if changes["review_id"]:
+            patch.aux_upserts[REVIEW_KEY].string_value = changes["review_id"]
+        else:
+            patch.aux_removals.append(REVIEW_KEY)
+    if "reviews" in changes:
+        patch.aux_upserts[REVIEWS_KEY].number_value = changes["reviews"]
     if "crash_redispatches" in changes:
         crashes = changes["crash_redispatches"]
         if crashes:
@@ -216,6 +229,9 @@ def read_node(message: node_pb2.Node) -> Node:
     progress = ""
     if PROGRESS_KEY in message.aux_data:
         progress = message.aux_data[PROGRESS_KEY].string_value
+    reviews = 0
+    if REVIEWS_KEY in message.aux_data:
+        reviews = int(message.aux_data[REVIEWS_KEY].number_value)
     return Node(
         node_id=message.node_id,
         goal=message.goal,
@@ -248,7 +264,17 @@ def read_node(message: node_pb2.Node) -> Node:
             if FORCED_KEY in message.aux_data
             else None
         ),
+        waiting_on=message.waiting_on,
+        review_id=_review_id(message),
+        reviews=reviews,
     )
+
+
+def _review_id(message: node_pb2.Node) -> str:
+    """Return the review whose answer a node still needs; a fork has renamed an open one."""
+    if message.waiting_on.startswith(WAITING_PREFIX):
+        return message.waiting_on.removeprefix(WAITING_PREFIX)
+    return message.aux_data[REVIEW_KEY].string_value if REVIEW_KEY in message.aux_data else ""
 
 
 def _read_result(message: node_pb2.Node) -> Result:

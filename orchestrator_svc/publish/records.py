@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from orchestrator_svc.graph.event import CommandGiven
+from orchestrator_svc.graph.event import CommandGiven, ReviewClosed
 from orchestrator_svc.graph.node import Json, Node
+from orchestrator_svc.graph.review import Review
 from orchestrator_svc.graph.settings import Scalar
 from orchestrator_svc.graph.types import ProjectState
 
@@ -27,11 +28,13 @@ class LoadedProject:
     agent_options: Mapping[str, Json] = field(default_factory=dict)
     nodes: tuple[Node, ...] = ()
     open_commands: tuple[CommandGiven, ...] = ()
+    reviews: tuple[Review, ...] = ()  #: those whose answer some node still needs
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """What the watch of a project has shown: orders, and how far it has come."""
+    """What the watch of a project has shown: orders, answers, and how far it has come."""
 
     revision: int  #: everything through it has been seen; 0 if the message promises nothing
     commands: tuple[CommandGiven, ...] = ()
+    reviews: tuple[ReviewClosed, ...] = ()

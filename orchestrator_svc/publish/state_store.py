@@ -6,15 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
-from orchestrator_svc.graph.mutation import Mutation
+from orchestrator_svc.graph.mutation import Mutation, OpenReview, PatchReview
 from orchestrator_svc.graph.node import Result
 from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.client import CALL_TIMEOUT, translated
 from orchestrator_svc.publish.convert import read_node, to_message
 from orchestrator_svc.publish.pack import pack
 from orchestrator_svc.publish.records import LoadedProject, Sighting
+from orchestrator_svc.publish.review import review_message
 from orchestrator_svc.publish.stream import MutationStream
 from orchestrator_svc.publish.watch import follow_project, load_project
+from ramify.v1 import mutation_pb2
 from ramify.v1.state_service_pb2 import GetNodeRequest
 
 if TYPE_CHECKING:  # exists in the stub file only
@@ -69,7 +71,7 @@ class StateServiceStore:
         """See `Store`."""
         limits = self._stream.limits
         batches = pack(
-            ([to_message(mutation) for mutation in group] for group in groups),
+            ([_message(mutation) for mutation in group] for group in groups),
             max_mutations=limits.max_batch_mutations,
             max_bytes=limits.max_batch_bytes - BATCH_MARGIN_BYTES,
         )
@@ -78,3 +80,9 @@ class StateServiceStore:
             self._metrics.batch_mutations.observe(len(batch))
             futures.append(await self._stream.offer(project_id, batch, lease_epoch=lease_epoch))
         return futures
+
+
+def _message(mutation: Mutation) -> mutation_pb2.Mutation:
+    if isinstance(mutation, OpenReview | PatchReview):
+        return review_message(mutation)
+    return to_message(mutation)

@@ -13,12 +13,15 @@ from orchestrator_svc.errors import (
     ProjectNotFound,
     ProjectReplaced,
     RamifyError,
+    ReviewNotFound,
     RevisionAhead,
     RevisionCompacted,
     StoreUnavailable,
 )
-from orchestrator_svc.graph.event import CommandGiven
+from orchestrator_svc.graph.event import CommandGiven, ReviewClosed
 from orchestrator_svc.graph.node import Node
+from orchestrator_svc.graph.review import Review
+from orchestrator_svc.graph.types import TERMINAL_NODE_STATES
 from orchestrator_svc.publish.backoff import Backoff
 from orchestrator_svc.publish.convert import (
     read_command_type,
@@ -28,9 +31,10 @@ from orchestrator_svc.publish.convert import (
 )
 from orchestrator_svc.publish.errors_in import from_rpc
 from orchestrator_svc.publish.records import LoadedProject, Sighting
+from orchestrator_svc.publish.review import read_answer, read_review
 from orchestrator_svc.publish.value import read_fields
 from orchestrator_svc.settings import read_stored
-from ramify.v1 import command_pb2, mutation_pb2, project_pb2
+from ramify.v1 import command_pb2, mutation_pb2, project_pb2, review_pb2
 from ramify.v1 import state_service_pb2 as pb
 
 if TYPE_CHECKING:  # exists in the stub file only
@@ -42,8 +46,13 @@ _KINDS_LOADED = [
     pb.EntityKind.ENTITY_KIND_NODE,
     pb.EntityKind.ENTITY_KIND_PROJECT,
     pb.EntityKind.ENTITY_KIND_COMMAND,
+    pb.EntityKind.ENTITY_KIND_REVIEW,
 ]
-_KINDS_FOLLOWED = [pb.EntityKind.ENTITY_KIND_PROJECT, pb.EntityKind.ENTITY_KIND_COMMAND]
+_KINDS_FOLLOWED = [
+    pb.EntityKind.ENTITY_KIND_PROJECT,
+    pb.EntityKind.ENTITY_KIND_COMMAND,
+    pb.EntityKind.ENTITY_KIND_REVIEW,
+]
 
 #: The watch cannot go on where it was; the project has to be loaded again.
 _FATAL = (ProjectNotFound, ProjectReplaced, RevisionAhead, RevisionCompacted)
@@ -52,7 +61,7 @@ _log = structlog.get_logger(__name__)
 
 
 async def load_project(stub: StateServiceAsyncStub, project_id: str) -> LoadedProject:
-    """Return a project with all its nodes and open orders at one revision."""
+    """Return a project with all its nodes, open orders and needed reviews at one revision."""
     request = pb.WatchProjectRequest(
         project_id=project_id, snapshot=True, filter=pb.WatchFilter(kinds=_KINDS_LOADED)
     )
@@ -61,6 +70,7 @@ async def load_project(stub: StateServiceAsyncStub, project_id: str) -> LoadedPr
     project_uid = ""
     nodes: list[Node] = []
     commands: list[CommandGiven] = []
+    reviews: list[Review] = []
     try:
         async for message in call:
             if message.HasField("created"):
@@ -75,8 +85,11 @@ async def load_project(stub: StateServiceAsyncStub, project_id: str) -> LoadedPr
                     for command in chunk.commands
                     if command.state == command_pb2.CommandState.COMMAND_STATE_OPEN
                 )
+                reviews += (read_review(review) for review in chunk.reviews)
                 if chunk.last:
-                    return _loaded(project, project_uid, chunk.revision, nodes, commands)
+                    call.cancel()
+                    reviews += await _closed_reviews(stub, project_id, nodes, reviews)
+                    return _loaded(project, project_uid, chunk.revision, nodes, commands, reviews)
             elif message.HasField("ended"):
                 break
     except grpc.aio.AioRpcError as error:
@@ -92,6 +105,7 @@ def _loaded(
     revision: int,
     nodes: list[Node],
     commands: list[CommandGiven],
+    reviews: list[Review],
 ) -> LoadedProject:
     return LoadedProject(
         project_id=project.project_id,
@@ -106,7 +120,31 @@ def _loaded(
         agent_options=read_fields(project.agent_options),
         nodes=tuple(nodes),
         open_commands=tuple(commands),
+        reviews=tuple(reviews),
     )
+
+
+async def _closed_reviews(
+    stub: StateServiceAsyncStub, project_id: str, nodes: list[Node], known: list[Review]
+) -> list[Review]:
+    """Return the closed reviews that nodes still need; the snapshot holds open ones only.
+
+    What is closed never changes, so it does not matter that they are read a moment later.
+    """
+    present = {review.review_id for review in known}
+    found = []
+    for node in nodes:
+        if not node.review_id or node.review_id in present or node.state in TERMINAL_NODE_STATES:
+            continue
+        request = pb.GetReviewRequest(project_id=project_id, review_id=node.review_id)
+        try:
+            answer = await stub.GetReview(request, timeout=LOAD_TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            if isinstance(from_rpc(error), ReviewNotFound):
+                continue
+            raise
+        found.append(read_review(answer.review))
+    return found
 
 
 async def follow_project(
@@ -136,7 +174,8 @@ async def follow_project(
                 backoff.reset()
                 position = message.resume_revision or position
                 commands = _given(message.delta) if message.HasField("delta") else ()
-                yield Sighting(message.resume_revision, commands)
+                reviews = _closed(message.delta) if message.HasField("delta") else ()
+                yield Sighting(message.resume_revision, commands, reviews)
             cause: RamifyError = StoreUnavailable("the watch ended")
         except grpc.aio.AioRpcError as error:
             cause = from_rpc(error)
@@ -154,6 +193,15 @@ def _given(delta: mutation_pb2.Delta) -> tuple[CommandGiven, ...]:
         _command(change.command.command)
         for change in delta.changes
         if change.command.HasField("command")
+    )
+
+
+def _closed(delta: mutation_pb2.Delta) -> tuple[ReviewClosed, ...]:
+    is_open = review_pb2.ReviewState.REVIEW_STATE_OPEN
+    return tuple(
+        ReviewClosed(change.review.review_id, read_answer(change.review.patch))
+        for change in delta.changes
+        if change.review.patch.state not in (0, is_open)
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from hypothesis import given, settings
@@ -32,8 +33,9 @@ from orchestrator_svc.graph.event import (
 from orchestrator_svc.graph.node import Result
 from orchestrator_svc.graph.plan import DraftTask
 from orchestrator_svc.graph.recover import begin
+from orchestrator_svc.graph.review import PLAN_CHECKPOINTS, Checkpoint, ReviewDecision
 from orchestrator_svc.graph.run import Run
-from orchestrator_svc.graph.settings import Settings
+from orchestrator_svc.graph.settings import ExpiryPolicy, Settings
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,
     TERMINAL_PROJECT_STATES,
@@ -53,6 +55,13 @@ MAX_TURNS = 20_000
 INTERRUPTION_RATE = 0.08  #: per turn, while there are crashes or drains left
 PROJECT_ORDERS = [CommandType.PAUSE_PROJECT, CommandType.RESUME_PROJECT]
 ORDERS = [*PROJECT_ORDERS, CommandType.CANCEL_NODE]
+#: What humans decide, and how often.
+DECISIONS = {
+    ReviewDecision.APPROVE: 60,
+    ReviewDecision.REQUEST_MODIFICATION: 25,
+    ReviewDecision.REJECT: 10,
+    ReviewDecision.ABORT: 2,
+}
 AGENT_ERRORS = [
     ErrorClass.TIMEOUT,
     ErrorClass.RATE_LIMIT,
@@ -77,6 +86,7 @@ class Scenario:
     order_rate: float  #: per turn, of other orders, while there are any left
     orders: int
     window: int  #: batches under way
+    patience: float  #: chance per turn that a human answers an open review
 
 
 scenarios = st.builds(
@@ -91,6 +101,15 @@ scenarios = st.builds(
         retry_delay_seconds=st.sampled_from([0.0, 5.0]),
         force_root_node_planning=st.sampled_from([True, True, True, False]),
         skip_atomization=st.booleans(),
+        enable_hitl=st.booleans(),
+        hitl_root_plan_only=st.booleans(),
+        hitl_after_plan_generation=st.sampled_from([True, True, False]),
+        hitl_after_modified_plan=st.booleans(),
+        hitl_after_atomizer=st.sampled_from([False, False, True]),
+        hitl_before_execute=st.sampled_from([False, False, True]),
+        hitl_aggregation_review=st.sampled_from([False, False, True]),
+        hitl_timeout_seconds=st.sampled_from([0.0, 1.0, 60.0]),
+        hitl_expiry_policy=st.sampled_from(ExpiryPolicy),
     ),
     width=st.integers(3, 8),
     failure_rate=st.sampled_from([0.02, 0.0, 0.05, 0.1, 0.1, 0.3, 0.9]),
@@ -101,6 +120,7 @@ scenarios = st.builds(
     order_rate=st.sampled_from([0.0, 0.05, 0.2]),
     orders=st.integers(0, 12),
     window=st.integers(1, 4),
+    patience=st.sampled_from([0.0, 0.05, 0.5]),
 )
 
 
@@ -111,6 +131,7 @@ class Process:
     run: Run
     pending: deque[tuple[list[list[object]], Decision | None]] = field(default_factory=deque)
     calls: dict[str, Call] = field(default_factory=dict)
+    told: int = 0  #: closed reviews that were loaded or delivered
 
 
 class Simulation:
@@ -138,8 +159,9 @@ class Simulation:
             root_id=project.root_id,
             pause_time=project.pause_time,
             nodes=project.nodes,
+            reviews=project.reviews,
         )
-        self.process = Process(run)
+        self.process = Process(run, told=len(self.ledger.closed))
         self.decided(begin(run, self.now))
         for order in self.ledger.open_commands():
             self.events(order)
@@ -200,8 +222,13 @@ class Simulation:
             possible += [self.make_durable] * 3
         if process.calls:
             possible += [self.end_call] * 2
-        if not possible and process.run.next_due() is not None:
-            possible.append(self.pass_time)
+        if process.told < len(self.ledger.closed):
+            possible += [self.tell]
+        if not possible:
+            self.check_waiting()
+            possible += self.waits()
+        elif self.ledger.open_reviews() and self.random.random() < self.scenario.patience:
+            possible = [self.answer]
         if not possible:
             return False
         interrupted = self.random.random() < INTERRUPTION_RATE
@@ -212,6 +239,44 @@ class Simulation:
         else:
             self.random.choice(possible)()
         return True
+
+    def waits(self) -> list[Callable[[], None]]:
+        """Return what can still happen when nothing goes on by itself."""
+        possible = []
+        if self.process.run.next_due() is not None:
+            possible.append(self.pass_time)
+        if self.ledger.open_reviews() and self.ledger.state is not ProjectState.PAUSED:
+            possible.append(self.answer)
+        return possible
+
+    def tell(self) -> None:
+        """The watch brings the next closed review."""
+        event = self.ledger.closed[self.process.told]
+        self.process.told += 1
+        self.events(event)
+
+    def answer(self) -> None:
+        """A human decides something about any open review."""
+        review = self.random.choice(self.ledger.open_reviews())
+        decision = self.random.choices(list(DECISIONS), list(DECISIONS.values()))[0]
+        instructions, plan = "", None
+        if decision is ReviewDecision.REQUEST_MODIFICATION:
+            instructions = "otherwise, please"
+        elif isinstance(review.proposal, tuple) and self.random.random() < 0.2:
+            valid = self.random.random() < 0.7
+            plan = (self.child(0, ()), self.child(1, (0,) if valid else (1,)))
+        self.ledger.resolve(review.review_id, decision, instructions, plan)
+
+    def check_waiting(self) -> None:
+        """A run that needs a human says so."""
+        state, run = self.ledger.state, self.process.run
+        if not self.ledger.open_reviews() or run.ended or state is ProjectState.PAUSED:
+            return
+        backs_off = any(
+            node.next_attempt_time is not None and node.state not in TERMINAL_NODE_STATES
+            for node in self.ledger.nodes.values()
+        )
+        assert state is ProjectState.WAITING or backs_off, "nobody is told that a human is needed"
 
     def make_durable(self) -> None:
         groups, decision = self.process.pending.popleft()
@@ -282,7 +347,7 @@ class Simulation:
             return Planned((self.child(0, (1,)), self.child(1, (0,))))
         if call.stage is Stage.ATOMIZE:
             return Decided(self.random.choice(list(NodeType)))
-        if call.stage is Stage.PLAN:
+        if call.stage in (Stage.PLAN, Stage.MODIFY):
             count = self.random.randint(2, self.scenario.width)
             return Planned(tuple(self.child(i, self.earlier(i)) for i in range(count)))
         return Produced(Result(text=call.node_id))
@@ -297,6 +362,10 @@ class Simulation:
     def check_always(self) -> None:
         for node in self.ledger.nodes.values():
             assert node.retry_count <= self.scenario.settings.max_retries
+        for review in self.ledger.open_reviews():
+            node = self.ledger.nodes[review.node_id]
+            assert node.waiting_on == review.waiting_on
+            assert not node.children or review.checkpoint is Checkpoint.AGGREGATION_REVIEW
 
     def check_end(self) -> None:
         ledger, limit = self.ledger, self.scenario.settings.max_execution_steps
@@ -315,7 +384,7 @@ class Simulation:
             assert sum(node.agent_calls for node in ledger.nodes.values()) <= limit
         root = states["root"]
         if root is NodeState.CANCELLED or ledger.state is ProjectState.CANCELLED:
-            assert ledger.commands
+            assert ledger.commands or self.aborted()
         elif root is NodeState.DONE:
             complete = all(state is NodeState.DONE for state in states.values())
             assert (ledger.state is ProjectState.COMPLETED) == complete
@@ -324,9 +393,34 @@ class Simulation:
             assert ledger.state is ProjectState.FAILED
             assert ledger.error is not None
         assert ledger.state is not ProjectState.COMPLETED or ledger.error is None
+        self.check_reviews()
         for node in ledger.nodes.values():
             assert (node.state is NodeState.FAILED) <= (node.error is not None)
             assert (node.state is NodeState.DONE) <= (node.error is None)
+
+    def aborted(self) -> bool:
+        """Whether a human has ended the run in a review."""
+        answers = [review.answer for review in self.ledger.reviews.values()]
+        return any(a is not None and a.decision is ReviewDecision.ABORT for a in answers)
+
+    def check_reviews(self) -> None:
+        """Nobody is asked any more, and nothing went on without the approval that it needed."""
+        ledger, keys = self.ledger, self.scenario.settings
+        assert not ledger.open_reviews()
+        approved: set[tuple[str, bool]] = set()
+        for review in ledger.reviews.values():
+            decision = review.answer.decision if review.answer is not None else None
+            taken = decision is ReviewDecision.APPROVE
+            if review.checkpoint in PLAN_CHECKPOINTS and not keys.hitl_after_modified_plan:
+                taken = taken or decision is ReviewDecision.REQUEST_MODIFICATION
+            if taken:
+                approved.add((review.node_id, review.checkpoint in PLAN_CHECKPOINTS))
+        if not (keys.enable_hitl and keys.hitl_after_plan_generation):
+            return
+        for node_id, state, _ in ledger.moves:
+            asked = not keys.hitl_root_plan_only or not ledger.nodes[node_id].parent_id
+            if state is NodeState.PLAN_DONE and asked:
+                assert (node_id, True) in approved, "a plan was carried out without an approval"
 
 
 @settings(max_examples=400, deadline=None)

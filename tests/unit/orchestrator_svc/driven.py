@@ -22,6 +22,7 @@ from orchestrator_svc.graph.mutation import NodeChanges
 from orchestrator_svc.graph.node import Node, Result
 from orchestrator_svc.graph.plan import DraftTask
 from orchestrator_svc.graph.recover import begin
+from orchestrator_svc.graph.review import ReviewDecision
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.settings import Settings
 from orchestrator_svc.graph.types import (
@@ -77,6 +78,7 @@ def load_run(ledger: Ledger, settings: Settings = DEFAULTS) -> Run:
         root_id=project.root_id,
         pause_time=project.pause_time,
         nodes=project.nodes,
+        reviews=project.reviews,
     )
 
 
@@ -130,6 +132,21 @@ class Driven:
         self.ledger.give(command)
         self.event(command)
         return self.ledger.commands[command_id], self.ledger.answers.get(command_id, "")
+
+    def decide(
+        self,
+        review_id: str,
+        decision: ReviewDecision,
+        instructions: str = "",
+        modified_plan: tuple[DraftTask, ...] | None = None,
+    ) -> Decision:
+        """Answer a review."""
+        return self.event(self.ledger.resolve(review_id, decision, instructions, modified_plan))
+
+    def tell(self) -> Decision:
+        """Hand on what the store closed by itself."""
+        told, self.ledger.closed = self.ledger.closed, []
+        return self.event(*told)
 
     def wait(self) -> Decision:
         """Let the time of the next backoff come."""

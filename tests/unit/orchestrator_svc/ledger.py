@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from google.protobuf.descriptor import EnumDescriptor
 
-from orchestrator_svc.graph.event import CommandGiven
+from orchestrator_svc.graph.event import CommandGiven, ReviewClosed
 from orchestrator_svc.graph.mutation import (
     CreateNode,
     Mutation,
+    OpenReview,
     PatchCommand,
     PatchNode,
     PatchProject,
+    PatchReview,
 )
 from orchestrator_svc.graph.node import Failure, Node
-from orchestrator_svc.graph.types import CommandState, NodeState, ProjectState
+from orchestrator_svc.graph.plan import DraftTask
+from orchestrator_svc.graph.review import Answer, Review, ReviewDecision, ReviewState
+from orchestrator_svc.graph.settings import ExpiryPolicy
+from orchestrator_svc.graph.types import (
+    TERMINAL_NODE_STATES,
+    CommandState,
+    NodeState,
+    ProjectState,
+)
 from orchestrator_svc.publish.records import LoadedProject
 from ramify.v1.node_pb2 import NodeState as NodeStateEnum
 from ramify.v1.project_pb2 import ProjectState as ProjectStateEnum
@@ -53,6 +63,8 @@ class Ledger:
     commands: dict[str, CommandState] = field(default_factory=dict)
     answers: dict[str, str] = field(default_factory=dict)
     orders: dict[str, CommandGiven] = field(default_factory=dict)
+    reviews: dict[str, Review] = field(default_factory=dict)
+    closed: list[ReviewClosed] = field(default_factory=list)  #: in the order of their closing
     moves: list[tuple[str, NodeState, int]] = field(default_factory=list)  #: node, state, attempt
 
     def commit(self, groups: Iterable[Sequence[Mutation]]) -> int:
@@ -80,6 +92,10 @@ class Ledger:
             assert self.commands[mutation.command_id] is CommandState.OPEN
             self.commands[mutation.command_id] = mutation.state
             self.answers[mutation.command_id] = mutation.answer
+        elif isinstance(mutation, OpenReview):
+            self._open(mutation.review)
+        elif isinstance(mutation, PatchReview):
+            self._patch_review(mutation)
 
     def _create(self, mutation: CreateNode) -> None:
         assert mutation.node_id not in self.nodes, f"{mutation.node_id} exists"
@@ -112,6 +128,48 @@ class Ledger:
         for name, value in changes.items():
             setattr(node, name, value)
 
+    def _open(self, review: Review) -> None:
+        assert review.review_id not in self.reviews, f"{review.review_id} exists"
+        assert review.node_id in self.nodes
+        self.reviews[review.review_id] = replace(review, answer=None)
+
+    def _patch_review(self, mutation: PatchReview) -> None:
+        review = self.reviews[mutation.review_id]
+        if review.answer is not None:
+            return  # whoever closed it was first
+        if mutation.state is None:
+            review.overdue, review.escalations = mutation.overdue, mutation.escalations
+            review.expire_time = mutation.expire_time
+            return
+        decision = None
+        if mutation.state is ReviewState.EXPIRED:
+            assert review.expiry_policy in (ExpiryPolicy.APPROVE, ExpiryPolicy.REJECT)
+            decision = ReviewDecision[review.expiry_policy.name]
+        self._close(review, Answer(mutation.state, decision))
+
+    def _close(self, review: Review, answer: Answer) -> ReviewClosed:
+        review.answer = answer
+        self.closed.append(ReviewClosed(review.review_id, answer))
+        return self.closed[-1]
+
+    def resolve(
+        self,
+        review_id: str,
+        decision: ReviewDecision,
+        instructions: str = "",
+        modified_plan: tuple[DraftTask, ...] | None = None,
+    ) -> ReviewClosed:
+        """Decide an open review; return what the watch will tell."""
+        self.revision += 1
+        review = self.reviews[review_id]
+        assert review.answer is None, f"{review_id} is closed"
+        answer = Answer(ReviewState.RESOLVED, decision, instructions, modified_plan, "ada")
+        return self._close(review, answer)
+
+    def open_reviews(self) -> list[Review]:
+        """Return the reviews that wait for an answer."""
+        return [review for review in self.reviews.values() if review.answer is None]
+
     def load(self) -> LoadedProject:
         """Return a copy of everything, as a fresh process reads it."""
         return LoadedProject(
@@ -125,7 +183,14 @@ class Ledger:
             pause_time=self.pause_time,
             settings={},
             nodes=tuple(stored_copy(node) for node in self.nodes.values()),
+            reviews=tuple(self._needed_reviews()),
         )
+
+    def _needed_reviews(self) -> Iterable[Review]:
+        for node in self.nodes.values():
+            review = self.reviews.get(node.review_id)
+            if review is not None and node.state not in TERMINAL_NODE_STATES:
+                yield replace(review)
 
     def open_commands(self) -> list[CommandGiven]:
         """Return the orders that nobody has answered."""

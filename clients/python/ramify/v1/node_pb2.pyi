@@ -170,6 +170,8 @@ class _ErrorClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorClass
     """A dependency or a child failed."""
     ERROR_CLASS_LIMIT: _ErrorClass.ValueType  # 10
     """A limit of the project was reached, for example `max_execution_steps`."""
+    ERROR_CLASS_REJECTED: _ErrorClass.ValueType  # 12
+    """A human rejected it in a review, or nobody answered in time. Never retried."""
 
 class ErrorClass(_ErrorClass, metaclass=_ErrorClassEnumTypeWrapper):
     """ErrorClass groups failures by what can be done about them."""
@@ -196,6 +198,8 @@ ERROR_CLASS_DEPENDENCY_FAILED: ErrorClass.ValueType  # 9
 """A dependency or a child failed."""
 ERROR_CLASS_LIMIT: ErrorClass.ValueType  # 10
 """A limit of the project was reached, for example `max_execution_steps`."""
+ERROR_CLASS_REJECTED: ErrorClass.ValueType  # 12
+"""A human rejected it in a review, or nobody answered in time. Never retried."""
 Global___ErrorClass: _TypeAlias = ErrorClass  # noqa: Y015
 
 @_typing.final

@@ -12,6 +12,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from ramify.v1 import node_pb2 as _node_pb2
+from ramify.v1 import review_pb2 as _review_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -40,7 +41,7 @@ class _ProjectStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProjectS
     PROJECT_STATE_PAUSING: _ProjectState.ValueType  # 4
     """Dispatches nothing; calls in flight still finish."""
     PROJECT_STATE_PAUSED: _ProjectState.ValueType  # 5
-    """Nothing runs until it is resumed."""
+    """Nothing runs until it is resumed. It may end: a human may cancel or decide about its last node."""
     PROJECT_STATE_CANCELLING: _ProjectState.ValueType  # 6
     """Running calls are being ended."""
     PROJECT_STATE_COMPLETED: _ProjectState.ValueType  # 7
@@ -66,7 +67,7 @@ PROJECT_STATE_WAITING: ProjectState.ValueType  # 3
 PROJECT_STATE_PAUSING: ProjectState.ValueType  # 4
 """Dispatches nothing; calls in flight still finish."""
 PROJECT_STATE_PAUSED: ProjectState.ValueType  # 5
-"""Nothing runs until it is resumed."""
+"""Nothing runs until it is resumed. It may end: a human may cancel or decide about its last node."""
 PROJECT_STATE_CANCELLING: ProjectState.ValueType  # 6
 """Running calls are being ended."""
 PROJECT_STATE_COMPLETED: ProjectState.ValueType  # 7
@@ -199,6 +200,15 @@ class ExecutionSettings(_message.Message):
     UPDATE_COALESCING_WINDOW_MS_FIELD_NUMBER: _builtins.int
     OPTIMIZATION_LEVEL_FIELD_NUMBER: _builtins.int
     KNOWLEDGE_STORE_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    ENABLE_HITL_FIELD_NUMBER: _builtins.int
+    HITL_ROOT_PLAN_ONLY_FIELD_NUMBER: _builtins.int
+    HITL_AFTER_PLAN_GENERATION_FIELD_NUMBER: _builtins.int
+    HITL_AFTER_MODIFIED_PLAN_FIELD_NUMBER: _builtins.int
+    HITL_AFTER_ATOMIZER_FIELD_NUMBER: _builtins.int
+    HITL_BEFORE_EXECUTE_FIELD_NUMBER: _builtins.int
+    HITL_AGGREGATION_REVIEW_FIELD_NUMBER: _builtins.int
+    HITL_TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
+    HITL_EXPIRY_POLICY_FIELD_NUMBER: _builtins.int
     max_concurrent_nodes: _builtins.int
     """Most agent calls of the project at one time."""
     max_execution_steps: _builtins.int
@@ -247,6 +257,24 @@ class ExecutionSettings(_message.Message):
     """Nodes whose results are fetched at one time for an agent that needs results which the
     orchestrator does not hold.
     """
+    enable_hitl: _builtins.bool
+    """Whether humans are asked at all; the other `hitl_` keys say where."""
+    hitl_root_plan_only: _builtins.bool
+    """Whether of all plans only those of the root are reviewed."""
+    hitl_after_plan_generation: _builtins.bool
+    """Whether a planner's plan is reviewed before its children are made."""
+    hitl_after_modified_plan: _builtins.bool
+    """Whether a plan that was changed on request, or made anew, is reviewed again."""
+    hitl_after_atomizer: _builtins.bool
+    """Whether an atomizer's verdict is reviewed."""
+    hitl_before_execute: _builtins.bool
+    """Whether each node is reviewed before it is executed."""
+    hitl_aggregation_review: _builtins.bool
+    """Whether an aggregated result is reviewed before its node is done."""
+    hitl_timeout_seconds: _builtins.float
+    """Seconds until the policy of an open review acts; 0: never."""
+    hitl_expiry_policy: _review_pb2.ReviewExpiryPolicy.ValueType
+    """What happens when nobody answers a review in time."""
     def __init__(
         self,
         *,
@@ -270,11 +298,22 @@ class ExecutionSettings(_message.Message):
         update_coalescing_window_ms: _builtins.int | None = ...,
         optimization_level: Global___OptimizationLevel.ValueType | None = ...,
         knowledge_store_batch_size: _builtins.int | None = ...,
+        enable_hitl: _builtins.bool | None = ...,
+        hitl_root_plan_only: _builtins.bool | None = ...,
+        hitl_after_plan_generation: _builtins.bool | None = ...,
+        hitl_after_modified_plan: _builtins.bool | None = ...,
+        hitl_after_atomizer: _builtins.bool | None = ...,
+        hitl_before_execute: _builtins.bool | None = ...,
+        hitl_aggregation_review: _builtins.bool | None = ...,
+        hitl_timeout_seconds: _builtins.float | None = ...,
+        hitl_expiry_policy: _review_pb2.ReviewExpiryPolicy.ValueType | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_enable_immediate_slot_fill", b"_enable_immediate_slot_fill", "_enable_update_coalescing", b"_enable_update_coalescing", "_execution_strategy", b"_execution_strategy", "_force_root_node_planning", b"_force_root_node_planning", "_knowledge_store_batch_size", b"_knowledge_store_batch_size", "_max_concurrent_nodes", b"_max_concurrent_nodes", "_max_execution_steps", b"_max_execution_steps", "_max_parallel_nodes", b"_max_parallel_nodes", "_max_recovery_attempts", b"_max_recovery_attempts", "_max_recursion_depth", b"_max_recursion_depth", "_max_retries", b"_max_retries", "_node_execution_timeout_seconds", b"_node_execution_timeout_seconds", "_optimization_level", b"_optimization_level", "_rate_limit_rpm", b"_rate_limit_rpm", "_retry_delay_seconds", b"_retry_delay_seconds", "_skip_atomization", b"_skip_atomization", "_timeout_hard_seconds", b"_timeout_hard_seconds", "_timeout_soft_seconds", b"_timeout_soft_seconds", "_timeout_warning_seconds", b"_timeout_warning_seconds", "_update_coalescing_window_ms", b"_update_coalescing_window_ms", "enable_immediate_slot_fill", b"enable_immediate_slot_fill", "enable_update_coalescing", b"enable_update_coalescing", "execution_strategy", b"execution_strategy", "force_root_node_planning", b"force_root_node_planning", "knowledge_store_batch_size", b"knowledge_store_batch_size", "max_concurrent_nodes", b"max_concurrent_nodes", "max_execution_steps", b"max_execution_steps", "max_parallel_nodes", b"max_parallel_nodes", "max_recovery_attempts", b"max_recovery_attempts", "max_recursion_depth", b"max_recursion_depth", "max_retries", b"max_retries", "node_execution_timeout_seconds", b"node_execution_timeout_seconds", "optimization_level", b"optimization_level", "rate_limit_rpm", b"rate_limit_rpm", "retry_delay_seconds", b"retry_delay_seconds", "skip_atomization", b"skip_atomization", "timeout_hard_seconds", b"timeout_hard_seconds", "timeout_soft_seconds", b"timeout_soft_seconds", "timeout_warning_seconds", b"timeout_warning_seconds", "update_coalescing_window_ms", b"update_coalescing_window_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enable_hitl", b"_enable_hitl", "_enable_immediate_slot_fill", b"_enable_immediate_slot_fill", "_enable_update_coalescing", b"_enable_update_coalescing", "_execution_strategy", b"_execution_strategy", "_force_root_node_planning", b"_force_root_node_planning", "_hitl_after_atomizer", b"_hitl_after_atomizer", "_hitl_after_modified_plan", b"_hitl_after_modified_plan", "_hitl_after_plan_generation", b"_hitl_after_plan_generation", "_hitl_aggregation_review", b"_hitl_aggregation_review", "_hitl_before_execute", b"_hitl_before_execute", "_hitl_expiry_policy", b"_hitl_expiry_policy", "_hitl_root_plan_only", b"_hitl_root_plan_only", "_hitl_timeout_seconds", b"_hitl_timeout_seconds", "_knowledge_store_batch_size", b"_knowledge_store_batch_size", "_max_concurrent_nodes", b"_max_concurrent_nodes", "_max_execution_steps", b"_max_execution_steps", "_max_parallel_nodes", b"_max_parallel_nodes", "_max_recovery_attempts", b"_max_recovery_attempts", "_max_recursion_depth", b"_max_recursion_depth", "_max_retries", b"_max_retries", "_node_execution_timeout_seconds", b"_node_execution_timeout_seconds", "_optimization_level", b"_optimization_level", "_rate_limit_rpm", b"_rate_limit_rpm", "_retry_delay_seconds", b"_retry_delay_seconds", "_skip_atomization", b"_skip_atomization", "_timeout_hard_seconds", b"_timeout_hard_seconds", "_timeout_soft_seconds", b"_timeout_soft_seconds", "_timeout_warning_seconds", b"_timeout_warning_seconds", "_update_coalescing_window_ms", b"_update_coalescing_window_ms", "enable_hitl", b"enable_hitl", "enable_immediate_slot_fill", b"enable_immediate_slot_fill", "enable_update_coalescing", b"enable_update_coalescing", "execution_strategy", b"execution_strategy", "force_root_node_planning", b"force_root_node_planning", "hitl_after_atomizer", b"hitl_after_atomizer", "hitl_after_modified_plan", b"hitl_after_modified_plan", "hitl_after_plan_generation", b"hitl_after_plan_generation", "hitl_aggregation_review", b"hitl_aggregation_review", "hitl_before_execute", b"hitl_before_execute", "hitl_expiry_policy", b"hitl_expiry_policy", "hitl_root_plan_only", b"hitl_root_plan_only", "hitl_timeout_seconds", b"hitl_timeout_seconds", "knowledge_store_batch_size", b"knowledge_store_batch_size", "max_concurrent_nodes", b"max_concurrent_nodes", "max_execution_steps", b"max_execution_steps", "max_parallel_nodes", b"max_parallel_nodes", "max_recovery_attempts", b"max_recovery_attempts", "max_recursion_depth", b"max_recursion_depth", "max_retries", b"max_retries", "node_execution_timeout_seconds", b"node_execution_timeout_seconds", "optimization_level", b"optimization_level", "rate_limit_rpm", b"rate_limit_rpm", "retry_delay_seconds", b"retry_delay_seconds", "skip_atomization", b"skip_atomization", "timeout_hard_seconds", b"timeout_hard_seconds", "timeout_soft_seconds", b"timeout_soft_seconds", "timeout_warning_seconds", b"timeout_warning_seconds", "update_coalescing_window_ms", b"update_coalescing_window_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enable_immediate_slot_fill", b"_enable_immediate_slot_fill", "_enable_update_coalescing", b"_enable_update_coalescing", "_execution_strategy", b"_execution_strategy", "_force_root_node_planning", b"_force_root_node_planning", "_knowledge_store_batch_size", b"_knowledge_store_batch_size", "_max_concurrent_nodes", b"_max_concurrent_nodes", "_max_execution_steps", b"_max_execution_steps", "_max_parallel_nodes", b"_max_parallel_nodes", "_max_recovery_attempts", b"_max_recovery_attempts", "_max_recursion_depth", b"_max_recursion_depth", "_max_retries", b"_max_retries", "_node_execution_timeout_seconds", b"_node_execution_timeout_seconds", "_optimization_level", b"_optimization_level", "_rate_limit_rpm", b"_rate_limit_rpm", "_retry_delay_seconds", b"_retry_delay_seconds", "_skip_atomization", b"_skip_atomization", "_timeout_hard_seconds", b"_timeout_hard_seconds", "_timeout_soft_seconds", b"_timeout_soft_seconds", "_timeout_warning_seconds", b"_timeout_warning_seconds", "_update_coalescing_window_ms", b"_update_coalescing_window_ms", "enable_immediate_slot_fill", b"enable_immediate_slot_fill", "enable_update_coalescing", b"enable_update_coalescing", "execution_strategy", b"execution_strategy", "force_root_node_planning", b"force_root_node_planning", "knowledge_store_batch_size", b"knowledge_store_batch_size", "max_concurrent_nodes", b"max_concurrent_nodes", "max_execution_steps", b"max_execution_steps", "max_parallel_nodes", b"max_parallel_nodes", "max_recovery_attempts", b"max_recovery_attempts", "max_recursion_depth", b"max_recursion_depth", "max_retries", b"max_retries", "node_execution_timeout_seconds", b"node_execution_timeout_seconds", "optimization_level", b"optimization_level", "rate_limit_rpm", b"rate_limit_rpm", "retry_delay_seconds", b"retry_delay_seconds", "skip_atomization", b"skip_atomization", "timeout_hard_seconds", b"timeout_hard_seconds", "timeout_soft_seconds", b"timeout_soft_seconds", "timeout_warning_seconds", b"timeout_warning_seconds", "update_coalescing_window_ms", b"update_coalescing_window_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enable_hitl", b"_enable_hitl", "_enable_immediate_slot_fill", b"_enable_immediate_slot_fill", "_enable_update_coalescing", b"_enable_update_coalescing", "_execution_strategy", b"_execution_strategy", "_force_root_node_planning", b"_force_root_node_planning", "_hitl_after_atomizer", b"_hitl_after_atomizer", "_hitl_after_modified_plan", b"_hitl_after_modified_plan", "_hitl_after_plan_generation", b"_hitl_after_plan_generation", "_hitl_aggregation_review", b"_hitl_aggregation_review", "_hitl_before_execute", b"_hitl_before_execute", "_hitl_expiry_policy", b"_hitl_expiry_policy", "_hitl_root_plan_only", b"_hitl_root_plan_only", "_hitl_timeout_seconds", b"_hitl_timeout_seconds", "_knowledge_store_batch_size", b"_knowledge_store_batch_size", "_max_concurrent_nodes", b"_max_concurrent_nodes", "_max_execution_steps", b"_max_execution_steps", "_max_parallel_nodes", b"_max_parallel_nodes", "_max_recovery_attempts", b"_max_recovery_attempts", "_max_recursion_depth", b"_max_recursion_depth", "_max_retries", b"_max_retries", "_node_execution_timeout_seconds", b"_node_execution_timeout_seconds", "_optimization_level", b"_optimization_level", "_rate_limit_rpm", b"_rate_limit_rpm", "_retry_delay_seconds", b"_retry_delay_seconds", "_skip_atomization", b"_skip_atomization", "_timeout_hard_seconds", b"_timeout_hard_seconds", "_timeout_soft_seconds", b"_timeout_soft_seconds", "_timeout_warning_seconds", b"_timeout_warning_seconds", "_update_coalescing_window_ms", b"_update_coalescing_window_ms", "enable_hitl", b"enable_hitl", "enable_immediate_slot_fill", b"enable_immediate_slot_fill", "enable_update_coalescing", b"enable_update_coalescing", "execution_strategy", b"execution_strategy", "force_root_node_planning", b"force_root_node_planning", "hitl_after_atomizer", b"hitl_after_atomizer", "hitl_after_modified_plan", b"hitl_after_modified_plan", "hitl_after_plan_generation", b"hitl_after_plan_generation", "hitl_aggregation_review", b"hitl_aggregation_review", "hitl_before_execute", b"hitl_before_execute", "hitl_expiry_policy", b"hitl_expiry_policy", "hitl_root_plan_only", b"hitl_root_plan_only", "hitl_timeout_seconds", b"hitl_timeout_seconds", "knowledge_store_batch_size", b"knowledge_store_batch_size", "max_concurrent_nodes", b"max_concurrent_nodes", "max_execution_steps", b"max_execution_steps", "max_parallel_nodes", b"max_parallel_nodes", "max_recovery_attempts", b"max_recovery_attempts", "max_recursion_depth", b"max_recursion_depth", "max_retries", b"max_retries", "node_execution_timeout_seconds", b"node_execution_timeout_seconds", "optimization_level", b"optimization_level", "rate_limit_rpm", b"rate_limit_rpm", "retry_delay_seconds", b"retry_delay_seconds", "skip_atomization", b"skip_atomization", "timeout_hard_seconds", b"timeout_hard_seconds", "timeout_soft_seconds", b"timeout_soft_seconds", "timeout_warning_seconds", b"timeout_warning_seconds", "update_coalescing_window_ms", b"update_coalescing_window_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__enable_hitl: _TypeAlias = _typing.Literal["enable_hitl"]  # noqa: Y015
+    _WhichOneofArgType__enable_hitl: _TypeAlias = _typing.Literal["_enable_hitl", b"_enable_hitl"]  # noqa: Y015
     _WhichOneofReturnType__enable_immediate_slot_fill: _TypeAlias = _typing.Literal["enable_immediate_slot_fill"]  # noqa: Y015
     _WhichOneofArgType__enable_immediate_slot_fill: _TypeAlias = _typing.Literal["_enable_immediate_slot_fill", b"_enable_immediate_slot_fill"]  # noqa: Y015
     _WhichOneofReturnType__enable_update_coalescing: _TypeAlias = _typing.Literal["enable_update_coalescing"]  # noqa: Y015
@@ -283,6 +322,22 @@ class ExecutionSettings(_message.Message):
     _WhichOneofArgType__execution_strategy: _TypeAlias = _typing.Literal["_execution_strategy", b"_execution_strategy"]  # noqa: Y015
     _WhichOneofReturnType__force_root_node_planning: _TypeAlias = _typing.Literal["force_root_node_planning"]  # noqa: Y015
     _WhichOneofArgType__force_root_node_planning: _TypeAlias = _typing.Literal["_force_root_node_planning", b"_force_root_node_planning"]  # noqa: Y015
+    _WhichOneofReturnType__hitl_after_atomizer: _TypeAlias = _typing.Literal["hitl_after_atomizer"]  # noqa: Y015
+    _WhichOneofArgType__hitl_after_atomizer: _TypeAlias = _typing.Literal["_hitl_after_atomizer", b"_hitl_after_atomizer"]  # noqa: Y015
+    _WhichOneofReturnType__hitl_after_modified_plan: _TypeAlias = _typing.Literal["hitl_after_modified_plan"]  # noqa: Y015
+    _WhichOneofArgType__hitl_after_modified_plan: _TypeAlias = _typing.Literal["_hitl_after_modified_plan", b"_hitl_after_modified_plan"]  # noqa: Y015
+    _WhichOneofReturnType__hitl_after_plan_generation: _TypeAlias = _typing.Literal["hitl_after_plan_generation"]  # noqa: Y015
+    _WhichOneofArgType__hitl_after_plan_generation: _TypeAlias = _typing.Literal["_hitl_after_plan_generation", b"_hitl_after_plan_generation"]  # noqa: Y015
+    _WhichOneofReturnType__hitl_aggregation_review: _TypeAlias = _typing.Literal["hitl_aggregation_review"]  # noqa: Y015
+    _WhichOneofArgType__hitl_aggregation_review: _TypeAlias = _typing.Literal["_hitl_aggregation_review", b"_hitl_aggregation_review"]  # noqa: Y015
+    _WhichOneofReturnType__hitl_before_execute: _TypeAlias = _typing.Literal["hitl_before_execute"]  # noqa: Y015
+    _WhichOneofArgType__hitl_before_execute: _TypeAlias = _typing.Literal["_hitl_before_execute", b"_hitl_before_execute"]  # noqa: Y015
+    _WhichOneofReturnType__hitl_expiry_policy: _TypeAlias = _typing.Literal["hitl_expiry_policy"]  # noqa: Y015
+    _WhichOneofArgType__hitl_expiry_policy: _TypeAlias = _typing.Literal["_hitl_expiry_policy", b"_hitl_expiry_policy"]  # noqa: Y015
+    _WhichOneofReturnType__hitl_root_plan_only: _TypeAlias = _typing.Literal["hitl_root_plan_only"]  # noqa: Y015
+    _WhichOneofArgType__hitl_root_plan_only: _TypeAlias = _typing.Literal["_hitl_root_plan_only", b"_hitl_root_plan_only"]  # noqa: Y015
+    _WhichOneofReturnType__hitl_timeout_seconds: _TypeAlias = _typing.Literal["hitl_timeout_seconds"]  # noqa: Y015
+    _WhichOneofArgType__hitl_timeout_seconds: _TypeAlias = _typing.Literal["_hitl_timeout_seconds", b"_hitl_timeout_seconds"]  # noqa: Y015
     _WhichOneofReturnType__knowledge_store_batch_size: _TypeAlias = _typing.Literal["knowledge_store_batch_size"]  # noqa: Y015
     _WhichOneofArgType__knowledge_store_batch_size: _TypeAlias = _typing.Literal["_knowledge_store_batch_size", b"_knowledge_store_batch_size"]  # noqa: Y015
     _WhichOneofReturnType__max_concurrent_nodes: _TypeAlias = _typing.Literal["max_concurrent_nodes"]  # noqa: Y015
@@ -316,6 +371,8 @@ class ExecutionSettings(_message.Message):
     _WhichOneofReturnType__update_coalescing_window_ms: _TypeAlias = _typing.Literal["update_coalescing_window_ms"]  # noqa: Y015
     _WhichOneofArgType__update_coalescing_window_ms: _TypeAlias = _typing.Literal["_update_coalescing_window_ms", b"_update_coalescing_window_ms"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__enable_hitl) -> _WhichOneofReturnType__enable_hitl | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__enable_immediate_slot_fill) -> _WhichOneofReturnType__enable_immediate_slot_fill | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__enable_update_coalescing) -> _WhichOneofReturnType__enable_update_coalescing | None: ...
@@ -323,6 +380,22 @@ class ExecutionSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__execution_strategy) -> _WhichOneofReturnType__execution_strategy | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__force_root_node_planning) -> _WhichOneofReturnType__force_root_node_planning | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hitl_after_atomizer) -> _WhichOneofReturnType__hitl_after_atomizer | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hitl_after_modified_plan) -> _WhichOneofReturnType__hitl_after_modified_plan | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hitl_after_plan_generation) -> _WhichOneofReturnType__hitl_after_plan_generation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hitl_aggregation_review) -> _WhichOneofReturnType__hitl_aggregation_review | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hitl_before_execute) -> _WhichOneofReturnType__hitl_before_execute | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hitl_expiry_policy) -> _WhichOneofReturnType__hitl_expiry_policy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hitl_root_plan_only) -> _WhichOneofReturnType__hitl_root_plan_only | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hitl_timeout_seconds) -> _WhichOneofReturnType__hitl_timeout_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__knowledge_store_batch_size) -> _WhichOneofReturnType__knowledge_store_batch_size | None: ...
     @_typing.overload

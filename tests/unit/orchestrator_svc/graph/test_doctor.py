@@ -244,7 +244,7 @@ def test_a_node_whose_call_is_lost_gets_another_attempt_and_then_fails() -> None
 
 def test_a_ready_node_without_a_turn_gets_one() -> None:
     driven = planned(draft(), draft("two", 0))
-    driven.run.state = ProjectState.WAITING  # nothing is dispatched
+    driven.run.state = ProjectState.PAUSED  # nothing is dispatched
     driven.answer("root.1.0", done())
     driven.run.queue = deque()
     driven.run.state = ProjectState.RUNNING

@@ -11,6 +11,7 @@ from orchestrator_svc.agents.scripted import ScriptedAgents
 from orchestrator_svc.engine.activity import Activity
 from orchestrator_svc.engine.calls import call_agent
 from orchestrator_svc.graph.event import CallEnded, Draining, Outcome
+from orchestrator_svc.graph.mutation import PatchNode
 from orchestrator_svc.graph.types import NodeState, Stage
 from orchestrator_svc.graph.usage import Usage
 from orchestrator_svc.publish.convert import read_node, to_message
@@ -61,7 +62,8 @@ def test_tokens_and_the_number_of_calls_are_one_field_of_the_contract() -> None:
     driven = planned(draft(), draft())
     answer(driven, "root.1.0", failed())
     driven.wait()  # the next call is announced
-    messages = [to_message(m).node for group in driven.last.groups for m in group]
+    mutations = (m for group in driven.last.groups for m in group)
+    messages = [to_message(m).node for m in mutations if isinstance(m, PatchNode)]
     patches = [m.patch for m in messages if m.node_id == "root.1.0" and m.patch.HasField("usage")]
     stored = NodeMessage(
         node_id="root.1.0", state=NodeStateEnum.NODE_STATE_RUNNING, usage=patches[-1].usage

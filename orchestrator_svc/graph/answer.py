@@ -1,0 +1,102 @@
+"""What the end of a review means for its node: the only place where an approval has an effect."""
+
+from __future__ import annotations
+
+from orchestrator_svc.graph.adopt import adopt_plan
+from orchestrator_svc.graph.cancel import cancel_run
+from orchestrator_svc.graph.checkpoint import ask
+from orchestrator_svc.graph.event import ReviewClosed
+from orchestrator_svc.graph.mutation import NodeChanges
+from orchestrator_svc.graph.node import Failure, Node, Result
+from orchestrator_svc.graph.plan import DraftTask, check_plan
+from orchestrator_svc.graph.review import (
+    PLAN_CHECKPOINTS,
+    Answer,
+    Checkpoint,
+    Review,
+    ReviewDecision,
+    ReviewState,
+)
+from orchestrator_svc.graph.run import Run
+from orchestrator_svc.graph.settle import finish
+from orchestrator_svc.graph.text import storable
+from orchestrator_svc.graph.types import ErrorClass, NodeState, ProjectState
+
+MAX_ERROR_CHARS = 4_096
+
+
+def review_closed(run: Run, event: ReviewClosed) -> None:
+    """Act on what the watch says; a review that no node waits for any more is void."""
+    review = run.reviews.get(event.review_id)
+    if review is None or review.answer is not None:
+        return
+    run.reviews.close(review, event.answer)
+    node = run.nodes.get(review.node_id)
+    if node is not None and node.waiting_on == review.waiting_on:
+        act(run, node, review, event.answer)
+
+
+def act(run: Run, node: Node, review: Review, answer: Answer) -> None:
+    """Do what was decided about a node that waits for it.
+
+    What needs an agent is only put into the queue: the node waits until `dispatch` begins the
+    call, so that the answer is found again if this process dies before.
+    """
+    if run.ended or run.state is ProjectState.CANCELLING:
+        return
+    decision = answer.decision
+    if decision is ReviewDecision.ABORT:
+        cancel_run(run)
+    elif decision is ReviewDecision.REJECT:
+        finish(run, node, state=NodeState.FAILED, error=_rejected(answer))
+    elif decision is ReviewDecision.APPROVE and review.checkpoint in PLAN_CHECKPOINTS:
+        _adopt(run, node, review, answer)
+    elif decision is ReviewDecision.APPROVE and isinstance(review.proposal, Result):
+        changes = NodeChanges(state=NodeState.DONE, result=review.proposal)
+        finish(run, node, **changes)
+    elif decision in (ReviewDecision.APPROVE, ReviewDecision.REQUEST_MODIFICATION):
+        run.queue.append(node.node_id)
+    else:
+        note = f"Review {review.review_id} was withdrawn without a decision."
+        ask(run, node, review.checkpoint, review.proposal, note)
+
+
+def _adopt(run: Run, node: Node, review: Review, answer: Answer) -> None:
+    proposed = review.proposal if isinstance(review.proposal, tuple) else ()
+    tasks = answer.modified_plan if answer.modified_plan is not None else proposed
+    problems = plan_problems(run, node, tasks)
+    if problems:
+        note = "The approved plan is not valid: " + "; ".join(problems)
+        ask(run, node, review.checkpoint, review.proposal, note)
+    else:
+        adopt_plan(run, node, tasks)
+
+
+def plan_problems(run: Run, node: Node, tasks: tuple[DraftTask, ...]) -> list[str]:
+    """Return every reason why tasks cannot become the node's children."""
+    depth = run.settings.max_recursion_depth
+    return check_plan(tasks, layer=node.layer, max_depth=depth, objective=run.goal)
+
+
+def modification_failed(run: Run, node: Node, message: str) -> None:
+    """Show the human the proposal again with the reason why it is still the same."""
+    review = run.reviews.get(node.review_id)
+    proposal = review.proposal if review is not None else None
+    note = f"The plan could not be changed as requested: {message}"
+    ask(run, node, Checkpoint.PLAN_MODIFICATION, proposal, note)
+
+
+def _rejected(answer: Answer) -> Failure:
+    who = f" by {answer.actor}" if answer.actor else ""
+    if answer.state is ReviewState.EXPIRED:
+        who = ": nobody answered in time"
+    why = f": {answer.comment}" if answer.comment else ""
+    text = f"rejected{who}{why}"
+    return Failure(ErrorClass.REJECTED, storable(text, MAX_ERROR_CHARS))
+
+
+def take_up_review(run: Run, node: Node) -> None:
+    """Go on with a loaded node that waits for a review, open or closed meanwhile."""
+    review = run.reviews.get(node.review_id)
+    if review is not None and review.answer is not None:
+        act(run, node, review, review.answer)

@@ -1,0 +1,165 @@
+"""Where a human is asked: the switches, and the opening, expiry and withdrawal of reviews."""
+
+from __future__ import annotations
+
+from orchestrator_svc.graph.mutation import NodeChanges
+from orchestrator_svc.graph.node import Node
+from orchestrator_svc.graph.review import (
+    PLAN_CHECKPOINTS,
+    Checkpoint,
+    Proposal,
+    Review,
+    ReviewDecision,
+    ReviewState,
+    review_id,
+)
+from orchestrator_svc.graph.run import Run
+from orchestrator_svc.graph.settings import ExpiryPolicy
+from orchestrator_svc.graph.text import storable
+from orchestrator_svc.graph.types import ProjectState, Stage
+
+MAX_MESSAGE_CHARS = 4_096
+MAX_SHOWN_GOAL_CHARS = 200
+
+_QUESTIONS = {
+    Checkpoint.PLAN_GENERATION: "is this plan right for",
+    Checkpoint.PLAN_MODIFICATION: "is the changed plan right for",
+    Checkpoint.ATOMIZATION: "is this the right way to do",
+    Checkpoint.BEFORE_EXECUTION: "shall this be executed:",
+    Checkpoint.AGGREGATION_REVIEW: "is this the result of",
+}
+
+
+def asks(run: Run, node: Node, checkpoint: Checkpoint) -> bool:
+    """Return whether a human is asked at this checkpoint of this node."""
+    settings = run.settings
+    if not settings.enable_hitl:
+        return False
+    if checkpoint in PLAN_CHECKPOINTS:
+        if settings.hitl_root_plan_only and node.parent_id:
+            return False
+        if checkpoint is Checkpoint.PLAN_GENERATION:
+            return settings.hitl_after_plan_generation
+        return settings.hitl_after_modified_plan
+    if checkpoint is Checkpoint.ATOMIZATION:
+        return settings.hitl_after_atomizer
+    if checkpoint is Checkpoint.BEFORE_EXECUTION:
+        return settings.hitl_before_execute and not _may_execute(run, node)
+    return settings.hitl_aggregation_review
+
+
+def _may_execute(run: Run, node: Node) -> bool:
+    """Return whether a human has let the node be executed: a retry does not ask again."""
+    review = run.reviews.get(node.review_id)
+    return (
+        review is not None
+        and review.checkpoint is Checkpoint.BEFORE_EXECUTION
+        and review.answer is not None
+        and review.answer.decision in (ReviewDecision.APPROVE, ReviewDecision.REQUEST_MODIFICATION)
+    )
+
+
+def ask(run: Run, node: Node, checkpoint: Checkpoint, proposal: Proposal, note: str = "") -> None:
+    """Open a review; the node keeps its state and waits, without a slot.
+
+    `note` says why the question comes again with the same proposal: then expiry never approves.
+    """
+    settings = run.settings
+    before = run.reviews.get(node.review_id)
+    attempt = 1
+    if before is not None and (note or (before.asks_again and _same_place(before, checkpoint))):
+        attempt = before.attempt + 1
+    question = f"{_QUESTIONS[checkpoint]} “{node.goal[:MAX_SHOWN_GOAL_CHARS]}”?"
+    executes = checkpoint is Checkpoint.BEFORE_EXECUTION
+    agent_name = run.agent_names(Stage.EXECUTE, node.task_type) if executes else node.agent_name
+    policy = settings.hitl_expiry_policy
+    if note and policy is ExpiryPolicy.APPROVE:
+        policy = ExpiryPolicy.PARK
+    timeout = settings.hitl_timeout_seconds
+    review = Review(
+        review_id=review_id(node.node_id, node.reviews + 1),
+        node_id=node.node_id,
+        checkpoint=checkpoint,
+        attempt=attempt,
+        message=storable(f"{note}\n{question}" if note else question, MAX_MESSAGE_CHARS),
+        proposal=proposal,
+        agent_name=agent_name,
+        expire_time=run.now + timeout if timeout else None,
+        expiry_policy=policy,
+    )
+    changes = NodeChanges(
+        waiting_on=review.waiting_on, review_id=review.review_id, reviews=node.reviews + 1
+    )
+    if node.next_attempt_time is not None:
+        changes["next_attempt_time"] = None
+    if node.error is not None:
+        changes["error"] = None
+    if node.crash_redispatches:
+        changes["crash_redispatches"] = 0
+    node.spent = 0.0  # the time until the next proposal is a new one
+    run.open_review(node, review, changes)
+
+
+def modifies(run: Run, node: Node) -> bool:
+    """Return whether the node's plan is being changed on a human's request."""
+    review = run.reviews.get(node.review_id)
+    return review is not None and review.asks_again and review.checkpoint in PLAN_CHECKPOINTS
+
+
+_STAGE_OF = {
+    Checkpoint.PLAN_GENERATION: Stage.MODIFY,
+    Checkpoint.PLAN_MODIFICATION: Stage.MODIFY,
+    Checkpoint.ATOMIZATION: Stage.ATOMIZE,
+    Checkpoint.BEFORE_EXECUTION: Stage.EXECUTE,
+    Checkpoint.AGGREGATION_REVIEW: Stage.AGGREGATE,
+}
+
+
+def instructions_of(run: Run, node: Node, stage: Stage) -> str:
+    """Return what a human wants the agent of this stage to heed; empty if nothing."""
+    review = run.reviews.get(node.review_id)
+    if review is None or review.answer is None or _STAGE_OF[review.checkpoint] is not stage:
+        return ""
+    return review.answer.instructions
+
+
+def _same_place(before: Review, checkpoint: Checkpoint) -> bool:
+    if checkpoint in PLAN_CHECKPOINTS:
+        return before.checkpoint in PLAN_CHECKPOINTS
+    return before.checkpoint is checkpoint
+
+
+def expire(run: Run, now: float) -> None:
+    """Let the policy of every review whose time has come act.
+
+    APPROVE and REJECT only ask for the end: a human may have decided at this moment, and then
+    the watch tells that instead.
+    """
+    if run.pause_time is not None or run.ended:
+        return
+    for review in run.reviews.pop_due(now):
+        run.cut()
+        policy = review.expiry_policy
+        if policy in (ExpiryPolicy.APPROVE, ExpiryPolicy.REJECT):
+            run.reviews.expiring(review)
+            run.patch_review(review, state=ReviewState.EXPIRED)
+            continue
+        review.overdue = True
+        if policy is ExpiryPolicy.ESCALATE:
+            review.escalations += 1
+            review.expire_time = now + run.settings.hitl_timeout_seconds
+        run.patch_review(review)
+        run.reviews.arm(review)
+
+
+def settle_waiting(run: Run) -> None:
+    """Keep the project WAITING exactly while nothing can go on before a human answers."""
+    if run.draining:
+        return
+    waits = run.reviews.any_open and run.is_idle
+    if run.state is ProjectState.RUNNING and waits:
+        run.cut()
+        run.patch_project(ProjectState.WAITING)
+    elif run.state is ProjectState.WAITING and not waits:
+        run.cut()
+        run.patch_project(ProjectState.RUNNING)
