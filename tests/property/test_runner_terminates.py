@@ -19,6 +19,7 @@ from orchestrator_svc.graph.decide import decide
 from orchestrator_svc.graph.event import (
     Call,
     CallEnded,
+    CallProgressed,
     CommandGiven,
     Decided,
     Decision,
@@ -35,7 +36,7 @@ from orchestrator_svc.graph.plan import DraftTask
 from orchestrator_svc.graph.recover import begin
 from orchestrator_svc.graph.review import PLAN_CHECKPOINTS, Checkpoint, ReviewDecision
 from orchestrator_svc.graph.run import Run
-from orchestrator_svc.graph.settings import ExpiryPolicy, Settings
+from orchestrator_svc.graph.settings import ExecutionStrategy, ExpiryPolicy, Settings
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,
     TERMINAL_PROJECT_STATES,
@@ -48,10 +49,12 @@ from orchestrator_svc.graph.types import (
     Stage,
     TaskType,
 )
+from orchestrator_svc.graph.updates import UpdateBuffer
 from tests.unit.orchestrator_svc.driven import agent_names
 from tests.unit.orchestrator_svc.ledger import Ledger
 
 MAX_TURNS = 20_000
+PROGRESS_RATE = 0.1
 INTERRUPTION_RATE = 0.08  #: per turn, while there are crashes or drains left
 PROJECT_ORDERS = [CommandType.PAUSE_PROJECT, CommandType.RESUME_PROJECT]
 ORDERS = [*PROJECT_ORDERS, CommandType.CANCEL_NODE]
@@ -110,6 +113,9 @@ scenarios = st.builds(
         hitl_aggregation_review=st.sampled_from([False, False, True]),
         hitl_timeout_seconds=st.sampled_from([0.0, 1.0, 60.0]),
         hitl_expiry_policy=st.sampled_from(ExpiryPolicy),
+        enable_immediate_slot_fill=st.sampled_from([True, True, False]),
+        max_parallel_nodes=st.integers(1, 4),
+        execution_strategy=st.sampled_from(list(ExecutionStrategy)),
     ),
     width=st.integers(3, 8),
     failure_rate=st.sampled_from([0.02, 0.0, 0.05, 0.1, 0.1, 0.3, 0.9]),
@@ -129,6 +135,7 @@ class Process:
     """One orchestrator process: a run, what it has decided, and its agent calls."""
 
     run: Run
+    updates: UpdateBuffer
     pending: deque[tuple[list[list[object]], Decision | None]] = field(default_factory=deque)
     calls: dict[str, Call] = field(default_factory=dict)
     told: int = 0  #: closed reviews that were loaded or delivered
@@ -161,7 +168,8 @@ class Simulation:
             nodes=project.nodes,
             reviews=project.reviews,
         )
-        self.process = Process(run, told=len(self.ledger.closed))
+        updates = UpdateBuffer(run.settings)
+        self.process = Process(run, updates, told=len(self.ledger.closed))
         self.decided(begin(run, self.now))
         for order in self.ledger.open_commands():
             self.events(order)
@@ -169,7 +177,10 @@ class Simulation:
 
     def decided(self, decision: Decision) -> None:
         """Split a decision into batches at random places between its groups."""
-        groups = decision.groups
+        groups = self.process.updates.take(decision.groups, self.now)
+        groups += self.process.updates.pop_due(self.now)
+        if self.process.run.ended:
+            groups += self.process.updates.flush()
         while groups:
             size = self.random.randint(1, len(groups))
             head, groups = groups[:size], groups[size:]
@@ -193,8 +204,15 @@ class Simulation:
             elif self.orders_left and self.random.random() < self.scenario.order_rate:
                 self.orders_left -= 1
                 self.order(self.random.choice(ORDERS))
+            self.progress(turn)
             self.check_always()
         raise AssertionError("the run does not end")
+
+    def progress(self, turn: int) -> None:
+        """Let an agent say how far it has come."""
+        if self.process.calls and self.random.random() < PROGRESS_RATE:
+            call = self.random.choice(list(self.process.calls.values()))
+            self.events(CallProgressed(call.node_id, call.number, f"turn {turn}"))
 
     def order(self, kind: CommandType) -> None:
         """Order something about any node, if the store still takes orders."""
@@ -307,7 +325,7 @@ class Simulation:
             assert any(child.state is NodeState.DONE for child in children)
         self.began.append(call)
         self.process.calls[call.node_id] = call
-        assert len(self.process.calls) <= self.scenario.settings.max_concurrent_nodes
+        assert len(self.process.calls) <= self.scenario.settings.slots
 
     def end_call(self) -> None:
         node_id = self.random.choice(list(self.process.calls))
