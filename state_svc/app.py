@@ -37,6 +37,7 @@ from state_svc.service import Requests, Service, now_micros
 from state_svc.store.base import StateStore
 from state_svc.store.sqlite import SqliteStore
 from state_svc.watch.hub import WatchHub
+from state_svc.watch.style import BroadcastDefaults
 
 _log = logging.getLogger(__name__)
 _SWEEP_SECONDS = 60
@@ -97,6 +98,12 @@ async def build(store: StateStore, settings: Settings) -> Service:
         leases=LeaseTable(now=lease_now()),
         metrics=metrics,
         limits=limits,
+        broadcast=BroadcastDefaults(
+            diffs=settings.enable_diff_updates,
+            batch_changes=settings.ws_batch_size,
+            batch_seconds=settings.ws_batch_timeout_ms / 1_000,
+            compress=settings.enable_ws_compression,
+        ),
         producers={r.producer_id: r.epoch for r in await store.list_producers()},
         requests=Requests(await store.list_requests(now_micros() - Requests.KEEP_MICROS)),
         payloads=payloads,

@@ -81,6 +81,18 @@ class Settings(BaseModel):
     max_calls: int = Field(
         1_000, ge=1, description="other calls under way; more are refused with OVERLOADED"
     )
+    ws_batch_size: int = Field(
+        50, ge=1, le=100_000, description="broadcast mode batch: changes that make a message due"
+    )
+    ws_batch_timeout_ms: int = Field(
+        100, ge=0, le=60_000, description="broadcast mode batch: age that makes a message due, ms"
+    )
+    enable_ws_compression: bool = Field(
+        True, description="compress messages for watches that accept it"
+    )
+    enable_diff_updates: bool = Field(
+        True, description="watches that do not say get changed fields only; false: whole entities"
+    )
     watch_frame_budget_us: int = Field(
         80, ge=0, le=100_000, description="pause of a project's fan-out per watcher, microseconds"
     )

@@ -133,7 +133,9 @@ class ServiceMetrics:
         self._bytes_stored = self._counter("segment_stored_bytes", "Segments as stored.")
         self._failed_commits = self._counter("failed_commits", "Commits that changed nothing.")
         self.watch_messages = self._counter("watch_messages", "Messages sent to watchers.")
-        self.resyncs = self._counter("watch_overflows", "Mailboxes dropped because full.")
+        self.resyncs = self._counter(
+            "watch_overflows", "Watches that fell behind and read on from the store."
+        )
         self.watchers = Gauge(
             "ramify_state_watchers", "Open watches.", ["state"], registry=self.registry
         )

@@ -22,6 +22,7 @@ from state_svc.model.project import Applied, LiveProject
 from state_svc.payload.payloads import Payloads
 from state_svc.store.base import RequestRecord, StateStore
 from state_svc.watch.hub import WatchHub
+from state_svc.watch.style import BroadcastDefaults
 
 _DAY_MICROS = 24 * 3_600 * 1_000_000
 
@@ -45,6 +46,7 @@ class Service:
     leases: LeaseTable
     metrics: ServiceMetrics
     limits: Limits
+    broadcast: BroadcastDefaults
     producers: dict[str, int]  #: epoch in force by producer id
     requests: Requests
     payloads: Payloads

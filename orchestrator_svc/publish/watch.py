@@ -63,7 +63,10 @@ _log = structlog.get_logger(__name__)
 async def load_project(stub: StateServiceAsyncStub, project_id: str) -> LoadedProject:
     """Return a project with all its nodes, open orders and needed reviews at one revision."""
     request = pb.WatchProjectRequest(
-        project_id=project_id, snapshot=True, filter=pb.WatchFilter(kinds=_KINDS_LOADED)
+        project_id=project_id,
+        snapshot=True,
+        filter=pb.WatchFilter(kinds=_KINDS_LOADED),
+        mode=pb.WatchMode.WATCH_MODE_DIFF,
     )
     call = stub.WatchProject(request, timeout=LOAD_TIMEOUT)
     project = project_pb2.Project()
@@ -163,6 +166,9 @@ async def follow_project(
             after_revision=position,
             fail_if_compacted=True,
             filter=pb.WatchFilter(kinds=_KINDS_FOLLOWED),
+            # Every order once, as it was given, whatever the project's broadcast mode.
+            mode=pb.WatchMode.WATCH_MODE_DIFF,
+            coalescing=pb.Coalescing.COALESCING_NEVER,
         )
         call = stub.WatchProject(request)
         try:

@@ -244,6 +244,7 @@ def settle(view: View, *, micros: int, actor: str) -> Applied | None:
         nodes={},
         entity=after,
         commands={},
+        wholes={0: after},
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ramify.v1.mutation_pb2 import Delta, RevisionInfo
+from ramify.v1.mutation_pb2 import Delta
 from ramify.v1.state_service_pb2 import WatchProjectResponse
 from state_svc.model.project import Applied
 from state_svc.model.wire import bytes_field, varint_field
@@ -13,7 +13,6 @@ MAX_FRAME_BYTES = 1 << 20  #: of several revisions in one message or segment
 MAX_BODY_BYTES = 3_600_000  #: of one message; gRPC's clients take 4 MiB unless told otherwise
 
 _FIRST = Delta.FIRST_REVISION_FIELD_NUMBER
-_REVISIONS = Delta.REVISIONS_FIELD_NUMBER
 _LAST = Delta.LAST_REVISION_FIELD_NUMBER
 _RESUME = WatchProjectResponse.RESUME_REVISION_FIELD_NUMBER
 _DELTA = WatchProjectResponse.DELTA_FIELD_NUMBER
@@ -33,8 +32,9 @@ def encode_watch_delta(first: int, last: int, body: bytes) -> bytes:
 def encode_watch_deltas(first: int, last: int, body: bytes) -> Iterator[tuple[bytes, int | None]]:
     """Yield (message, revision that it promises) for a body of any size.
 
-    A body that is too large for one message holds a single revision, `last`. It is cut into
-    fragments at its changes: only the last of them promises the revision (SEM 30).
+    A body that is too large for one message holds a single revision, or several coalesced to one
+    step. It is cut into fragments at its changes: only the last of them promises the revision
+    (SEM 30).
     """
     if len(body) <= MAX_BODY_BYTES:
         yield encode_watch_delta(first, last, body), last
@@ -48,19 +48,14 @@ def encode_watch_deltas(first: int, last: int, body: bytes) -> Iterator[tuple[by
             yield encode_watch_delta(begin, last, part), last
 
 
-def revision_field(info: RevisionInfo) -> bytes:
-    """Return a `revisions` field of a delta."""
-    return bytes_field(_REVISIONS, info.SerializeToString())
-
-
 def _fragments(delta: Delta) -> list[bytes]:
     parts: list[bytes] = []
-    part, size = Delta(revisions=delta.revisions), 0
+    part, size = Delta(revisions=delta.revisions, coalesced=delta.coalesced), 0
     for change in delta.changes:
         length = change.ByteSize()
         if size and size + length > MAX_BODY_BYTES:
             parts.append(part.SerializeToString())
-            part, size = Delta(revisions=delta.revisions), 0
+            part, size = Delta(revisions=delta.revisions, coalesced=delta.coalesced), 0
         part.changes.append(change)
         size += length
     return [*parts, part.SerializeToString()]

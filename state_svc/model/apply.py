@@ -99,6 +99,7 @@ class _Application:
         self._entity: Project | None = None
         self._commands: dict[str, Command] = {}
         self._reviews: dict[str, Review] = {}
+        self._wholes: dict[int, Project | Command | Review] = {}
         self._prefix = revision_prefix(self._revision)
         self._images: list[tuple[LiveNode | None, LiveNode | None]] = []
         self._violations: list[Violation] = []
@@ -149,6 +150,7 @@ class _Application:
             entity=self._entity,
             commands=self._commands,
             reviews=self._reviews,
+            wholes=self._wholes,
             origin=origin,
             stages=self._stages,
             references=frozenset(self._references.found) if self._references else _NONE,
@@ -346,7 +348,7 @@ class _Application:
         change.project.patch.CopyFrom(changed)
         change.project.previous_state = before.state
         self._parts.append(message_change(change))
-        self._entity = after
+        self._entity = self._wholes[index] = after
         self._images.append((None, None))
 
     def _apply_command(self, index: int, mutation: CommandMutation) -> None:
@@ -392,7 +394,7 @@ class _Application:
         else:
             change.command.patch.CopyFrom(changed)
         self._parts.append(message_change(change))
-        self._commands[command_id] = after
+        self._commands[command_id] = self._wholes[index] = after
         self._images.append((None, None))
 
     def _apply_review(self, index: int, mutation: ReviewMutation) -> None:
@@ -417,7 +419,7 @@ class _Application:
         entity.CopyFrom(self._entity or self._project.entity)
         count_reviews(entity, before, after)
         self._entity = entity
-        self._reviews[review_id] = after
+        self._reviews[review_id] = self._wholes[index] = after
         self._images.append((None, None))
 
 

@@ -23,28 +23,41 @@ def view_checksum(nodes: Iterable[LiveNode]) -> int:
 class RunningChecksum:
     """The checksum of a whole project, brought up to date when it is asked for.
 
-    A node costs two hashes per question, however often it changed in between.
+    It begins with a pass over all nodes, in pieces of the caller's choice: `begin`, then `add`
+    for the nodes as they were at that moment, then `is_complete`. From then on a node costs two
+    hashes per question, however often it changed in between.
     """
 
     def __init__(self) -> None:
+        self.is_complete = False  #: every node of the beginning was added
+        self._begun = False
         self._sum = 0
         self._versions: dict[str, int] = {}
         self._touched: set[str] = set()
-        self._fresh = True
+
+    def begin(self) -> bool:
+        """Begin, from the nodes as they are now; False if somebody else has begun already."""
+        begun, self._begun = self._begun, True
+        return not begun
+
+    def add(self, nodes: Iterable[LiveNode]) -> int:
+        """Add nodes of the beginning; return their part of the checksum then."""
+        part = 0
+        for node in nodes:
+            self._versions[node.spec.node_id] = node.version
+            part += node_checksum(node.spec.node_id, node.version)
+        self._sum += part
+        return part
 
     def touch(self, node_ids: Iterable[str]) -> None:
         """Note nodes that have changed."""
-        if not self._fresh:
+        if self._begun:
             self._touched.update(node_ids)
 
     def value(self, nodes: dict[str, LiveNode]) -> int:
-        """Return the checksum over `nodes`."""
-        if self._fresh:
-            self._fresh = False
-            touched: Iterable[str] = nodes
-        else:
-            touched = self._touched
-        for node_id in touched:
+        """Return the checksum over `nodes`; only once it is complete."""
+        assert self.is_complete
+        for node_id in self._touched:
             known = self._versions.pop(node_id, None)
             if known is not None:
                 self._sum -= node_checksum(node_id, known)

@@ -82,4 +82,5 @@ def _applied(delta: Delta, revision: int, micros: int, actor: str, entity: Proje
         nodes={},
         entity=entity,
         commands={},
+        wholes={0: entity},
     )

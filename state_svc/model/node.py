@@ -9,8 +9,12 @@ from __future__ import annotations
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ramify.v1.node_pb2 import Node
+from state_svc.model.wire import timestamp_field, varint_field
 
 _MICROS = 1_000_000
+_VERSION = Node.VERSION_FIELD_NUMBER
+_UPDATE_TIME = Node.UPDATE_TIME_FIELD_NUMBER
+_UPDATE_REVISION = Node.UPDATE_REVISION_FIELD_NUMBER
 
 
 class NodeSpec:
@@ -49,6 +53,17 @@ class LiveNode:
         self.agent_name = agent_name
         self.revision = revision  #: of the last change
         self.micros = micros  #: commit time of the last change, microseconds since 1970
+
+    def encoded(self) -> bytes:
+        """Return the encoded whole node, without decoding it."""
+        return b"".join(
+            (
+                self.data,
+                varint_field(_VERSION, self.version),
+                timestamp_field(_UPDATE_TIME, self.micros),
+                varint_field(_UPDATE_REVISION, self.revision),
+            )
+        )
 
     def to_node(self) -> Node:
         """Return the whole node as the contract shows it."""

@@ -14,7 +14,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from ramify.v1.command_pb2 import Command, CommandPatch, CommandState
 from ramify.v1.error_pb2 import ErrorReason
 from ramify.v1.node_pb2 import Node, NodePatch, NodeState
-from ramify.v1.project_pb2 import Project, ProjectPatch, ProjectState
+from ramify.v1.project_pb2 import ExecutionSettings, Project, ProjectPatch, ProjectState
 from state_svc.model import limits, transitions, validate
 from state_svc.model.ids import is_id
 from state_svc.model.node import LiveNode, set_micros
@@ -64,6 +64,17 @@ _CLEARABLE = frozenset(
     name for name, kind, _ in _FIELDS.values() if kind in (_Kind.SCALAR, _Kind.MESSAGE, _Kind.LIST)
 ) - {"goal"}
 _PROJECT_CLEARABLE = frozenset({"error", "pause_time"})
+#: Settings that are asked for whenever a watch begins or has its turn.
+_WATCH_SETTINGS = frozenset(
+    {
+        "broadcast_mode",
+        "enable_diff_updates",
+        "enable_ws_compression",
+        "watch_priority",
+        "ws_batch_size",
+        "ws_batch_timeout_ms",
+    }
+)
 
 
 def node_effect(live: LiveNode, request: NodePatch, micros: int) -> tuple[Node, NodePatch] | None:
@@ -227,6 +238,8 @@ def patch_project(project: Project, request: ProjectPatch, micros: int) -> Proje
         if request.HasField(name):
             raise Problem(_INVALID, f"project.patch.{name}", "is set by state_svc only")
     changed = ProjectPatch()
+    if request.HasField("settings"):
+        _patch_settings(project, changed, request.settings)
     if request.HasField("state") and request.state != project.state:
         _move_project(project, changed, request.state, micros)
     if request.HasField("root_node_id") and request.root_node_id != project.root_node_id:
@@ -271,6 +284,20 @@ def _move_project(
     elif after in table.terminal:
         set_micros(project.end_time, micros)
         set_micros(changed.end_time, micros)
+
+
+def _patch_settings(project: Project, changed: ProjectPatch, request: ExecutionSettings) -> None:
+    after = ExecutionSettings()
+    after.CopyFrom(project.settings)
+    for field, value in request.ListFields():
+        if field.name not in _WATCH_SETTINGS:
+            raise Problem(
+                _INVALID, f"project.patch.settings.{field.name}", "cannot change after creation"
+            )
+        setattr(after, field.name, value)
+    if after != project.settings:
+        project.settings.CopyFrom(after)
+        changed.settings.CopyFrom(after)
 
 
 def _patch_labels(project: Project, changed: ProjectPatch, request: ProjectPatch) -> None:

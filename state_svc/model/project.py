@@ -45,6 +45,8 @@ class Applied:
     nodes: dict[str, LiveNode | None]  #: touched nodes as they are afterwards; None: deleted
     entity: Project | None  #: the project itself, if it changed
     commands: dict[str, Command]  #: touched commands as they are afterwards
+    #: By the index of their mutation: what changes that are not about nodes made of their entity.
+    wholes: dict[int, Project | Command | Review] = field(default_factory=dict)
     origin: Origin = NO_ORIGIN
     stages: int = 0  #: stage records among the changes
     references: frozenset[str] = frozenset()  #: digests that the changes name

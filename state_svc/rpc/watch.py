@@ -5,14 +5,28 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from ramify.v1.node_pb2 import NodeState, TaskType
-from ramify.v1.state_service_pb2 import EntityKind, WatchProjectRequest
+from ramify.v1.project_pb2 import WatchPriority
+from ramify.v1.state_service_pb2 import (
+    Coalescing,
+    EntityKind,
+    WatchMode,
+    WatchProjectRequest,
+)
 from state_svc.errors import InvalidRequest
 from state_svc.service import Service
+from state_svc.watch.mask import NAMES
 from state_svc.watch.session import WatchSession
 
 _MIN_BOOKMARK_MS = 100
 _MAX_BOOKMARK_MS = 10_000
 _MAX_VALUES = 100
+_MAX_INTERVAL_MS = 60_000
+_MAX_ENCODINGS = 10
+_ENUMS = {
+    "mode": frozenset(WatchMode.values()),
+    "coalescing": frozenset(Coalescing.values()),
+    "priority": frozenset(WatchPriority.values()),
+}
 
 
 class WatchRpcs:
@@ -27,7 +41,7 @@ class WatchRpcs:
         service.check_open()
         check_request(request)
         project = await service.live(request.project_id)
-        session = WatchSession(service.hub, service.store, project, request)
+        session = WatchSession(service.hub, service.store, project, request, service.broadcast)
         async for message in session.messages():
             yield message
             service.metrics.watch_messages.inc()
@@ -41,6 +55,22 @@ def check_request(request: WatchProjectRequest) -> None:
             field="bookmark_interval_ms",
             problem=f"is {interval}, allowed are {_MIN_BOOKMARK_MS} to {_MAX_BOOKMARK_MS}",
         )
+    if request.max_interval_ms > _MAX_INTERVAL_MS:
+        raise InvalidRequest(
+            field="max_interval_ms",
+            problem=f"is {request.max_interval_ms}, allowed are 0 to {_MAX_INTERVAL_MS}",
+        )
+    if request.force_immediate and request.max_interval_ms:
+        raise InvalidRequest(field="max_interval_ms", problem="contradicts force_immediate")
+    if len(request.accept_encodings) > _MAX_ENCODINGS:
+        raise InvalidRequest(
+            field="accept_encodings", problem=f"has more than {_MAX_ENCODINGS} values"
+        )
+    for name, known in _ENUMS.items():
+        if getattr(request, name) not in known:
+            raise InvalidRequest(
+                field=name, problem=f"{getattr(request, name)} is not an allowed value"
+            )
     start = request.WhichOneof("start")
     if start in ("snapshot", "from_beginning", "head") and not getattr(request, start):
         raise InvalidRequest(field=start, problem="must be true when it is given")
@@ -48,6 +78,7 @@ def check_request(request: WatchProjectRequest) -> None:
         "kinds": frozenset(EntityKind.values()) - {0},
         "states": frozenset(NodeState.values()) - {0},
         "task_types": frozenset(TaskType.values()) - {0},
+        "node_fields": NAMES,
     }
     for field, value in request.filter.ListFields():
         if field.is_repeated and len(value) > _MAX_VALUES:

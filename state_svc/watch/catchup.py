@@ -4,31 +4,45 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from typing import NamedTuple
 
 from ramify.v1.mutation_pb2 import Change, RevisionInfo
-from state_svc.codec.delta import MAX_FRAME_BYTES, encode_watch_deltas, revision_field
+from state_svc.codec.delta import MAX_FRAME_BYTES, encode_watch_deltas
 from state_svc.codec.segment import SegmentRecord, check_contiguous, decode_delta, decode_segment
 from state_svc.errors import CorruptRecord
 from state_svc.history.rebuild import rebuild
 from state_svc.history.replay import Replay
+from state_svc.model.merge import Shown
 from state_svc.model.node import NodeSpec, read_micros
 from state_svc.model.project import LiveProject
 from state_svc.storage.v1.segment_pb2 import Segment
 from state_svc.store.base import StateStore
-from state_svc.watch.filter import Image, ViewFilter
+from state_svc.watch.filter import ViewFilter, Whole, encode_shown
 
-_CHUNK_BYTES = 1 << 20  #: stored bytes read at a time; bounds the memory of a slow watcher
+_CHUNK_BYTES = 256 << 10  #: stored bytes read at a time; bounds the memory of a slow watcher
+
+_USUAL = ("node", "project", "review")  #: kinds that a default filter shows
 
 
 class CatchUp:
-    """Yields messages from one revision up to the head at the time it started."""
+    """Yields messages from one revision up to the head at the time it started.
+
+    With `merges`, what was read at one time is joined to the latest value of each entity.
+    """
 
     def __init__(
-        self, store: StateStore, project: LiveProject, view_filter: ViewFilter, after: int
+        self,
+        store: StateStore,
+        project: LiveProject,
+        view_filter: ViewFilter,
+        after: int,
+        *,
+        merges: bool = False,
     ) -> None:
         self._store = store
         self._project = project
         self._filter = view_filter
+        self._merges = merges
         self._at = after
         self._until = project.view.revision
         self._replay: Replay | None = None
@@ -48,7 +62,7 @@ class CatchUp:
                     problem="the revision is missing",
                 )
             check_contiguous(self._project.uid, self._at, records)
-            if self._filter.selects_nodes and self._replay is None:
+            if self._filter.needs_images and self._replay is None:
                 self._replay = await rebuild(self._store, self._project.uid, self._at)
             pieces = self._pieces(records)
             while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
@@ -63,12 +77,15 @@ class CatchUp:
 
     def _pieces(self, records: list[SegmentRecord]) -> Iterator[tuple[bytes, int]]:
         """Yield the bodies of messages and where they end; each step runs in a thread."""
+        at = self._at
+        segments = (decode_segment(r) for r in records if r.first_revision <= self._until)
+        if self._merges:
+            yield self._merged([self._shown(segment, at) for segment in segments])
+            return
         bodies: list[bytes] = []
-        size, at = 0, self._at
-        for record in records:
-            if record.first_revision > self._until:
-                break
-            for body, last in self._shown(decode_segment(record), at):
+        size = 0
+        for segment in segments:
+            for body, last in self._bodies(segment, at):
                 if bodies and size + len(body) > MAX_FRAME_BYTES:
                     yield b"".join(bodies), at
                     bodies, size = [], 0
@@ -77,46 +94,72 @@ class CatchUp:
                 at = last
         yield b"".join(bodies), at
 
-    def _shown(self, segment: Segment, at: int) -> Iterator[tuple[bytes, int]]:
+    def _bodies(self, segment: Segment, at: int) -> Iterator[tuple[bytes, int]]:
         """Yield what the filter shows of a segment after revision `at`, and where it ends."""
-        delta = decode_delta(segment)
-        last = min(segment.last_revision, self._until)
         whole = segment.first_revision > at and segment.last_revision <= self._until
-        hidden = any(c.HasField("command") or c.HasField("stage") for c in delta.changes)
-        if self._filter.is_default and whole and not hidden:
-            delta.ClearField("first_revision")
-            delta.ClearField("last_revision")
-            yield delta.SerializeToString(), last
-            return
+        if self._filter.is_default and whole:
+            delta = decode_delta(segment)
+            if all(change.WhichOneof("entity") in _USUAL for change in delta.changes):
+                delta.ClearField("first_revision")
+                delta.ClearField("last_revision")
+                yield delta.SerializeToString(), segment.last_revision
+                return
+        part = self._shown(segment, at)
+        by_revision: dict[int, list[Shown]] = {}
+        for item in part.shown:
+            by_revision.setdefault(item.change.revision, []).append(item)
+        for info in part.infos:
+            yield encode_shown((info,), by_revision.get(info.revision, ())), info.revision
+        if not part.infos or part.infos[-1].revision != part.last:
+            yield b"", part.last
+
+    def _merged(self, parts: list[_Part]) -> tuple[bytes, int]:
+        shown = [item for part in parts for item in part.shown]
+        infos = (info for part in parts for info in part.infos)
+        return encode_shown(infos, shown, coalesced=True), parts[-1].last
+
+    def _shown(self, segment: Segment, at: int) -> _Part:
+        """Return what the filter shows of a segment after revision `at`."""
+        delta = decode_delta(segment)
         changes = [c for c in delta.changes if at < c.revision <= self._until]
         infos = [i for i in delta.revisions if at < i.revision <= self._until]
-        if self._replay is None:
-            images: list[Image] = [(None, None)] * len(changes)
-            yield self._filter.project_changes(infos, changes, images, _find_nothing), last
-            return
-        for info in infos:
-            mine = [change for change in changes if change.revision == info.revision]
-            yield self._replayed(self._replay, info, mine), info.revision
-        if infos and infos[-1].revision == last:
-            return
-        yield b"", last
-
-    def _replayed(self, replay: Replay, info: RevisionInfo, changes: list[Change]) -> bytes:
-        """Move the replay over one revision; return what the filter shows of it."""
-        micros = read_micros(info.commit_time)
-        bodies = []
+        last = min(segment.last_revision, self._until)
+        replay = self._replay
+        if replay is None:
+            shown = self._filter.show(changes, [(None, None)] * len(changes), _find_nothing, {})
+            return _Part(infos, shown, last)
+        times = {info.revision: read_micros(info.commit_time) for info in infos}
+        shown = []
         for change in changes:
-            before = replay.view.nodes.get(change.node.node_id)
-            replay.add_change(change, micros)
-            after = replay.view.nodes.get(change.node.node_id)
-            shown = self._filter.project_changes((), [change], [(before, after)], self._find)
-            bodies.append(shown)
-        body = b"".join(bodies)
-        return revision_field(info) + body if body else b""
+            shown += self._replayed(replay, change, times[change.revision])
+        return _Part(infos, shown, last)
+
+    def _replayed(self, replay: Replay, change: Change, micros: int) -> list[Shown]:
+        """Move the replay over one change; return what the filter shows of it."""
+        view, node_id = replay.view, change.node.node_id
+        before = view.nodes.get(node_id)
+        replay.add_change(change, micros)
+        after = view.nodes.get(node_id)
+        wholes: dict[int, Whole] = {}
+        if change.HasField("project"):
+            wholes[change.index] = view.entity
+        elif change.HasField("command"):
+            wholes[change.index] = view.commands[change.command.command_id]
+        elif change.HasField("review"):
+            wholes[change.index] = view.reviews[change.review.review_id]
+        return self._filter.show([change], [(before, after)], self._find, wholes)
 
     def _find(self, node_id: str) -> NodeSpec | None:
         node = self._replay.view.nodes.get(node_id) if self._replay is not None else None
         return None if node is None else node.spec
+
+
+class _Part(NamedTuple):
+    """What a filter shows of a stretch of revisions that ends at `last`."""
+
+    infos: list[RevisionInfo]
+    shown: list[Shown]
+    last: int
 
 
 def _find_nothing(node_id: str) -> NodeSpec | None:

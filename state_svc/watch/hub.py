@@ -1,48 +1,86 @@
-"""The hub: takes what was committed and puts it into the mailboxes of watchers.
+"""The hub: takes what was committed and gives it to watchers, in turns.
 
-All methods are synchronous and run on the loop, so nothing here is locked. A commit only notes
-what is new. Rounds deliver it: a project's next round does not begin before its watchers have
-had time to send the last one (`frame_budget` each), so sends never starve commits, and a round
-joins all that was committed meanwhile into one message for each distinct filter.
+All methods but `checksum` are synchronous and run on the loop, so nothing here is locked. A commit
+only notes what is new and who is due. Turns deliver it: a few watchers at a time, and the next
+few not before the service has had time to send to those (`frame_budget` each), so sends never
+starve commits. Each watcher gets everything that was committed up to its own turn in one message.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
+import heapq
+import itertools
 from collections.abc import Sequence
+from time import monotonic
 
+from ramify.v1.project_pb2 import WatchPriority
 from ramify.v1.state_service_pb2 import WatchEndReason
-from state_svc.codec.delta import MAX_BODY_BYTES, encode_watch_delta, split
 from state_svc.errors import Overloaded
 from state_svc.metrics import ServiceMetrics
 from state_svc.model.checksum import RunningChecksum, view_checksum
 from state_svc.model.node import NodeSpec
 from state_svc.model.project import Applied, LiveProject
-from state_svc.watch.filter import ViewFilter
+from state_svc.watch.feed import Feed
+from state_svc.watch.filter import find_in
+from state_svc.watch.group import Group, TooLarge
+from state_svc.watch.style import WatchStyle, patience_of
 from state_svc.watch.watcher import Watcher
+
+MAX_IMMEDIATE = 16  #: open watches that no pace holds back
+_TURN_WATCHERS = 32  #: served at one time; commits and calls get the loop in between
+_TRIM_ENTRIES = 64
+_KEPT_BYTES = 1 << 20  #: of the feed, while a watcher catches up with it
+_CHECKED_AT_ONCE = 500  #: nodes hashed before the loop gets on
 
 
 class Channel:
-    """The watchers of one project, and what was committed since the last round."""
+    """The watchers of one project and what was committed lately."""
 
     def __init__(self, project: LiveProject) -> None:
         self.project = project
-        self.published = project.view.revision  #: rounds have delivered everything through this
+        self.feed = Feed(project.view.revision)
         self.watchers: set[Watcher] = set()
-        self.fresh: list[Applied] = []
-        self.gone: dict[str, NodeSpec] = {}  #: nodes that `fresh` deletes
+        self.groups: dict[tuple[object, ...], Group] = {}
+        self.due: list[tuple[float, int, Watcher]] = []  #: heap by the time to be served
+        self.has_turn = False
         self.checksum = RunningChecksum()
-        self.next_round = 0.0  #: monotonic time
-        self.timer: asyncio.TimerHandle | None = None
+        self.gone: dict[str, tuple[int, NodeSpec]] = {}  #: nodes that the feed deletes
 
     def find(self, node_id: str) -> NodeSpec | None:
-        """Return what never changes about a node, also of one deleted since the last round.
+        """Return what never changes about a node, also of one that the feed deletes.
 
         Without the latter a subtree's watchers would miss removals below a deleted parent.
         """
         node = self.project.view.nodes.get(node_id)
-        return self.gone.get(node_id) if node is None else node.spec
+        if node is not None:
+            return node.spec
+        found = self.gone.get(node_id)
+        return None if found is None else found[1]
+
+    def take(self, run: Sequence[Applied]) -> bool:
+        """Note durable revisions; return whether the feed has lost its oldest ones."""
+        for applied in run:
+            self.checksum.touch(applied.nodes)
+            if None in applied.nodes.values():
+                self.gone.update(
+                    (before.spec.node_id, (applied.revision, before.spec))
+                    for before, after in applied.images
+                    if before is not None and after is None
+                )
+        return self.feed.extend(run)
+
+    def trim(self) -> None:
+        """Forget revisions that no synced watcher needs, nor one that is about to be synced."""
+        if self.due and len(self.feed) < _TRIM_ENTRIES:
+            return
+        needed = [watcher.through for watcher in self.watchers if watcher.synced]
+        if len(needed) < len(self.watchers) and self.feed.bytes < _KEPT_BYTES:
+            return
+        self.feed.trim(min(needed, default=self.feed.head))
+        if self.gone:
+            start = self.feed.start
+            self.gone = {k: item for k, item in self.gone.items() if item[0] > start}
 
 
 class WatchHub:
@@ -50,10 +88,14 @@ class WatchHub:
 
     def __init__(self, metrics: ServiceMetrics, *, frame_budget: float, max_watchers: int) -> None:
         self._metrics = metrics
-        self._frame_budget = frame_budget  #: seconds of a round per watcher
+        self._frame_budget = frame_budget  #: seconds of fan-out per message
         self._max_watchers = max_watchers
         self._channels: dict[LiveProject, Channel] = {}
-        self._count = 0
+        self._count = self._immediate = 0
+        self._turns: list[tuple[float, int, Channel]] = []  #: heap by the time to be served
+        self._order = itertools.count()
+        self._free_at = 0.0  #: monotonic time of the next turn
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def watcher_count(self) -> int:
@@ -74,34 +116,51 @@ class WatchHub:
         channel = self._channels.get(project)
         return len(channel.watchers) if channel else 0
 
-    def add(self, project: LiveProject, view_filter: ViewFilter) -> Watcher:
+    def add(
+        self,
+        project: LiveProject,
+        style: WatchStyle,
+        priority: WatchPriority.ValueType = WatchPriority.WATCH_PRIORITY_UNSPECIFIED,
+    ) -> Watcher:
         """Return a new watcher, unsynced, standing at the head of the project.
 
         Everything committed so far is behind it. Raises `Overloaded`.
         """
         if self._count >= self._max_watchers:
             raise Overloaded(limit="max_watchers", value=self._max_watchers)
+        if style.immediate and self._immediate >= MAX_IMMEDIATE:
+            raise Overloaded(limit="max_immediate_watchers", value=MAX_IMMEDIATE)
         channel = self._channels.get(project)
         if channel is None:
             channel = self._channels[project] = Channel(project)
-        self.flush(channel)
-        watcher = Watcher(channel, view_filter)
+        group = channel.groups.get(style.key)
+        if group is None:
+            group = channel.groups[style.key] = Group(style)
+        watcher = Watcher(channel, group, patience_of(priority))
         channel.watchers.add(watcher)
+        group.watchers.add(watcher)
         self._count += 1
+        self._immediate += style.immediate
         self._metrics.watchers.labels("open").set(self._count)
         return watcher
 
     def remove(self, watcher: Watcher) -> None:
         """Forget a watcher. Idempotent."""
-        channel = watcher.channel
+        channel, group = watcher.channel, watcher.group
         if watcher not in channel.watchers:
             return
         channel.watchers.remove(watcher)
+        group.watchers.remove(watcher)
+        group.idle.pop(watcher, None)
+        watcher.synced = watcher.due = False
         self._count -= 1
+        self._immediate -= group.style.immediate
         self._metrics.watchers.labels("open").set(self._count)
+        if not group.watchers:
+            if group.timer is not None:
+                group.timer.cancel()
+            del channel.groups[group.style.key]
         if not channel.watchers:
-            if channel.timer is not None:
-                channel.timer.cancel()
             del self._channels[channel.project]
 
     def notify(self, project: LiveProject, run: Sequence[Applied]) -> None:
@@ -109,44 +168,99 @@ class WatchHub:
         channel = self._channels.get(project)
         if channel is None:
             return
-        channel.fresh.extend(run)
-        for applied in run:
-            channel.checksum.touch(applied.nodes)
-            if None in applied.nodes.values():
-                channel.gone.update(
-                    (before.spec.node_id, before.spec)
-                    for before, after in applied.images
-                    if before is not None and after is None
-                )
-        if channel.timer is not None:
+        lost = channel.take(run)
+        changes = sum(len(applied.images) for applied in run)
+        now = monotonic()
+        for group in channel.groups.values():
+            group.waiting_changes += changes
+            if group.idle:
+                self._open(channel, group, now)
+        if lost:
+            for watcher in channel.watchers:
+                if watcher.synced and watcher.through < channel.feed.start:
+                    self._drop(watcher)
+        self._pump()
+
+    def ask(self, watcher: Watcher) -> None:
+        """Note that a synced watcher has room for its next message."""
+        if watcher.due or not watcher.synced or watcher.has_mail:
             return
-        now = time.monotonic()
-        if channel.next_round <= now:
-            self._round(channel)
+        channel, group = watcher.channel, watcher.group
+        if watcher.through == channel.feed.head or group.is_closed(monotonic()):
+            group.idle[watcher] = None
+            if watcher.through < channel.feed.head:
+                self._open(channel, group, monotonic())
+        elif group.style.immediate:
+            self.give(watcher)
         else:
-            loop = asyncio.get_running_loop()
-            channel.timer = loop.call_later(channel.next_round - now, self._round, channel)
+            self._push(channel, watcher, monotonic())
+            self._pump()
 
     def sync(self, watcher: Watcher) -> bool:
-        """Join a watcher that has caught up; False if there is more to catch up with."""
-        self.flush(watcher.channel)
-        if watcher.through != watcher.channel.published:
+        """Join a watcher to the feed if that holds all it has not seen; False if it does not."""
+        if watcher.through < max(watcher.channel.feed.start, watcher.reads_through):
             return False
         watcher.synced = True
+        watcher.behind = False
         return True
 
-    def flush(self, channel: Channel) -> None:
-        """Deliver what is fresh without waiting for the next round."""
-        if channel.fresh:
-            self._round(channel)
+    def give(self, watcher: Watcher) -> None:
+        """Give a synced watcher what it has not seen, without waiting for its turn.
 
-    def checksum(self, watcher: Watcher) -> int:
-        """Return the checksum of a synced watcher's view; call after `flush`."""
-        channel, view_filter = watcher.channel, watcher.filter
+        Afterwards it has a message, or stands at the head, or is unsynced; the next message comes
+        when it asks for it.
+        """
+        channel, group = watcher.channel, watcher.group
+        feed = channel.feed
+        group.idle.pop(watcher, None)
+        watcher.due = False
+        while watcher.synced and not watcher.has_mail and watcher.through < feed.head:
+            if watcher.through < feed.start:
+                self._drop(watcher)
+                return
+            first = watcher.announced + 1
+            try:
+                message, last = group.message(feed, first, watcher.through, channel.find)
+            except TooLarge:
+                watcher.reads_through = feed.head
+                watcher.drop(behind=False)
+                return
+            if message:
+                watcher.put(message, last)
+            else:
+                watcher.through = last
+
+    async def checksum(self, watcher: Watcher) -> int | None:
+        """Return the checksum of a watcher's view at the head as it is now; None with a mask.
+
+        Large views are added up in pieces, so that commits go on meanwhile.
+        """
+        channel, view_filter = watcher.channel, watcher.group.style.filter
+        if view_filter.mask is not None:
+            return None
         nodes = channel.project.view.nodes
-        if view_filter.shows_all_nodes:
-            return channel.checksum.value(nodes)
-        return view_checksum(view_filter.select(nodes.values(), channel.find))
+        running, group = channel.checksum, watcher.group
+        revision = channel.feed.head
+        if view_filter.shows_all_nodes and running.is_complete:
+            return running.value(nodes)
+        if group.checksum is not None and group.checksum[0] == revision:
+            return group.checksum[1]
+        frozen = dict(nodes)
+        everything, find = list(frozen.values()), find_in(frozen)
+        mine = view_filter.shows_all_nodes and running.begin()
+        total = 0
+        try:
+            for at in range(0, len(everything), _CHECKED_AT_ONCE):
+                if at:
+                    await asyncio.sleep(0)
+                some = view_filter.select(everything[at : at + _CHECKED_AT_ONCE], find)
+                total += running.add(some) if mine else view_checksum(some)
+            running.is_complete |= mine
+        finally:
+            if mine and not running.is_complete:
+                channel.checksum = RunningChecksum()  # who began has gone
+        group.checksum = (revision, total % (1 << 64))
+        return group.checksum[1]
 
     def end_all(self) -> None:
         """Tell every watcher that the server stops."""
@@ -157,53 +271,96 @@ class WatchHub:
         """Tell the watchers of a project that there will be nothing more."""
         channel = self._channels.get(project)
         if channel is not None:
-            self.flush(channel)
             for watcher in channel.watchers:
                 watcher.end(reason)
 
-    def _round(self, channel: Channel) -> None:
-        if channel.timer is not None:
-            channel.timer.cancel()
-            channel.timer = None
-        fresh, channel.fresh = channel.fresh, []
-        for run in split(fresh):
-            self._deliver(channel, run)
-        channel.gone.clear()
-        channel.published = channel.project.view.revision
-        channel.next_round = time.monotonic() + self._frame_budget * len(channel.watchers)
+    # Turns
 
-    def _deliver(self, channel: Channel, run: Sequence[Applied]) -> None:
-        last = run[-1].revision
-        groups: dict[bytes, list[Watcher]] = {}
-        for watcher in channel.watchers:
-            if watcher.synced:
-                groups.setdefault(watcher.filter.key, []).append(watcher)
-        for watchers in groups.values():
-            body = encode_body(watchers[0].filter, run, channel)
-            frames: dict[int, bytes] = {}
-            for watcher in watchers:
-                if not body:
-                    watcher.through = last
-                    continue
-                if len(body) > MAX_BODY_BYTES:
-                    watcher.drop()  # it reads fragments from the store
-                    continue
-                first = watcher.announced + 1
-                frame = frames.get(first)
-                if frame is None:
-                    frame = frames[first] = encode_watch_delta(first, last, body)
-                if not watcher.put(frame, last):
-                    self._metrics.resyncs.inc()
+    def _open(self, channel: Channel, group: Group, now: float) -> None:
+        """Make the idle watchers of a group due, or see to it that they will be in time."""
+        style = group.style
+        if style.immediate:
+            for watcher in list(group.idle):
+                self._try(watcher)
+            return
+        if group.is_closed(now):
+            if group.timer is None:
+                loop = asyncio.get_running_loop()
+                group.timer = loop.call_later(
+                    group.closed_until - now, self._reopen, channel, group
+                )
+            return
+        if group.timer is not None:
+            group.timer.cancel()
+            group.timer = None
+        group.closed_until = now + style.hold_seconds
+        group.waiting_changes = 0
+        for watcher in group.idle:
+            self._push(channel, watcher, now)
+        group.idle.clear()
 
+    def _push(self, channel: Channel, watcher: Watcher, now: float) -> None:
+        watcher.due = True
+        heapq.heappush(channel.due, (now + watcher.patience, next(self._order), watcher))
+        self._queue(channel, now)
 
-def encode_body(view_filter: ViewFilter, run: Sequence[Applied], channel: Channel) -> bytes:
-    """Return what a filter shows of revisions, as the body of a delta; empty if nothing.
+    def _reopen(self, channel: Channel, group: Group) -> None:
+        group.timer = None
+        group.closed_until = 0.0
+        if group.idle and channel.watchers:
+            self._open(channel, group, monotonic())
+            self._pump()
 
-    The bytes that went to the store serve every watcher with the default filter.
-    """
-    if view_filter.is_default and not any(a.commands or a.stages for a in run):
-        return b"".join(applied.body for applied in run)
-    return b"".join(
-        view_filter.project_changes([applied.info], applied.changes(), applied.images, channel.find)
-        for applied in run
-    )
+    def _queue(self, channel: Channel, now: float) -> None:
+        if channel.due and not channel.has_turn:
+            channel.has_turn = True
+            priority = channel.project.view.entity.settings.watch_priority
+            at = now + patience_of(priority)
+            heapq.heappush(self._turns, (at, next(self._order), channel))
+
+    def _pump(self) -> None:
+        """Take turns until the pace is used up."""
+        if self._timer is not None:
+            return
+        while self._turns:
+            now = monotonic()
+            if self._free_at > now:
+                loop = asyncio.get_running_loop()
+                self._timer = loop.call_later(self._free_at - now, self._resume)
+                return
+            channel = heapq.heappop(self._turns)[2]
+            channel.has_turn = False
+            served = self._serve(channel)
+            done = monotonic()
+            # What took long to encode is paid for as well.
+            self._free_at = now + max(self._frame_budget * served, done - now)
+            self._queue(channel, done)
+
+    def _resume(self) -> None:
+        self._timer = None
+        self._pump()
+
+    def _serve(self, channel: Channel) -> int:
+        """Give those of a project who have waited longest their messages; return how many."""
+        served = 0
+        due = channel.due
+        while due and served < _TURN_WATCHERS:
+            watcher = heapq.heappop(due)[2]
+            if not watcher.due:
+                continue  # it was given its message out of turn, or is gone
+            served += self._try(watcher)
+        channel.trim()
+        return served
+
+    def _try(self, watcher: Watcher) -> bool:
+        """Give a watcher its message; if there is none for it, let it wait for news."""
+        self.give(watcher)
+        if watcher.synced and not watcher.has_mail:
+            watcher.group.idle[watcher] = None
+        return watcher.has_mail
+
+    def _drop(self, watcher: Watcher) -> None:
+        watcher.group.idle.pop(watcher, None)
+        watcher.due = False
+        watcher.drop(behind=True)
+        self._metrics.resyncs.inc()

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from ramify.v1.state_service_pb2 import (
     Bookmark,
+    Coalescing,
     Resync,
     ResyncReason,
-    SnapshotChunk,
     WatchCreated,
     WatchEnded,
     WatchEndReason,
     WatchProjectRequest,
     WatchProjectResponse,
 )
-from state_svc.codec.delta import MAX_FRAME_BYTES
+from state_svc.codec.watch_frame import compress_frame
 from state_svc.errors import CorruptRecord, RevisionAhead, RevisionCompacted
-from state_svc.model.checksum import view_checksum
 from state_svc.model.project import LiveProject
-from state_svc.model.review import OPEN
 from state_svc.store.base import StateStore
 from state_svc.watch.catchup import CatchUp
-from state_svc.watch.filter import ViewFilter
 from state_svc.watch.hub import WatchHub
+from state_svc.watch.snapshot import Snapshot
+from state_svc.watch.style import BroadcastDefaults, choose_style
 from state_svc.watch.watcher import Watcher
 
 MAX_BOOKMARK_SECONDS = 10.0
-_OPEN_COMMAND = 1
+_RESUME_TAG = WatchProjectResponse.RESUME_REVISION_FIELD_NUMBER << 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +69,13 @@ class WatchSession:
         store: StateStore,
         project: LiveProject,
         request: WatchProjectRequest,
+        defaults: BroadcastDefaults = BroadcastDefaults(),  # noqa: B008 - immutable
     ) -> None:
         self._hub = hub
         self._store = store
         self._project = project
         self._request = request
-        self._filter = ViewFilter(request.filter)
+        self._style = choose_style(request, project.view.entity.settings, defaults)
         interval = request.bookmark_interval_ms / 1_000
         self._bookmark_seconds = interval or MAX_BOOKMARK_SECONDS
 
@@ -86,23 +86,24 @@ class WatchSession:
         `StoreUnavailable`.
         """
         start = choose_start(self._request, self._project)
-        watcher = self._hub.add(self._project, self._filter)
+        watcher = self._hub.add(self._project, self._style, self._request.priority)
         try:
+            if start.after is not None:
+                watcher.start_at(start.after)
             yield self._created()
             if start.after is None:
-                for message in self._begin(watcher, start.resync):
+                async for message in self._begin(watcher, start.resync):
                     yield message
-            else:
-                watcher.start_at(start.after)
             async for message in self._follow(watcher):
                 yield message
         finally:
             self._hub.remove(watcher)
 
     async def _follow(self, watcher: Watcher) -> AsyncIterator[bytes]:
+        hub = self._hub
         last_sent = time.monotonic()
         while True:
-            if not watcher.synced and not self._hub.sync(watcher):
+            if not watcher.synced and not watcher.has_mail and not hub.sync(watcher):
                 if self._project.deleted:
                     yield self._ended(watcher, WatchEndReason.WATCH_END_REASON_PROJECT_DELETED)
                     return
@@ -110,15 +111,20 @@ class WatchSession:
                     yield message
                     last_sent = time.monotonic()
                 continue
-            frame = watcher.pop()
-            if frame is not None:
-                yield frame
+            message_given = watcher.pop()
+            if message_given is not None:
+                yield message_given
                 last_sent = time.monotonic()
-            elif watcher.ending is not None:
-                yield self._ended(watcher, watcher.ending)
-                return
-            elif not await watcher.wait(last_sent + self._bookmark_seconds - time.monotonic()):
-                bookmark = self._bookmark(watcher)
+                continue
+            if watcher.ending is not None:
+                hub.give(watcher)
+                if watcher.synced and not watcher.has_mail:
+                    yield self._ended(watcher, watcher.ending)
+                    return
+                continue
+            hub.ask(watcher)
+            if not await watcher.wait(last_sent + self._bookmark_seconds - time.monotonic()):
+                bookmark = await self._bookmark(watcher)
                 if bookmark is not None:
                     yield bookmark
                     last_sent = time.monotonic()
@@ -132,10 +138,15 @@ class WatchSession:
             compacted = self._project.view.compacted
             if self._request.fail_if_compacted:
                 raise RevisionCompacted(revision=watcher.through, compacted_revision=compacted)
-            for message in self._begin(watcher, ResyncReason.RESYNC_REASON_COMPACTED):
+            async for message in self._begin(watcher, ResyncReason.RESYNC_REASON_COMPACTED):
                 yield message
             return
-        catch_up = CatchUp(self._store, self._project, self._filter, watcher.through)
+        merges = self._style.merges or (
+            watcher.behind and self._style.coalescing == Coalescing.COALESCING_BEHIND
+        )
+        catch_up = CatchUp(
+            self._store, self._project, self._style.filter, watcher.through, merges=merges
+        )
         try:
             async for message, promised in catch_up.messages(watcher.announced):
                 if not message and promised is not None:
@@ -143,7 +154,7 @@ class WatchSession:
                     continue
                 if promised is not None:
                     watcher.sent(promised)
-                yield message
+                yield self._packed(message, promised or 0)
         except CorruptRecord:
             # What is missing may have been dropped while it was read; the next round will tell.
             if not self._dropped(watcher) and not self._project.deleted:
@@ -152,13 +163,24 @@ class WatchSession:
     def _dropped(self, watcher: Watcher) -> bool:
         return watcher.through < self._project.view.compacted
 
-    def _begin(self, watcher: Watcher, resync: ResyncReason.ValueType | None) -> Iterator[bytes]:
+    async def _begin(
+        self, watcher: Watcher, resync: ResyncReason.ValueType | None
+    ) -> AsyncIterator[bytes]:
+        """Yield the view at the present head in chunks; the watcher stands there afterwards."""
+        snapshot = Snapshot(self._project.view, self._style.filter)
+        watcher.start_at(snapshot.revision)
         if resync is not None:
             yield _encode(WatchProjectResponse(resync=Resync(reason=resync)))
-        yield from self._snapshot(watcher)
+        async for message in snapshot.messages():
+            # Only the last chunk begins with a `resume_revision`.
+            promised = snapshot.revision if message[0] == _RESUME_TAG else 0
+            yield self._packed(message, promised)
+
+    def _packed(self, message: bytes, promised: int) -> bytes:
+        return compress_frame(message, promised) if self._style.encoding else message
 
     def _created(self) -> bytes:
-        view = self._project.view
+        view, style = self._project.view, self._style
         return _encode(
             WatchProjectResponse(
                 created=WatchCreated(
@@ -166,55 +188,24 @@ class WatchSession:
                     project_uid=self._project.uid,
                     head_revision=view.revision,
                     compacted_revision=view.compacted,
-                    filter=self._filter.request,
+                    filter=style.filter.request,
+                    mode=style.filter.mode,
+                    coalescing=style.coalescing,
+                    max_interval_ms=round(style.hold_seconds * 1_000),
+                    encoding=style.encoding,
                 )
             )
         )
 
-    def _snapshot(self, watcher: Watcher) -> Iterator[bytes]:
-        """Yield the view at the present head in chunks; the watcher stands there afterwards.
-
-        The nodes are immutable, so the list stays the view at that revision while they are
-        encoded, whatever is committed meanwhile.
-        """
-        view = self._project.view
-        revision = view.revision
-        nodes = self._filter.select(view.nodes.values(), watcher.channel.find)
-        chunk = SnapshotChunk(revision=revision)
-        if self._filter.shows_project:
-            chunk.project.CopyFrom(view.entity)
-        if self._filter.shows_commands:
-            chunk.commands.extend(c for c in view.commands.values() if c.state == _OPEN_COMMAND)
-        watcher.start_at(revision)
-        size = chunk.ByteSize()
-        for node in nodes:
-            if size and size + len(node.data) > MAX_FRAME_BYTES:
-                yield _encode(WatchProjectResponse(snapshot=chunk))
-                chunk = SnapshotChunk(revision=revision, chunk=chunk.chunk + 1)
-                size = 0
-            chunk.nodes.append(node.to_node())
-            size += len(node.data)
-        if self._filter.shows_reviews:
-            for review in [r for r in view.reviews.values() if r.state == OPEN]:
-                length = review.ByteSize()
-                if size and size + length > MAX_FRAME_BYTES:
-                    yield _encode(WatchProjectResponse(snapshot=chunk))
-                    chunk = SnapshotChunk(revision=revision, chunk=chunk.chunk + 1)
-                    size = 0
-                chunk.reviews.append(review)
-                size += length
-        chunk.last = True
-        chunk.checksum = view_checksum(nodes)
-        yield _encode(WatchProjectResponse(resume_revision=revision, snapshot=chunk))
-
-    def _bookmark(self, watcher: Watcher) -> bytes | None:
-        """Return a bookmark at the head; None if a message has come in first."""
-        self._hub.flush(watcher.channel)
+    async def _bookmark(self, watcher: Watcher) -> bytes | None:
+        """Return a bookmark at the head; None if there is a message to send first."""
+        self._hub.give(watcher)
         if not watcher.synced or watcher.has_mail:
             return None
         revision = watcher.through
+        checksum = await self._hub.checksum(watcher)
         watcher.sent(revision)
-        bookmark = Bookmark(revision=revision, checksum=self._hub.checksum(watcher))
+        bookmark = Bookmark(revision=revision, checksum=checksum)
         return _encode(WatchProjectResponse(resume_revision=revision, bookmark=bookmark))
 
     def _ended(self, watcher: Watcher, reason: WatchEndReason.ValueType) -> bytes:

@@ -1,98 +1,96 @@
-"""One watcher: its place in the history and its mailbox."""
+"""One watcher: its place in the history, and the one message it is given at a time."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import TYPE_CHECKING
 
 from ramify.v1.state_service_pb2 import WatchEndReason
-from state_svc.watch.filter import ViewFilter
 
 if TYPE_CHECKING:
+    from state_svc.watch.group import Group
     from state_svc.watch.hub import Channel
-
-MAILBOX_FRAMES = 64
-MAILBOX_BYTES = 4 << 20
 
 
 class Watcher:
-    """A synced watcher is fed by the hub; an unsynced one catches up from the store.
+    """A synced watcher is given messages by the hub; an unsynced one catches up from the store.
 
-    `through` is what has been put into the mailbox or sent; `announced` is the last revision
-    that a message has promised, so the next message begins at `announced + 1`. A full mailbox
-    is dropped, not the data: the watcher becomes unsynced, stands again where the messages that
-    were sent have left it, and reads the rest from the store. Slow costs latency, not memory.
+    It is given one message at a time, and the next only when it asks for it: whoever reads slowly
+    gets fewer, fuller messages. `through` is what it has been given or what is known to show it
+    nothing; `announced` is the last revision that a message has promised, so the next message
+    begins at `announced + 1`. A watcher that falls behind what the project's feed still holds
+    becomes unsynced and reads on from the store. Slow costs latency, not memory.
     """
 
-    def __init__(self, channel: Channel, view_filter: ViewFilter) -> None:
+    def __init__(self, channel: Channel, group: Group, patience: float) -> None:
         self.channel = channel
-        self.filter = view_filter
+        self.group = group
+        self.patience = patience  #: seconds that it lets others go first
         self.synced = False
+        self.behind = False  #: it has lost its place in the feed since it was last synced
+        self.reads_through = 0  #: the store's reader must get it there before it joins the feed
+        self.due = False  #: it waits for its turn
         self.ending: WatchEndReason.ValueType | None = None
-        self.through = channel.published
-        self.announced = channel.published
-        self._sent = channel.published
-        self._frames: deque[tuple[bytes, int]] = deque()
-        self._bytes = 0
-        self._wake = asyncio.Event()
+        self.through = self.announced = channel.feed.head
+        self._message: bytes | None = None
+        self._waiter: asyncio.Future[None] | None = None
 
     @property
     def has_mail(self) -> bool:
         """Whether a message waits to be sent."""
-        return bool(self._frames)
+        return self._message is not None
 
     def start_at(self, revision: int) -> None:
         """Stand at a revision, unsynced."""
-        self.through = self.announced = self._sent = revision
+        self.through = self.announced = revision
 
-    def put(self, frame: bytes, last: int) -> bool:
-        """Take a message that ends at revision `last`; False if the mailbox was full."""
-        if len(self._frames) >= MAILBOX_FRAMES or self._bytes + len(frame) > MAILBOX_BYTES:
-            self.drop()
-            return False
-        self._frames.append((frame, last))
-        self._bytes += len(frame)
+    def put(self, message: bytes, last: int) -> None:
+        """Take a message that ends at revision `last`; there must be room for it."""
+        assert self._message is None
+        self._message = message
         self.through = self.announced = last
-        self._wake.set()
-        return True
-
-    def drop(self) -> None:
-        """Lose the mailbox: become unsynced and read on from what was sent."""
-        self._frames.clear()
-        self._bytes = 0
-        self.synced = False
-        self.through = self.announced = self._sent
-        self._wake.set()
+        self._wake()
 
     def pop(self) -> bytes | None:
-        """Return the next message to send, None if there is none now.
+        """Return the message to send, None if there is none.
 
         It counts as sent: whoever pops must send it or end the watch.
         """
-        if not self._frames:
-            return None
-        frame, self._sent = self._frames.popleft()
-        self._bytes -= len(frame)
-        return frame
+        message, self._message = self._message, None
+        return message
+
+    def drop(self, *, behind: bool) -> None:
+        """Become unsynced; what was given so far is still sent."""
+        self.synced = False
+        self.behind = behind
+        self._wake()
 
     def sent(self, revision: int) -> None:
-        """Note a message, made outside the mailbox, that promises `revision`."""
-        self.through = self.announced = self._sent = revision
+        """Note a message, made outside the hub, that promises `revision`."""
+        self.through = self.announced = revision
 
     def end(self, reason: WatchEndReason.ValueType) -> None:
         """Ask the watch to send what is left and stop."""
         self.ending = reason
-        self._wake.set()
+        self._wake()
 
     async def wait(self, seconds: float) -> bool:
-        """Wait for a message, the loss of the mailbox or the end; False after `seconds`."""
-        if self._frames or self.ending or not self.synced:
+        """Wait for a message, the loss of the place or the end; False after `seconds`."""
+        if self._has_news():
             return True
-        self._wake.clear()
+        loop = asyncio.get_running_loop()
+        self._waiter = waiter = loop.create_future()
+        timer = loop.call_later(seconds, self._wake)
         try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            return False
-        return True
+            await waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+        return self._has_news()
+
+    def _has_news(self) -> bool:
+        return self._message is not None or self.ending is not None or not self.synced
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

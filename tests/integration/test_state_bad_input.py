@@ -34,8 +34,6 @@ from ramify.v1.state_service_pb2 import (
     ReleaseLeaseRequest,
     RenewLeasesRequest,
     StreamMutationsRequest,
-    WatchFilter,
-    WatchProjectRequest,
 )
 from tests.support.mutations import (
     DONE,
@@ -381,30 +379,6 @@ async def test_an_unknown_node_is_not_found(shared_wire: Wire, project_id: str) 
     for call in calls:
         shown = await refusal(call)
         assert (shown.code, shown.reason) == (grpc.StatusCode.NOT_FOUND, "NODE_NOT_FOUND")
-
-
-BAD_WATCHES: dict[str, tuple[dict[str, Any], str]] = {
-    "bookmarks too often": ({"bookmark_interval_ms": 99}, "bookmark_interval_ms"),
-    "bookmarks too rare": ({"bookmark_interval_ms": 10_001}, "bookmark_interval_ms"),
-    "start is false": ({"from_beginning": False}, "from_beginning"),
-    "unknown kind": ({"filter": WatchFilter(kinds=[unknown(9)])}, "filter.kinds"),
-    "unknown state": ({"filter": WatchFilter(states=[unknown(99)])}, "filter.states"),
-    "unknown task type": ({"filter": WatchFilter(task_types=[unknown(99)])}, "filter.task_types"),
-    "too many agents": ({"filter": WatchFilter(agent_names=["a"] * 101)}, "filter.agent_names"),
-}
-
-
-@pytest.mark.parametrize("kind", BAD_WATCHES)
-async def test_a_bad_watch_is_refused_with_its_field(
-    shared_wire: Wire, project_id: str, kind: str
-) -> None:
-    fields, field = BAD_WATCHES[kind]
-    request = WatchProjectRequest(project_id=project_id, **fields)
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await shared_wire.stub.WatchProject(request).read()
-    shown = read_refusal(caught.value)
-    assert (shown.code, shown.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
-    assert shown.fields == [field]
 
 
 BAD_STREAMS: dict[str, tuple[list[StreamMutationsRequest], str]] = {

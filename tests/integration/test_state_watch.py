@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from ramify.v1.state_service_pb2 import (
+    Coalescing,
     ResyncReason,
     WatchProjectRequest,
 )
@@ -33,6 +34,7 @@ from tests.support.watch import RawWatch, WatchLog
 from tests.support.wire import SMALL_WINDOW, Wire, connect, refusal
 
 Start = Callable[..., StateProcess]
+_NEVER = Coalescing.COALESCING_NEVER
 
 
 async def test_a_watch_is_ordered_and_unique_and_reliable(shared_wire: Wire) -> None:
@@ -203,20 +205,32 @@ async def test_a_snapshot_comes_in_chunks_with_one_resume_point(shared_wire: Wir
 
 
 async def test_a_slow_watcher_costs_latency_and_nothing_else(state: StateProcess) -> None:
-    """It reads nothing while 30 000 changes are made; then it sees every revision once."""
+    """It reads nothing while 30 000 changes are made; then it sees every revision once.
+
+    If it has asked for that: by default what it has missed is joined to the latest values.
+    """
     frames, batches, mutations = 60, 50, 10
     async with connect(state.address) as wire, connect(state.address, SMALL_WINDOW) as slow_wire:
         project_id = (await wire.create_project()).project_id
         names = [f"n{i}" for i in range(mutations)]
         await wire.commit(project_id, *[create(name) for name in names])
         memory = state.memory()
-        request = WatchProjectRequest(project_id=project_id, from_beginning=True)
-        # A call that nobody reads: flow control fills, then the mailbox.
+        request = WatchProjectRequest(
+            project_id=project_id,
+            from_beginning=True,
+            coalescing=Coalescing.COALESCING_NEVER,
+        )
+        # A call that nobody reads: flow control fills, then the feed goes on without it.
         call = slow_wire.stub.WatchProject(request)
         slow = WatchLog()
         slow.begin(request)
         slow.take(await call.read())  # type: ignore[arg-type]
-        async with wire.watch(project_id, from_beginning=True) as quick:
+        usual = WatchProjectRequest(project_id=project_id, from_beginning=True)
+        second_call = slow_wire.stub.WatchProject(usual)
+        joined = WatchLog()
+        joined.begin(usual)
+        joined.take(await second_call.read())  # type: ignore[arg-type]
+        async with wire.watch(project_id, from_beginning=True, coalescing=_NEVER) as quick:
             async with wire.producer() as producer:
                 for frame in range(frames):
                     await producer.send(
@@ -233,12 +247,18 @@ async def test_a_slow_watcher_costs_latency_and_nothing_else(state: StateProcess
             last = frames * batches + 2
             await quick.through(last)
             stats = await wire.stats(project_id)
-            assert (stats.watchers, stats.unsynced_watchers) == (2, 1)
+            assert (stats.watchers, stats.unsynced_watchers) == (3, 2)
             assert not quick.done
         grown = state.memory() - memory
         while slow.announced < last:
             slow.take(await call.read())  # type: ignore[arg-type]
         call.cancel()
+        while joined.announced < last:
+            joined.take(await second_call.read())  # type: ignore[arg-type]
+        second_call.cancel()
+        assert as_bytes(joined.view) == as_bytes(slow.view)
+        assert any(message.delta.coalesced for message in joined.messages)
+        assert len(flat(joined)) < len(flat(slow)) // 10
         assert flat(slow) == flat(quick.log)
         assert sorted(slow.changes) == list(range(1, last + 1))
         # 30 000 changes are about 18 MB on the wire; the service holds none of them for it.

@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 
 from ramify.v1.mutation_pb2 import Change, MutationBatch
-from ramify.v1.state_service_pb2 import WatchProjectRequest
+from ramify.v1.state_service_pb2 import Coalescing, WatchProjectRequest
 from tests.support.mutations import batch, create, patch
 from tests.support.producer import RawProducer
 from tests.support.watch import RawWatch, WatchLog
@@ -148,6 +148,7 @@ class LoadWatcher:
                     request = WatchProjectRequest(project_id=self.project_id, from_beginning=True)
                     self.log = WatchLog()
                 request.bookmark_interval_ms = 200
+                request.coalescing = Coalescing.COALESCING_NEVER
                 async with RawWatch(wire.stub, request, self.log) as watch:
                     self.connections += 1
                     while not watch.done and not self._done():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ramify.v1.command_pb2 import Command, CommandType
+from ramify.v1.command_pb2 import Command, CommandPatch, CommandState, CommandType
 from ramify.v1.mutation_pb2 import (
     CommandMutation,
     Mutation,
@@ -67,6 +67,12 @@ def delete(node_id: str) -> Mutation:
 def change_project(**fields: Any) -> Mutation:
     """Return a change of the project itself."""
     return Mutation(project=ProjectMutation(patch=ProjectPatch(**fields)))
+
+
+def order_outcome(command_id: str) -> Mutation:
+    """Return the note that a command was carried out."""
+    done = CommandPatch(state=CommandState.COMMAND_STATE_APPLIED)
+    return Mutation(command=CommandMutation(command_id=command_id, patch=done))
 
 
 def order_cancel(command_id: str) -> Mutation:

@@ -17,7 +17,13 @@ from ramify.v1.node_pb2 import Node
 from ramify.v1.orchestrator_service_pb2 import CancelProjectRequest, StartProjectRequest
 from ramify.v1.orchestrator_service_pb2_grpc import OrchestratorServiceStub
 from ramify.v1.project_pb2 import ExecutionSettings, Project
-from ramify.v1.state_service_pb2 import EntityKind, WatchFilter, WatchProjectRequest
+from ramify.v1.state_service_pb2 import (
+    Coalescing,
+    EntityKind,
+    WatchFilter,
+    WatchMode,
+    WatchProjectRequest,
+)
 from tests.support.run_history import RunHistory
 from tests.support.watch import WatchLog
 from tests.support.wire import CALL_SECONDS, OPTIONS, Wire, connect
@@ -127,6 +133,8 @@ class Follower:
             fail_if_compacted=True,
             filter=_ALL,
             bookmark_interval_ms=200,
+            mode=WatchMode.WATCH_MODE_DIFF,
+            coalescing=Coalescing.COALESCING_NEVER,
         )
         if self.log.resume:
             request.after_revision = self.log.resume

@@ -16,7 +16,7 @@ from state_svc.lease import table
 from state_svc.metrics import _MAX_PROJECTS
 from state_svc.model import limits, producer
 from state_svc.rpc import convert, leases, nodes, portable, watch
-from state_svc.watch import session, watcher
+from state_svc.watch import feed, hub, session
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "limits.md").read_text("utf-8")
@@ -49,6 +49,8 @@ ENFORCED: dict[str, object] = {
     "bytes of a review": "MAX_REVIEW_BYTES",
     "pins of a project": "MAX_PINS",
     "values of a condition of a watch filter": watch._MAX_VALUES,
+    "milliseconds between messages of a watch": watch._MAX_INTERVAL_MS,
+    "encodings that a watch accepts": watch._MAX_ENCODINGS,
     "leases in a renewal": leases._MAX_RENEWALS,
     "seconds of a lease": f"{table.MIN_TTL:g} to {table.MAX_TTL:g}",
     "entries of a page": convert.MAX_PAGE_SIZE,
@@ -58,8 +60,8 @@ ENFORCED: dict[str, object] = {
     "accepted bytes that are not durable": Settings.model_fields["max_pending_bytes"].default,
     "unacknowledged batches of a stream": "credit_batches",
     "unacknowledged bytes of a stream": "credit_bytes",
-    "messages in the mailbox of a watch": watcher.MAILBOX_FRAMES,
-    "bytes in the mailbox of a watch": watcher.MAILBOX_BYTES,
+    "bytes of changes kept for the watches of a project": feed.MAX_FEED_BYTES,
+    "immediate watches": hub.MAX_IMMEDIATE,
     "imports under way": portable._MAX_IMPORTS,
     "backups under way": 1,
     "listings with pages to come": nodes._MAX_LISTINGS,

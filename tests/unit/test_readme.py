@@ -13,7 +13,7 @@ from orchestrator_svc.config import ServiceConfig
 from scripts.readme_keys import HEAD, table
 from state_svc.config import Settings
 from state_svc.model import limits
-from state_svc.watch import watcher
+from state_svc.watch import feed, hub
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -79,8 +79,11 @@ def test_the_table_of_limits_is_what_is_enforced() -> None:
     assert f"| bytes of a body in the payload store | {stored} MiB |" in README
     goal = f"{limits.MIN_GOAL_CHARS} to {enforced.max_goal_chars:,}".replace(",", " ")
     assert f"| characters of a goal | {goal} |" in README
-    mailbox = f"{watcher.MAILBOX_FRAMES} messages, {watcher.MAILBOX_BYTES >> 20} MiB"
-    assert f"| mailbox of a watcher | {mailbox} |" in README
+    assert (
+        f"| changes of a project kept for its watchers | {feed.MAX_FEED_BYTES >> 20} MiB |"
+        in README
+    )
+    assert f"| immediate watches | {hub.MAX_IMMEDIATE} |" in README
 
 
 def test_every_file_that_the_docs_name_exists() -> None:

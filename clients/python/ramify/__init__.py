@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ramify.client import AsyncClient
-    from ramify.cursor import WatchStart
+    from ramify.cursor import WatchOptions, WatchStart
     from ramify.errors import RamifyError
     from ramify.events import (
         WatchBookmark,
@@ -32,6 +32,7 @@ __all__ = [
     "RamifyError",
     "View",
     "WatchStart",
+    "WatchOptions",
     "WatchEvent",
     "WatchConnected",
     "WatchSnapshot",
@@ -47,6 +48,7 @@ _MODULES = {
     "RamifyError": "ramify.errors",
     "View": "ramify.view",
     "WatchStart": "ramify.cursor",
+    "WatchOptions": "ramify.cursor",
     "WatchEvent": "ramify.events",
     "WatchConnected": "ramify.events",
     "WatchSnapshot": "ramify.events",

@@ -11,7 +11,7 @@ from google.protobuf.struct_pb2 import Value
 from ramify.addresses import orchestrator_address, state_address
 from ramify.calls import CallPolicy, call
 from ramify.channel import open_channel
-from ramify.cursor import WatchCursor, WatchStart
+from ramify.cursor import WatchCursor, WatchOptions, WatchStart
 from ramify.events import WatchEvent
 from ramify.rpc_errors import error_from_rpc
 from ramify.states import TERMINAL_PROJECT_STATES
@@ -227,8 +227,13 @@ class AsyncClient:
         fail_if_compacted: bool = False,
         bookmark_interval_ms: int = 0,
         policy: WatchPolicy | None = None,
+        options: WatchOptions | None = None,
     ) -> AsyncGenerator[WatchEvent, None]:
         """Yield every change of a project from `start` (default: a snapshot) on, for ever.
+
+        What a change carries is the project's choice unless `options` says. While this watch is
+        behind, successive changes of a node may come joined, in deltas marked `coalesced`; ask for
+        `WatchOptions(coalescing="never")` to see each.
 
         Resumes by itself where it was, across reconnects and restarts of state_svc; see
         `ramify.watch.watch`. Feed the events to a `View` to have the project at hand.
@@ -239,6 +244,7 @@ class AsyncClient:
             filter,
             fail_if_compacted,
             bookmark_interval_ms,
+            options,
         )
         return watch(
             self._state.WatchProject,

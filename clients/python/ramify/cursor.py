@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ramify.checksum import ViewChecksum
+from ramify.compressed import ENCODINGS, read_compressed
 from ramify.errors import (
     ProjectNotFoundError,
     RamifyError,
@@ -24,14 +25,17 @@ from ramify.events import (
     WatchSnapshot,
 )
 from ramify.v1.mutation_pb2 import Delta
+from ramify.v1.project_pb2 import WatchPriority
 from ramify.v1.state_service_pb2 import (
     ENTITY_KIND_NODE,
     WATCH_END_REASON_PROJECT_DELETED,
     Bookmark,
+    Coalescing,
     Resync,
     SnapshotChunk,
     WatchCreated,
     WatchFilter,
+    WatchMode,
     WatchProjectRequest,
     WatchProjectResponse,
 )
@@ -66,6 +70,33 @@ class WatchStart:
         return cls("head")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchOptions:
+    """How a watch wants to be told; what is not chosen is left to the project and the service."""
+
+    #: What a change carries: changed fields, whole entities, or only what has ended (SEM 24).
+    mode: Literal["diff", "full", "terminal"] | None = None
+    #: When changes of an entity may be joined to its latest value.
+    coalescing: Literal["never", "behind", "always"] | None = None
+    max_interval: float = 0.0  #: least seconds between messages with changes, at most 60
+    priority: Literal["low", "normal", "high"] | None = None
+    immediate: bool = False  #: ahead of every pace; few such watches are allowed
+    compressed: bool = False  #: fewer bytes for more work; for slow networks
+
+    def fill(self, request: WatchProjectRequest) -> None:
+        """Put the choices into a request."""
+        if self.mode is not None:
+            request.mode = WatchMode.Value(f"WATCH_MODE_{self.mode.upper()}")
+        if self.coalescing is not None:
+            request.coalescing = Coalescing.Value(f"COALESCING_{self.coalescing.upper()}")
+        if self.priority is not None:
+            request.priority = WatchPriority.Value(f"WATCH_PRIORITY_{self.priority.upper()}")
+        request.max_interval_ms = round(self.max_interval * 1_000)
+        request.force_immediate = self.immediate
+        if self.compressed:
+            request.accept_encodings.extend(ENCODINGS)
+
+
 class WatchCursor:
     """Turns messages of one logical watch into events and proves that none is missing.
 
@@ -82,6 +113,7 @@ class WatchCursor:
         filter: WatchFilter | None = None,  # noqa: A002 - the contract's word
         fail_if_compacted: bool = False,
         bookmark_interval_ms: int = 0,
+        options: WatchOptions | None = None,
     ) -> None:
         self._base = WatchProjectRequest(
             project_id=project_id,
@@ -89,6 +121,7 @@ class WatchCursor:
             fail_if_compacted=fail_if_compacted,
             bookmark_interval_ms=bookmark_interval_ms,
         )
+        (options or WatchOptions()).fill(self._base)
         self._start = start
         self._uid = start.project_uid
         #: Everything through this revision was delivered; None before that can be said.
@@ -140,6 +173,8 @@ class WatchCursor:
         and `ServerDrainingError` or `ProjectNotFoundError` when the server ends it.
         """
         kind = response.WhichOneof("message")
+        if kind == "compressed":
+            return self.receive(read_compressed(response))
         if kind == "created":
             return self._created(response.created)
         if kind == "snapshot":
@@ -186,12 +221,15 @@ class WatchCursor:
             whole.nodes.extend(part.nodes)
             whole.commands.extend(part.commands)
             whole.reviews.extend(part.reviews)
-        whole.chunk, whole.last, whole.checksum = 0, True, chunk.checksum
+        whole.chunk, whole.last = 0, True
+        if chunk.HasField("checksum"):
+            whole.checksum = chunk.checksum
         self._chunks = []
         self._position = resume_revision
         self._checksum = ViewChecksum()
         self._checksum.reset((node.node_id, node.version) for node in whole.nodes)
-        self._verify(whole.revision, whole.checksum)
+        if whole.HasField("checksum"):
+            self._verify(whole.revision, whole.checksum)
         return WatchSnapshot(whole, resume_revision)
 
     def _delta(self, delta: Delta, resume_revision: int) -> WatchEvent | None:
@@ -225,7 +263,8 @@ class WatchCursor:
                 f"bookmark {bookmark.revision} arrived where revision {self._next()} was due"
             )
         self._position = bookmark.revision
-        self._verify(bookmark.revision, bookmark.checksum)
+        if bookmark.HasField("checksum"):
+            self._verify(bookmark.revision, bookmark.checksum)
         return WatchBookmark(bookmark, bookmark.revision)
 
     def _next(self) -> int:

@@ -10,7 +10,7 @@ from google.protobuf.struct_pb2 import Value
 
 from ramify.calls import CallPolicy
 from ramify.client import AsyncClient
-from ramify.cursor import WatchStart
+from ramify.cursor import WatchOptions, WatchStart
 from ramify.events import WatchEvent
 from ramify.v1 import orchestrator_service_pb2 as orchestrator_pb2
 from ramify.v1 import state_service_pb2 as state_pb2
@@ -136,9 +136,12 @@ class RamifyClient:
         *,
         filter: state_pb2.WatchFilter | None = None,  # noqa: A002 - the contract's word
         policy: WatchPolicy | None = None,
+        options: WatchOptions | None = None,
     ) -> Iterator[WatchEvent]:
         """Yield every change of a project; close the iterator or leave the loop to stop."""
-        return self._iterate(self._client.watch(project_id, start, filter=filter, policy=policy))
+        return self._iterate(
+            self._client.watch(project_id, start, filter=filter, policy=policy, options=options)
+        )
 
     def get_project(self, project_id: str) -> Project:
         """Return a project with its counts, state and head revision."""

@@ -33,7 +33,7 @@ from ramify.v1.mutation_pb2 import (
 from ramify.v1.node_pb2 import Node
 from ramify.v1.project_pb2 import Project
 from ramify.v1.review_pb2 import Review, ReviewState
-from ramify.v1.state_service_pb2 import SnapshotChunk
+from ramify.v1.state_service_pb2 import Bookmark, SnapshotChunk
 
 _M = TypeVar("_M", bound=Message)
 
@@ -90,7 +90,7 @@ class View:
         elif isinstance(event, WatchSnapshot):
             self.apply_snapshot(event.snapshot)
         elif isinstance(event, WatchBookmark):
-            self.apply_bookmark(event.bookmark.revision, event.bookmark.checksum)
+            self.apply_bookmark(event.bookmark.revision, checksum_in(event.bookmark))
         elif isinstance(event, WatchResync):
             self.clear()
 
@@ -107,7 +107,8 @@ class View:
     def apply_snapshot(self, snapshot: SnapshotChunk) -> None:
         """Replace the view by a snapshot whose chunks have been joined into one.
 
-        Raises `ViewDivergedError` if the nodes do not give the snapshot's checksum.
+        Raises `ViewDivergedError` if the nodes do not give the snapshot's checksum. There is none
+        if the watch shows some fields of nodes only.
         """
         self.clear()
         # Copies, because changes apply in place and the event belongs to its reader.
@@ -120,7 +121,7 @@ class View:
         for node in snapshot.nodes:
             self._put(_copy(node))
         self.revision = snapshot.revision
-        self._verify(snapshot.checksum)
+        self._verify(checksum_in(snapshot))
 
     def apply_delta(self, delta: Delta) -> None:
         """Apply all changes of an interval that begins right after the view's revision.
@@ -146,8 +147,8 @@ class View:
                 self._apply_review(change.review, info)
         self.revision = delta.last_revision
 
-    def apply_bookmark(self, revision: int, checksum: int) -> None:
-        """Advance to a bookmark's revision and compare checksums.
+    def apply_bookmark(self, revision: int, checksum: int | None) -> None:
+        """Advance to a bookmark's revision and compare checksums, if it has one.
 
         Raises `WatchGapError` if the bookmark lies behind the view and `ViewDivergedError` if the
         view differs from the server's.
@@ -157,8 +158,8 @@ class View:
         self.revision = revision
         self._verify(checksum)
 
-    def _verify(self, checksum: int) -> None:
-        if checksum != self.checksum:
+    def _verify(self, checksum: int | None) -> None:
+        if checksum is not None and checksum != self.checksum:
             raise ViewDivergedError(
                 f"the view at revision {self.revision} has checksum {self.checksum:016x}, "
                 f"the server has {checksum:016x}",
@@ -218,6 +219,11 @@ class View:
         if node is not None:
             self._children[node.parent_node_id].remove(node_id)
             self._checksum.remove(node_id)
+
+
+def checksum_in(message: SnapshotChunk | Bookmark) -> int | None:
+    """Return the checksum that a message has; None if it has none."""
+    return message.checksum if message.HasField("checksum") else None
 
 
 def _copy(message: _M) -> _M:

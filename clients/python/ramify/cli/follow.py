@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 from ramify.cli.display import Display
 from ramify.client import AsyncClient
-from ramify.cursor import WatchStart
+from ramify.cursor import WatchOptions, WatchStart
 from ramify.events import WatchDelta, WatchEvent, WatchSnapshot
 from ramify.states import TERMINAL_PROJECT_STATES
 from ramify.v1.project_pb2 import Project, ProjectState
@@ -45,11 +45,13 @@ async def follow(
     project_id: str,
     start: WatchStart,
     watch_filter: WatchFilter | None = None,
+    options: WatchOptions | None = None,
 ) -> None:
     """Show every event until the run is over. Survives restarts of both services."""
     async with asyncio.TaskGroup() as group:
         animation = group.create_task(display.animate(), name="display")
-        async with aclosing(client.watch(project_id, start, filter=watch_filter)) as events:
+        watch = client.watch(project_id, start, filter=watch_filter, options=options)
+        async with aclosing(watch) as events:
             async for event in events:
                 display.show(event)
                 if detector.observe(event):

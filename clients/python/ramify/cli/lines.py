@@ -9,7 +9,7 @@ from ramify.cli.format import one_line, plural, seconds_of
 from ramify.events import WatchDelta, WatchEvent, WatchSnapshot
 from ramify.states import node_state_name, project_state_name
 from ramify.v1.mutation_pb2 import NodeChange, ProjectChange, Removal, RevisionInfo
-from ramify.v1.node_pb2 import Node, TaskType
+from ramify.v1.node_pb2 import Node, NodePatch, TaskType
 
 _GOAL_WIDTH = 80
 
@@ -45,26 +45,32 @@ class LineWriter:
     def _node(self, change: NodeChange, info: RevisionInfo) -> Iterator[str]:
         effect = change.WhichOneof("effect")
         node_id = change.node_id
-        if effect == "node":
+        told: Node | NodePatch = change.node if effect == "node" else change.patch
+        moved = change.patch.HasField("state")
+        if effect == "node":  # a new one, or a known one as it is now (mode full)
+            moved = node_id not in self._labels or change.node.state != change.previous_state
             self._labels[node_id] = _label(change.node)
-            word = node_state_name(change.node.state)
-        elif effect == "removal":
+        if effect == "removal":
             word = Removal.Name(change.removal).removeprefix("REMOVAL_")
-        elif change.patch.HasField("state"):
-            word = node_state_name(change.patch.state)
-            if change.patch.attempt > 1:
-                word += f" #{change.patch.attempt}"
+        elif moved:
+            word = node_state_name(told.state)
+            if told.attempt > 1:
+                word += f" #{told.attempt}"
         else:
             return
         text = self._labels.get(node_id, "")
-        if change.patch.HasField("error"):
-            text = change.patch.error.message or text
+        if told.HasField("error"):
+            text = told.error.message or text
         yield _line(info.commit_time, info.revision, word, node_id, text)
 
 
 def _project(change: ProjectChange, info: RevisionInfo) -> Iterator[str]:
     if change.HasField("project"):
         state, text = change.project.state, change.project.goal
+        if change.previous_state:  # mode full
+            if change.previous_state == state:
+                return
+            text = change.project.error.message
     elif change.patch.HasField("state"):
         state, text = change.patch.state, change.patch.error.message
     else:

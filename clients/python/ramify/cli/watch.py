@@ -1,5 +1,6 @@
 """`ramify watch`: follow a run from now, from a revision or from its beginning."""
 
+import enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,9 +11,17 @@ from ramify.cli.options import DEFAULT_STATE, Json, ProjectArgument, StateAddres
 if TYPE_CHECKING:
     from ramify.cli.display import Display
     from ramify.client import AsyncClient
-    from ramify.cursor import WatchStart
+    from ramify.cursor import WatchOptions, WatchStart
     from ramify.v1.project_pb2 import Project
     from ramify.v1.state_service_pb2 import WatchFilter
+
+
+class Mode(enum.Enum):
+    """What a change carries."""
+
+    DIFF = "diff"
+    FULL = "full"
+    TERMINAL = "terminal"
 
 
 def watch(
@@ -37,6 +46,26 @@ def watch(
         list[str] | None,
         typer.Option("--state", metavar="STATE", help="Only nodes in this state; repeatable."),
     ] = None,
+    mode: Annotated[
+        Mode | None,
+        typer.Option(
+            help="Changed fields, whole nodes, or only what has ended; else as the run says."
+        ),
+    ] = None,
+    coalesce: Annotated[
+        bool,
+        typer.Option("--coalesce", help="Join successive changes of a node; only the last counts."),
+    ] = False,
+    every: Annotated[
+        bool, typer.Option("--every", help="Every change, also those missed while behind.")
+    ] = False,
+    interval: Annotated[
+        float,
+        typer.Option(min=0, max=60, metavar="SECONDS", help="Least time between messages."),
+    ] = 0.0,
+    compress: Annotated[
+        bool, typer.Option("--compress", help="Ask for zstd; for slow networks.")
+    ] = False,
     json: Json = False,
     state_svc: StateAddress = DEFAULT_STATE,
 ) -> int:
@@ -52,10 +81,12 @@ def watch(
       ramify watch ID --after 120            # go on where you were
       ramify watch ID --node n12 --state failed --state running
       ramify watch ID --json | jq -c .delta
+      ramify watch ID --mode terminal        # results only
+      ramify watch ID --coalesce --interval 1
     """
     from ramify.cli.session import run_session
     from ramify.cli.values import read_node_states
-    from ramify.cursor import WatchStart
+    from ramify.cursor import WatchOptions, WatchStart
     from ramify.v1.state_service_pb2 import WatchFilter
 
     if after is not None and (from_beginning or tree):
@@ -64,6 +95,16 @@ def watch(
             "a tree begins with a snapshot; leave one of them out",
             ExitCode.USAGE,
         )
+    if coalesce and every:
+        raise CliError(
+            "--coalesce joins changes and --every wants each", "leave one out", ExitCode.USAGE
+        )
+    options = WatchOptions(
+        mode=None if mode is None else mode.value,
+        coalescing="always" if coalesce else "never" if every else None,
+        max_interval=interval,
+        compressed=compress,
+    )
     watch_filter = WatchFilter(subtree_root_node_id=node, states=read_node_states(states or ()))
     start = WatchStart.snapshot()
     if after is not None:
@@ -76,7 +117,7 @@ def watch(
             await client.get_node(project_id, node)  # a filter on an unknown node shows nothing
         project = await client.get_project(project_id)
         display = _display(project, start, tree, json)
-        return await _watch(client, project, start, watch_filter, display)
+        return await _watch(client, project, start, watch_filter, options, display)
 
     return run_session(work, state_svc)
 
@@ -99,6 +140,7 @@ async def _watch(
     project: "Project",
     start: "WatchStart",
     watch_filter: "WatchFilter",
+    options: "WatchOptions",
     display: "Display",
 ) -> int:
     from ramify.cli.attend import Attendant, OnInterrupt
@@ -111,7 +153,7 @@ async def _watch(
     with Attendant(client, project_id, display, OnInterrupt.DETACH, interactive=False) as attendant:
         try:
             ended = await attendant.attend(
-                follow(client, display, detector, project_id, start, watch_filter)
+                follow(client, display, detector, project_id, start, watch_filter, options)
             )
         finally:
             display.close()

@@ -680,10 +680,16 @@ class Delta(_message.Message):
     LAST_REVISION_FIELD_NUMBER: _builtins.int
     REVISIONS_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
+    COALESCED_FIELD_NUMBER: _builtins.int
     first_revision: _builtins.int
     """First revision covered."""
     last_revision: _builtins.int
     """Last revision covered. Revisions without matching changes are covered all the same."""
+    coalesced: _builtins.bool
+    """Whether states between are hidden: at most one change per entity, with its latest value, at
+    the place of its last change; its `previous_state` is the one before the interval. Entities
+    that came and went within the interval are left out.
+    """
     @_builtins.property
     def revisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RevisionInfo]:
         """The revisions that have changes here, in order."""
@@ -699,10 +705,11 @@ class Delta(_message.Message):
         last_revision: _builtins.int = ...,
         revisions: _abc.Iterable[Global___RevisionInfo] | None = ...,
         changes: _abc.Iterable[Global___Change] | None = ...,
+        coalesced: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "first_revision", b"first_revision", "last_revision", b"last_revision", "revisions", b"revisions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "coalesced", b"coalesced", "first_revision", b"first_revision", "last_revision", b"last_revision", "revisions", b"revisions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

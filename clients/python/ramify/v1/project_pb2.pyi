@@ -138,6 +138,74 @@ OPTIMIZATION_LEVEL_AGGRESSIVE: OptimizationLevel.ValueType  # 3
 """Many calls at a time, joined updates."""
 Global___OptimizationLevel: _TypeAlias = OptimizationLevel  # noqa: Y015
 
+class _BroadcastMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BroadcastModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BroadcastMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BROADCAST_MODE_UNSPECIFIED: _BroadcastMode.ValueType  # 0
+    """Nobody chose: every change, as FULL, but with only the fields that changed unless
+    `enable_diff_updates` is false.
+    """
+    BROADCAST_MODE_FULL: _BroadcastMode.ValueType  # 1
+    """Every change, with the whole entity."""
+    BROADCAST_MODE_BATCH: _BroadcastMode.ValueType  # 2
+    """Changes in batches: one message per `ws_batch_timeout_ms`, or sooner for `ws_batch_size`
+    changes; with only the fields that changed (unless `enable_diff_updates` is false).
+    """
+    BROADCAST_MODE_NONE: _BroadcastMode.ValueType  # 3
+    """Only terminal states; these always."""
+
+class BroadcastMode(_BroadcastMode, metaclass=_BroadcastModeEnumTypeWrapper):
+    """BroadcastMode is what watches of a project get that do not ask for a mode themselves. It never
+    changes what is stored: the history is always complete.
+    """
+
+BROADCAST_MODE_UNSPECIFIED: BroadcastMode.ValueType  # 0
+"""Nobody chose: every change, as FULL, but with only the fields that changed unless
+`enable_diff_updates` is false.
+"""
+BROADCAST_MODE_FULL: BroadcastMode.ValueType  # 1
+"""Every change, with the whole entity."""
+BROADCAST_MODE_BATCH: BroadcastMode.ValueType  # 2
+"""Changes in batches: one message per `ws_batch_timeout_ms`, or sooner for `ws_batch_size`
+changes; with only the fields that changed (unless `enable_diff_updates` is false).
+"""
+BROADCAST_MODE_NONE: BroadcastMode.ValueType  # 3
+"""Only terminal states; these always."""
+Global___BroadcastMode: _TypeAlias = BroadcastMode  # noqa: Y015
+
+class _WatchPriority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WatchPriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WatchPriority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WATCH_PRIORITY_UNSPECIFIED: _WatchPriority.ValueType  # 0
+    """As NORMAL."""
+    WATCH_PRIORITY_LOW: _WatchPriority.ValueType  # 1
+    """Lets others go first, for at most 200 ms."""
+    WATCH_PRIORITY_NORMAL: _WatchPriority.ValueType  # 2
+    """Lets those with high priority go first, for at most 50 ms."""
+    WATCH_PRIORITY_HIGH: _WatchPriority.ValueType  # 3
+    """Lets nobody go first."""
+
+class WatchPriority(_WatchPriority, metaclass=_WatchPriorityEnumTypeWrapper):
+    """WatchPriority orders projects, and the watches of a project, when there is more to send than
+    the pace of fan-out allows. It never reorders revisions.
+    """
+
+WATCH_PRIORITY_UNSPECIFIED: WatchPriority.ValueType  # 0
+"""As NORMAL."""
+WATCH_PRIORITY_LOW: WatchPriority.ValueType  # 1
+"""Lets others go first, for at most 200 ms."""
+WATCH_PRIORITY_NORMAL: WatchPriority.ValueType  # 2
+"""Lets those with high priority go first, for at most 50 ms."""
+WATCH_PRIORITY_HIGH: WatchPriority.ValueType  # 3
+"""Lets nobody go first."""
+Global___WatchPriority: _TypeAlias = WatchPriority  # noqa: Y015
+
 class _StatePreset:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -209,6 +277,12 @@ class ExecutionSettings(_message.Message):
     HITL_AGGREGATION_REVIEW_FIELD_NUMBER: _builtins.int
     HITL_TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
     HITL_EXPIRY_POLICY_FIELD_NUMBER: _builtins.int
+    BROADCAST_MODE_FIELD_NUMBER: _builtins.int
+    ENABLE_DIFF_UPDATES_FIELD_NUMBER: _builtins.int
+    WS_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    WS_BATCH_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    ENABLE_WS_COMPRESSION_FIELD_NUMBER: _builtins.int
+    WATCH_PRIORITY_FIELD_NUMBER: _builtins.int
     max_concurrent_nodes: _builtins.int
     """Most agent calls of the project at one time."""
     max_execution_steps: _builtins.int
@@ -275,6 +349,22 @@ class ExecutionSettings(_message.Message):
     """Seconds until the policy of an open review acts; 0: never."""
     hitl_expiry_policy: _review_pb2.ReviewExpiryPolicy.ValueType
     """What happens when nobody answers a review in time."""
+    broadcast_mode: Global___BroadcastMode.ValueType
+    """What watches get that do not ask for a mode."""
+    enable_diff_updates: _builtins.bool
+    """Whether changes carry only the fields that changed instead of the whole entity, where neither
+    the watch nor `broadcast_mode` says.
+    """
+    ws_batch_size: _builtins.int
+    """With broadcast mode BATCH: changes that make a message due."""
+    ws_batch_timeout_ms: _builtins.int
+    """With broadcast mode BATCH: milliseconds after the last message that make the next one due.
+    Never a delay after a quiet time.
+    """
+    enable_ws_compression: _builtins.bool
+    """Whether messages are compressed for watches that accept it."""
+    watch_priority: Global___WatchPriority.ValueType
+    """Place of the project among others when there is more to send than the pace of fan-out allows."""
     def __init__(
         self,
         *,
@@ -307,17 +397,29 @@ class ExecutionSettings(_message.Message):
         hitl_aggregation_review: _builtins.bool | None = ...,
         hitl_timeout_seconds: _builtins.float | None = ...,
         hitl_expiry_policy: _review_pb2.ReviewExpiryPolicy.ValueType | None = ...,
+        broadcast_mode: Global___BroadcastMode.ValueType | None = ...,
+        enable_diff_updates: _builtins.bool | None = ...,
+        ws_batch_size: _builtins.int | None = ...,
+        ws_batch_timeout_ms: _builtins.int | None = ...,
+        enable_ws_compression: _builtins.bool | None = ...,
+        watch_priority: Global___WatchPriority.ValueType | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_enable_hitl", b"_enable_hitl", "_enable_immediate_slot_fill", b"_enable_immediate_slot_fill", "_enable_update_coalescing", b"_enable_update_coalescing", "_execution_strategy", b"_execution_strategy", "_force_root_node_planning", b"_force_root_node_planning", "_hitl_after_atomizer", b"_hitl_after_atomizer", "_hitl_after_modified_plan", b"_hitl_after_modified_plan", "_hitl_after_plan_generation", b"_hitl_after_plan_generation", "_hitl_aggregation_review", b"_hitl_aggregation_review", "_hitl_before_execute", b"_hitl_before_execute", "_hitl_expiry_policy", b"_hitl_expiry_policy", "_hitl_root_plan_only", b"_hitl_root_plan_only", "_hitl_timeout_seconds", b"_hitl_timeout_seconds", "_knowledge_store_batch_size", b"_knowledge_store_batch_size", "_max_concurrent_nodes", b"_max_concurrent_nodes", "_max_execution_steps", b"_max_execution_steps", "_max_parallel_nodes", b"_max_parallel_nodes", "_max_recovery_attempts", b"_max_recovery_attempts", "_max_recursion_depth", b"_max_recursion_depth", "_max_retries", b"_max_retries", "_node_execution_timeout_seconds", b"_node_execution_timeout_seconds", "_optimization_level", b"_optimization_level", "_rate_limit_rpm", b"_rate_limit_rpm", "_retry_delay_seconds", b"_retry_delay_seconds", "_skip_atomization", b"_skip_atomization", "_timeout_hard_seconds", b"_timeout_hard_seconds", "_timeout_soft_seconds", b"_timeout_soft_seconds", "_timeout_warning_seconds", b"_timeout_warning_seconds", "_update_coalescing_window_ms", b"_update_coalescing_window_ms", "enable_hitl", b"enable_hitl", "enable_immediate_slot_fill", b"enable_immediate_slot_fill", "enable_update_coalescing", b"enable_update_coalescing", "execution_strategy", b"execution_strategy", "force_root_node_planning", b"force_root_node_planning", "hitl_after_atomizer", b"hitl_after_atomizer", "hitl_after_modified_plan", b"hitl_after_modified_plan", "hitl_after_plan_generation", b"hitl_after_plan_generation", "hitl_aggregation_review", b"hitl_aggregation_review", "hitl_before_execute", b"hitl_before_execute", "hitl_expiry_policy", b"hitl_expiry_policy", "hitl_root_plan_only", b"hitl_root_plan_only", "hitl_timeout_seconds", b"hitl_timeout_seconds", "knowledge_store_batch_size", b"knowledge_store_batch_size", "max_concurrent_nodes", b"max_concurrent_nodes", "max_execution_steps", b"max_execution_steps", "max_parallel_nodes", b"max_parallel_nodes", "max_recovery_attempts", b"max_recovery_attempts", "max_recursion_depth", b"max_recursion_depth", "max_retries", b"max_retries", "node_execution_timeout_seconds", b"node_execution_timeout_seconds", "optimization_level", b"optimization_level", "rate_limit_rpm", b"rate_limit_rpm", "retry_delay_seconds", b"retry_delay_seconds", "skip_atomization", b"skip_atomization", "timeout_hard_seconds", b"timeout_hard_seconds", "timeout_soft_seconds", b"timeout_soft_seconds", "timeout_warning_seconds", b"timeout_warning_seconds", "update_coalescing_window_ms", b"update_coalescing_window_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_broadcast_mode", b"_broadcast_mode", "_enable_diff_updates", b"_enable_diff_updates", "_enable_hitl", b"_enable_hitl", "_enable_immediate_slot_fill", b"_enable_immediate_slot_fill", "_enable_update_coalescing", b"_enable_update_coalescing", "_enable_ws_compression", b"_enable_ws_compression", "_execution_strategy", b"_execution_strategy", "_force_root_node_planning", b"_force_root_node_planning", "_hitl_after_atomizer", b"_hitl_after_atomizer", "_hitl_after_modified_plan", b"_hitl_after_modified_plan", "_hitl_after_plan_generation", b"_hitl_after_plan_generation", "_hitl_aggregation_review", b"_hitl_aggregation_review", "_hitl_before_execute", b"_hitl_before_execute", "_hitl_expiry_policy", b"_hitl_expiry_policy", "_hitl_root_plan_only", b"_hitl_root_plan_only", "_hitl_timeout_seconds", b"_hitl_timeout_seconds", "_knowledge_store_batch_size", b"_knowledge_store_batch_size", "_max_concurrent_nodes", b"_max_concurrent_nodes", "_max_execution_steps", b"_max_execution_steps", "_max_parallel_nodes", b"_max_parallel_nodes", "_max_recovery_attempts", b"_max_recovery_attempts", "_max_recursion_depth", b"_max_recursion_depth", "_max_retries", b"_max_retries", "_node_execution_timeout_seconds", b"_node_execution_timeout_seconds", "_optimization_level", b"_optimization_level", "_rate_limit_rpm", b"_rate_limit_rpm", "_retry_delay_seconds", b"_retry_delay_seconds", "_skip_atomization", b"_skip_atomization", "_timeout_hard_seconds", b"_timeout_hard_seconds", "_timeout_soft_seconds", b"_timeout_soft_seconds", "_timeout_warning_seconds", b"_timeout_warning_seconds", "_update_coalescing_window_ms", b"_update_coalescing_window_ms", "_watch_priority", b"_watch_priority", "_ws_batch_size", b"_ws_batch_size", "_ws_batch_timeout_ms", b"_ws_batch_timeout_ms", "broadcast_mode", b"broadcast_mode", "enable_diff_updates", b"enable_diff_updates", "enable_hitl", b"enable_hitl", "enable_immediate_slot_fill", b"enable_immediate_slot_fill", "enable_update_coalescing", b"enable_update_coalescing", "enable_ws_compression", b"enable_ws_compression", "execution_strategy", b"execution_strategy", "force_root_node_planning", b"force_root_node_planning", "hitl_after_atomizer", b"hitl_after_atomizer", "hitl_after_modified_plan", b"hitl_after_modified_plan", "hitl_after_plan_generation", b"hitl_after_plan_generation", "hitl_aggregation_review", b"hitl_aggregation_review", "hitl_before_execute", b"hitl_before_execute", "hitl_expiry_policy", b"hitl_expiry_policy", "hitl_root_plan_only", b"hitl_root_plan_only", "hitl_timeout_seconds", b"hitl_timeout_seconds", "knowledge_store_batch_size", b"knowledge_store_batch_size", "max_concurrent_nodes", b"max_concurrent_nodes", "max_execution_steps", b"max_execution_steps", "max_parallel_nodes", b"max_parallel_nodes", "max_recovery_attempts", b"max_recovery_attempts", "max_recursion_depth", b"max_recursion_depth", "max_retries", b"max_retries", "node_execution_timeout_seconds", b"node_execution_timeout_seconds", "optimization_level", b"optimization_level", "rate_limit_rpm", b"rate_limit_rpm", "retry_delay_seconds", b"retry_delay_seconds", "skip_atomization", b"skip_atomization", "timeout_hard_seconds", b"timeout_hard_seconds", "timeout_soft_seconds", b"timeout_soft_seconds", "timeout_warning_seconds", b"timeout_warning_seconds", "update_coalescing_window_ms", b"update_coalescing_window_ms", "watch_priority", b"watch_priority", "ws_batch_size", b"ws_batch_size", "ws_batch_timeout_ms", b"ws_batch_timeout_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enable_hitl", b"_enable_hitl", "_enable_immediate_slot_fill", b"_enable_immediate_slot_fill", "_enable_update_coalescing", b"_enable_update_coalescing", "_execution_strategy", b"_execution_strategy", "_force_root_node_planning", b"_force_root_node_planning", "_hitl_after_atomizer", b"_hitl_after_atomizer", "_hitl_after_modified_plan", b"_hitl_after_modified_plan", "_hitl_after_plan_generation", b"_hitl_after_plan_generation", "_hitl_aggregation_review", b"_hitl_aggregation_review", "_hitl_before_execute", b"_hitl_before_execute", "_hitl_expiry_policy", b"_hitl_expiry_policy", "_hitl_root_plan_only", b"_hitl_root_plan_only", "_hitl_timeout_seconds", b"_hitl_timeout_seconds", "_knowledge_store_batch_size", b"_knowledge_store_batch_size", "_max_concurrent_nodes", b"_max_concurrent_nodes", "_max_execution_steps", b"_max_execution_steps", "_max_parallel_nodes", b"_max_parallel_nodes", "_max_recovery_attempts", b"_max_recovery_attempts", "_max_recursion_depth", b"_max_recursion_depth", "_max_retries", b"_max_retries", "_node_execution_timeout_seconds", b"_node_execution_timeout_seconds", "_optimization_level", b"_optimization_level", "_rate_limit_rpm", b"_rate_limit_rpm", "_retry_delay_seconds", b"_retry_delay_seconds", "_skip_atomization", b"_skip_atomization", "_timeout_hard_seconds", b"_timeout_hard_seconds", "_timeout_soft_seconds", b"_timeout_soft_seconds", "_timeout_warning_seconds", b"_timeout_warning_seconds", "_update_coalescing_window_ms", b"_update_coalescing_window_ms", "enable_hitl", b"enable_hitl", "enable_immediate_slot_fill", b"enable_immediate_slot_fill", "enable_update_coalescing", b"enable_update_coalescing", "execution_strategy", b"execution_strategy", "force_root_node_planning", b"force_root_node_planning", "hitl_after_atomizer", b"hitl_after_atomizer", "hitl_after_modified_plan", b"hitl_after_modified_plan", "hitl_after_plan_generation", b"hitl_after_plan_generation", "hitl_aggregation_review", b"hitl_aggregation_review", "hitl_before_execute", b"hitl_before_execute", "hitl_expiry_policy", b"hitl_expiry_policy", "hitl_root_plan_only", b"hitl_root_plan_only", "hitl_timeout_seconds", b"hitl_timeout_seconds", "knowledge_store_batch_size", b"knowledge_store_batch_size", "max_concurrent_nodes", b"max_concurrent_nodes", "max_execution_steps", b"max_execution_steps", "max_parallel_nodes", b"max_parallel_nodes", "max_recovery_attempts", b"max_recovery_attempts", "max_recursion_depth", b"max_recursion_depth", "max_retries", b"max_retries", "node_execution_timeout_seconds", b"node_execution_timeout_seconds", "optimization_level", b"optimization_level", "rate_limit_rpm", b"rate_limit_rpm", "retry_delay_seconds", b"retry_delay_seconds", "skip_atomization", b"skip_atomization", "timeout_hard_seconds", b"timeout_hard_seconds", "timeout_soft_seconds", b"timeout_soft_seconds", "timeout_warning_seconds", b"timeout_warning_seconds", "update_coalescing_window_ms", b"update_coalescing_window_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_broadcast_mode", b"_broadcast_mode", "_enable_diff_updates", b"_enable_diff_updates", "_enable_hitl", b"_enable_hitl", "_enable_immediate_slot_fill", b"_enable_immediate_slot_fill", "_enable_update_coalescing", b"_enable_update_coalescing", "_enable_ws_compression", b"_enable_ws_compression", "_execution_strategy", b"_execution_strategy", "_force_root_node_planning", b"_force_root_node_planning", "_hitl_after_atomizer", b"_hitl_after_atomizer", "_hitl_after_modified_plan", b"_hitl_after_modified_plan", "_hitl_after_plan_generation", b"_hitl_after_plan_generation", "_hitl_aggregation_review", b"_hitl_aggregation_review", "_hitl_before_execute", b"_hitl_before_execute", "_hitl_expiry_policy", b"_hitl_expiry_policy", "_hitl_root_plan_only", b"_hitl_root_plan_only", "_hitl_timeout_seconds", b"_hitl_timeout_seconds", "_knowledge_store_batch_size", b"_knowledge_store_batch_size", "_max_concurrent_nodes", b"_max_concurrent_nodes", "_max_execution_steps", b"_max_execution_steps", "_max_parallel_nodes", b"_max_parallel_nodes", "_max_recovery_attempts", b"_max_recovery_attempts", "_max_recursion_depth", b"_max_recursion_depth", "_max_retries", b"_max_retries", "_node_execution_timeout_seconds", b"_node_execution_timeout_seconds", "_optimization_level", b"_optimization_level", "_rate_limit_rpm", b"_rate_limit_rpm", "_retry_delay_seconds", b"_retry_delay_seconds", "_skip_atomization", b"_skip_atomization", "_timeout_hard_seconds", b"_timeout_hard_seconds", "_timeout_soft_seconds", b"_timeout_soft_seconds", "_timeout_warning_seconds", b"_timeout_warning_seconds", "_update_coalescing_window_ms", b"_update_coalescing_window_ms", "_watch_priority", b"_watch_priority", "_ws_batch_size", b"_ws_batch_size", "_ws_batch_timeout_ms", b"_ws_batch_timeout_ms", "broadcast_mode", b"broadcast_mode", "enable_diff_updates", b"enable_diff_updates", "enable_hitl", b"enable_hitl", "enable_immediate_slot_fill", b"enable_immediate_slot_fill", "enable_update_coalescing", b"enable_update_coalescing", "enable_ws_compression", b"enable_ws_compression", "execution_strategy", b"execution_strategy", "force_root_node_planning", b"force_root_node_planning", "hitl_after_atomizer", b"hitl_after_atomizer", "hitl_after_modified_plan", b"hitl_after_modified_plan", "hitl_after_plan_generation", b"hitl_after_plan_generation", "hitl_aggregation_review", b"hitl_aggregation_review", "hitl_before_execute", b"hitl_before_execute", "hitl_expiry_policy", b"hitl_expiry_policy", "hitl_root_plan_only", b"hitl_root_plan_only", "hitl_timeout_seconds", b"hitl_timeout_seconds", "knowledge_store_batch_size", b"knowledge_store_batch_size", "max_concurrent_nodes", b"max_concurrent_nodes", "max_execution_steps", b"max_execution_steps", "max_parallel_nodes", b"max_parallel_nodes", "max_recovery_attempts", b"max_recovery_attempts", "max_recursion_depth", b"max_recursion_depth", "max_retries", b"max_retries", "node_execution_timeout_seconds", b"node_execution_timeout_seconds", "optimization_level", b"optimization_level", "rate_limit_rpm", b"rate_limit_rpm", "retry_delay_seconds", b"retry_delay_seconds", "skip_atomization", b"skip_atomization", "timeout_hard_seconds", b"timeout_hard_seconds", "timeout_soft_seconds", b"timeout_soft_seconds", "timeout_warning_seconds", b"timeout_warning_seconds", "update_coalescing_window_ms", b"update_coalescing_window_ms", "watch_priority", b"watch_priority", "ws_batch_size", b"ws_batch_size", "ws_batch_timeout_ms", b"ws_batch_timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__broadcast_mode: _TypeAlias = _typing.Literal["broadcast_mode"]  # noqa: Y015
+    _WhichOneofArgType__broadcast_mode: _TypeAlias = _typing.Literal["_broadcast_mode", b"_broadcast_mode"]  # noqa: Y015
+    _WhichOneofReturnType__enable_diff_updates: _TypeAlias = _typing.Literal["enable_diff_updates"]  # noqa: Y015
+    _WhichOneofArgType__enable_diff_updates: _TypeAlias = _typing.Literal["_enable_diff_updates", b"_enable_diff_updates"]  # noqa: Y015
     _WhichOneofReturnType__enable_hitl: _TypeAlias = _typing.Literal["enable_hitl"]  # noqa: Y015
     _WhichOneofArgType__enable_hitl: _TypeAlias = _typing.Literal["_enable_hitl", b"_enable_hitl"]  # noqa: Y015
     _WhichOneofReturnType__enable_immediate_slot_fill: _TypeAlias = _typing.Literal["enable_immediate_slot_fill"]  # noqa: Y015
     _WhichOneofArgType__enable_immediate_slot_fill: _TypeAlias = _typing.Literal["_enable_immediate_slot_fill", b"_enable_immediate_slot_fill"]  # noqa: Y015
     _WhichOneofReturnType__enable_update_coalescing: _TypeAlias = _typing.Literal["enable_update_coalescing"]  # noqa: Y015
     _WhichOneofArgType__enable_update_coalescing: _TypeAlias = _typing.Literal["_enable_update_coalescing", b"_enable_update_coalescing"]  # noqa: Y015
+    _WhichOneofReturnType__enable_ws_compression: _TypeAlias = _typing.Literal["enable_ws_compression"]  # noqa: Y015
+    _WhichOneofArgType__enable_ws_compression: _TypeAlias = _typing.Literal["_enable_ws_compression", b"_enable_ws_compression"]  # noqa: Y015
     _WhichOneofReturnType__execution_strategy: _TypeAlias = _typing.Literal["execution_strategy"]  # noqa: Y015
     _WhichOneofArgType__execution_strategy: _TypeAlias = _typing.Literal["_execution_strategy", b"_execution_strategy"]  # noqa: Y015
     _WhichOneofReturnType__force_root_node_planning: _TypeAlias = _typing.Literal["force_root_node_planning"]  # noqa: Y015
@@ -370,12 +472,24 @@ class ExecutionSettings(_message.Message):
     _WhichOneofArgType__timeout_warning_seconds: _TypeAlias = _typing.Literal["_timeout_warning_seconds", b"_timeout_warning_seconds"]  # noqa: Y015
     _WhichOneofReturnType__update_coalescing_window_ms: _TypeAlias = _typing.Literal["update_coalescing_window_ms"]  # noqa: Y015
     _WhichOneofArgType__update_coalescing_window_ms: _TypeAlias = _typing.Literal["_update_coalescing_window_ms", b"_update_coalescing_window_ms"]  # noqa: Y015
+    _WhichOneofReturnType__watch_priority: _TypeAlias = _typing.Literal["watch_priority"]  # noqa: Y015
+    _WhichOneofArgType__watch_priority: _TypeAlias = _typing.Literal["_watch_priority", b"_watch_priority"]  # noqa: Y015
+    _WhichOneofReturnType__ws_batch_size: _TypeAlias = _typing.Literal["ws_batch_size"]  # noqa: Y015
+    _WhichOneofArgType__ws_batch_size: _TypeAlias = _typing.Literal["_ws_batch_size", b"_ws_batch_size"]  # noqa: Y015
+    _WhichOneofReturnType__ws_batch_timeout_ms: _TypeAlias = _typing.Literal["ws_batch_timeout_ms"]  # noqa: Y015
+    _WhichOneofArgType__ws_batch_timeout_ms: _TypeAlias = _typing.Literal["_ws_batch_timeout_ms", b"_ws_batch_timeout_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__broadcast_mode) -> _WhichOneofReturnType__broadcast_mode | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__enable_diff_updates) -> _WhichOneofReturnType__enable_diff_updates | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__enable_hitl) -> _WhichOneofReturnType__enable_hitl | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__enable_immediate_slot_fill) -> _WhichOneofReturnType__enable_immediate_slot_fill | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__enable_update_coalescing) -> _WhichOneofReturnType__enable_update_coalescing | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__enable_ws_compression) -> _WhichOneofReturnType__enable_ws_compression | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__execution_strategy) -> _WhichOneofReturnType__execution_strategy | None: ...
     @_typing.overload
@@ -428,6 +542,12 @@ class ExecutionSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__timeout_warning_seconds) -> _WhichOneofReturnType__timeout_warning_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__update_coalescing_window_ms) -> _WhichOneofReturnType__update_coalescing_window_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__watch_priority) -> _WhichOneofReturnType__watch_priority | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ws_batch_size) -> _WhichOneofReturnType__ws_batch_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ws_batch_timeout_ms) -> _WhichOneofReturnType__ws_batch_timeout_ms | None: ...
 
 Global___ExecutionSettings: _TypeAlias = ExecutionSettings  # noqa: Y015
 
@@ -866,6 +986,7 @@ class ProjectPatch(_message.Message):
 
     STATE_FIELD_NUMBER: _builtins.int
     ROOT_NODE_ID_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     LEASE_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
@@ -879,6 +1000,13 @@ class ProjectPatch(_message.Message):
     """New state; the move must be legal."""
     root_node_id: _builtins.str
     """New root."""
+    @_builtins.property
+    def settings(self) -> Global___ExecutionSettings:
+        """New values of the settings that watches follow: `broadcast_mode`, `enable_diff_updates`,
+        `ws_batch_size`, `ws_batch_timeout_ms`, `enable_ws_compression` and `watch_priority`. From
+        producers: those that are set change. In deltas: the whole settings afterwards.
+        """
+
     @_builtins.property
     def error(self) -> _node_pb2.NodeError:
         """New error."""
@@ -920,6 +1048,7 @@ class ProjectPatch(_message.Message):
         *,
         state: Global___ProjectState.ValueType | None = ...,
         root_node_id: _builtins.str | None = ...,
+        settings: Global___ExecutionSettings | None = ...,
         error: _node_pb2.NodeError | None = ...,
         lease: Global___Lease | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
@@ -930,9 +1059,9 @@ class ProjectPatch(_message.Message):
         clear_fields: _abc.Iterable[_builtins.str] | None = ...,
         pins: Global___Pins | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_end_time", b"_end_time", "_error", b"_error", "_lease", b"_lease", "_pause_time", b"_pause_time", "_pins", b"_pins", "_root_node_id", b"_root_node_id", "_start_time", b"_start_time", "_state", b"_state", "end_time", b"end_time", "error", b"error", "lease", b"lease", "pause_time", b"pause_time", "pins", b"pins", "root_node_id", b"root_node_id", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_end_time", b"_end_time", "_error", b"_error", "_lease", b"_lease", "_pause_time", b"_pause_time", "_pins", b"_pins", "_root_node_id", b"_root_node_id", "_settings", b"_settings", "_start_time", b"_start_time", "_state", b"_state", "end_time", b"end_time", "error", b"error", "lease", b"lease", "pause_time", b"pause_time", "pins", b"pins", "root_node_id", b"root_node_id", "settings", b"settings", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_end_time", b"_end_time", "_error", b"_error", "_lease", b"_lease", "_pause_time", b"_pause_time", "_pins", b"_pins", "_root_node_id", b"_root_node_id", "_start_time", b"_start_time", "_state", b"_state", "clear_fields", b"clear_fields", "end_time", b"end_time", "error", b"error", "label_removals", b"label_removals", "label_upserts", b"label_upserts", "lease", b"lease", "pause_time", b"pause_time", "pins", b"pins", "root_node_id", b"root_node_id", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_end_time", b"_end_time", "_error", b"_error", "_lease", b"_lease", "_pause_time", b"_pause_time", "_pins", b"_pins", "_root_node_id", b"_root_node_id", "_settings", b"_settings", "_start_time", b"_start_time", "_state", b"_state", "clear_fields", b"clear_fields", "end_time", b"end_time", "error", b"error", "label_removals", b"label_removals", "label_upserts", b"label_upserts", "lease", b"lease", "pause_time", b"pause_time", "pins", b"pins", "root_node_id", b"root_node_id", "settings", b"settings", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__end_time: _TypeAlias = _typing.Literal["end_time"]  # noqa: Y015
     _WhichOneofArgType__end_time: _TypeAlias = _typing.Literal["_end_time", b"_end_time"]  # noqa: Y015
@@ -946,6 +1075,8 @@ class ProjectPatch(_message.Message):
     _WhichOneofArgType__pins: _TypeAlias = _typing.Literal["_pins", b"_pins"]  # noqa: Y015
     _WhichOneofReturnType__root_node_id: _TypeAlias = _typing.Literal["root_node_id"]  # noqa: Y015
     _WhichOneofArgType__root_node_id: _TypeAlias = _typing.Literal["_root_node_id", b"_root_node_id"]  # noqa: Y015
+    _WhichOneofReturnType__settings: _TypeAlias = _typing.Literal["settings"]  # noqa: Y015
+    _WhichOneofArgType__settings: _TypeAlias = _typing.Literal["_settings", b"_settings"]  # noqa: Y015
     _WhichOneofReturnType__start_time: _TypeAlias = _typing.Literal["start_time"]  # noqa: Y015
     _WhichOneofArgType__start_time: _TypeAlias = _typing.Literal["_start_time", b"_start_time"]  # noqa: Y015
     _WhichOneofReturnType__state: _TypeAlias = _typing.Literal["state"]  # noqa: Y015
@@ -962,6 +1093,8 @@ class ProjectPatch(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pins) -> _WhichOneofReturnType__pins | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__root_node_id) -> _WhichOneofReturnType__root_node_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__settings) -> _WhichOneofReturnType__settings | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__start_time) -> _WhichOneofReturnType__start_time | None: ...
     @_typing.overload

@@ -66,6 +66,72 @@ ENTITY_KIND_STAGE: EntityKind.ValueType  # 5
 """Stage records. They come with changes only, never in snapshots."""
 Global___EntityKind: _TypeAlias = EntityKind  # noqa: Y015
 
+class _WatchMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WatchModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WatchMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WATCH_MODE_UNSPECIFIED: _WatchMode.ValueType  # 0
+    """As the project's settings say; see `ExecutionSettings.broadcast_mode`."""
+    WATCH_MODE_DIFF: _WatchMode.ValueType  # 1
+    """Only the fields that changed."""
+    WATCH_MODE_FULL: _WatchMode.ValueType  # 2
+    """The whole entity as it is after the change."""
+    WATCH_MODE_TERMINAL: _WatchMode.ValueType  # 3
+    """Only what has ended: the view holds nodes in terminal states, and the project is sent whole
+    when it ends and when it begins again. Otherwise as DIFF.
+    """
+
+class WatchMode(_WatchMode, metaclass=_WatchModeEnumTypeWrapper):
+    """WatchMode says what a change carries."""
+
+WATCH_MODE_UNSPECIFIED: WatchMode.ValueType  # 0
+"""As the project's settings say; see `ExecutionSettings.broadcast_mode`."""
+WATCH_MODE_DIFF: WatchMode.ValueType  # 1
+"""Only the fields that changed."""
+WATCH_MODE_FULL: WatchMode.ValueType  # 2
+"""The whole entity as it is after the change."""
+WATCH_MODE_TERMINAL: WatchMode.ValueType  # 3
+"""Only what has ended: the view holds nodes in terminal states, and the project is sent whole
+when it ends and when it begins again. Otherwise as DIFF.
+"""
+Global___WatchMode: _TypeAlias = WatchMode  # noqa: Y015
+
+class _Coalescing:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CoalescingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Coalescing.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COALESCING_UNSPECIFIED: _Coalescing.ValueType  # 0
+    """As BEHIND."""
+    COALESCING_NEVER: _Coalescing.ValueType  # 1
+    """Never: every change of the history is sent."""
+    COALESCING_BEHIND: _Coalescing.ValueType  # 2
+    """Only while this watch has fallen behind the commits since it joined them. History that a
+    watch begins with is sent change by change.
+    """
+    COALESCING_ALWAYS: _Coalescing.ValueType  # 3
+    """Always: the latest value of each entity per message."""
+
+class Coalescing(_Coalescing, metaclass=_CoalescingEnumTypeWrapper):
+    """Coalescing says when successive changes of an entity may be sent as one, hiding the states
+    between. Such a delta is marked `coalesced`; its interval covers everything joined.
+    """
+
+COALESCING_UNSPECIFIED: Coalescing.ValueType  # 0
+"""As BEHIND."""
+COALESCING_NEVER: Coalescing.ValueType  # 1
+"""Never: every change of the history is sent."""
+COALESCING_BEHIND: Coalescing.ValueType  # 2
+"""Only while this watch has fallen behind the commits since it joined them. History that a
+watch begins with is sent change by change.
+"""
+COALESCING_ALWAYS: Coalescing.ValueType  # 3
+"""Always: the latest value of each entity per message."""
+Global___Coalescing: _TypeAlias = Coalescing  # noqa: Y015
+
 class _ResyncReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -628,6 +694,7 @@ class WatchFilter(_message.Message):
     STATES_FIELD_NUMBER: _builtins.int
     TASK_TYPES_FIELD_NUMBER: _builtins.int
     AGENT_NAMES_FIELD_NUMBER: _builtins.int
+    NODE_FIELDS_FIELD_NUMBER: _builtins.int
     subtree_root_node_id: _builtins.str
     """Only this node and everything below it."""
     max_depth: _builtins.int
@@ -648,6 +715,13 @@ class WatchFilter(_message.Message):
     def agent_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only nodes of one of these agents."""
 
+    @_builtins.property
+    def node_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these fields of nodes, by their names in `Node`; empty: all. `node_id`, `version`,
+        `update_time` and `update_revision` are always there. A change that touches none of them is
+        not sent, so versions may lag behind and there are no checksums.
+        """
+
     def __init__(
         self,
         *,
@@ -657,10 +731,11 @@ class WatchFilter(_message.Message):
         states: _abc.Iterable[_node_pb2.NodeState.ValueType] | None = ...,
         task_types: _abc.Iterable[_node_pb2.TaskType.ValueType] | None = ...,
         agent_names: _abc.Iterable[_builtins.str] | None = ...,
+        node_fields: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_depth", b"_max_depth", "max_depth", b"max_depth"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_depth", b"_max_depth", "agent_names", b"agent_names", "kinds", b"kinds", "max_depth", b"max_depth", "states", b"states", "subtree_root_node_id", b"subtree_root_node_id", "task_types", b"task_types"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_depth", b"_max_depth", "agent_names", b"agent_names", "kinds", b"kinds", "max_depth", b"max_depth", "node_fields", b"node_fields", "states", b"states", "subtree_root_node_id", b"subtree_root_node_id", "task_types", b"task_types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_depth: _TypeAlias = _typing.Literal["max_depth"]  # noqa: Y015
     _WhichOneofArgType__max_depth: _TypeAlias = _typing.Literal["_max_depth", b"_max_depth"]  # noqa: Y015
@@ -683,6 +758,12 @@ class WatchProjectRequest(_message.Message):
     FAIL_IF_COMPACTED_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     BOOKMARK_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    MAX_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    COALESCING_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    ACCEPT_ENCODINGS_FIELD_NUMBER: _builtins.int
+    FORCE_IMMEDIATE_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """Which project."""
     project_uid: _builtins.str
@@ -705,9 +786,32 @@ class WatchProjectRequest(_message.Message):
     """
     bookmark_interval_ms: _builtins.int
     """Longest time without a bookmark, in milliseconds; 100 to 10 000. 0: 10 000."""
+    mode: Global___WatchMode.ValueType
+    """What changes carry. It cannot be changed later, and a watch keeps the mode it began with
+    when the project's settings change.
+    """
+    max_interval_ms: _builtins.int
+    """Shortest time between two messages with changes, in milliseconds; at most 60 000. What
+    comes in meanwhile is joined; after a quiet time a change is sent at once. 0: as the project's
+    settings say.
+    """
+    coalescing: Global___Coalescing.ValueType
+    """When changes of an entity may be joined to its latest value."""
+    priority: _project_pb2.WatchPriority.ValueType
+    """Place in the order of fan-out."""
+    force_immediate: _builtins.bool
+    """Sends each change as soon as it is committed, ahead of every pace and interval. At most
+    16 such watches are open at one time; more are refused with OVERLOADED.
+    """
     @_builtins.property
     def filter(self) -> Global___WatchFilter:
         """What to see. It cannot be changed later; open another watch with a new snapshot instead."""
+
+    @_builtins.property
+    def accept_encodings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Encodings of messages that the client can read, best first; at most 10. Known is `zstd`;
+        others are ignored. Empty: every message is readable as it is.
+        """
 
     def __init__(
         self,
@@ -721,10 +825,16 @@ class WatchProjectRequest(_message.Message):
         fail_if_compacted: _builtins.bool = ...,
         filter: Global___WatchFilter | None = ...,
         bookmark_interval_ms: _builtins.int = ...,
+        mode: Global___WatchMode.ValueType = ...,
+        max_interval_ms: _builtins.int = ...,
+        coalescing: Global___Coalescing.ValueType = ...,
+        priority: _project_pb2.WatchPriority.ValueType = ...,
+        accept_encodings: _abc.Iterable[_builtins.str] | None = ...,
+        force_immediate: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["after_revision", b"after_revision", "filter", b"filter", "from_beginning", b"from_beginning", "head", b"head", "snapshot", b"snapshot", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_revision", b"after_revision", "bookmark_interval_ms", b"bookmark_interval_ms", "fail_if_compacted", b"fail_if_compacted", "filter", b"filter", "from_beginning", b"from_beginning", "head", b"head", "project_id", b"project_id", "project_uid", b"project_uid", "snapshot", b"snapshot", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_encodings", b"accept_encodings", "after_revision", b"after_revision", "bookmark_interval_ms", b"bookmark_interval_ms", "coalescing", b"coalescing", "fail_if_compacted", b"fail_if_compacted", "filter", b"filter", "force_immediate", b"force_immediate", "from_beginning", b"from_beginning", "head", b"head", "max_interval_ms", b"max_interval_ms", "mode", b"mode", "priority", b"priority", "project_id", b"project_id", "project_uid", b"project_uid", "snapshot", b"snapshot", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["snapshot", "after_revision", "from_beginning", "head"]  # noqa: Y015
     _WhichOneofArgType_start: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
@@ -745,6 +855,7 @@ class WatchProjectResponse(_message.Message):
     BOOKMARK_FIELD_NUMBER: _builtins.int
     RESYNC_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
+    COMPRESSED_FIELD_NUMBER: _builtins.int
     resume_revision: _builtins.int
     """Everything through this revision has been delivered; 0 if this message promises nothing.
     Store the last non-zero one and echo it as `after_revision`.
@@ -773,6 +884,10 @@ class WatchProjectResponse(_message.Message):
     def ended(self) -> Global___WatchEnded:
         """Last of all."""
 
+    @_builtins.property
+    def compressed(self) -> Global___CompressedMessage:
+        """One of the above in fewer bytes; only if `accept_encodings` allows it."""
+
     def __init__(
         self,
         *,
@@ -783,16 +898,49 @@ class WatchProjectResponse(_message.Message):
         bookmark: Global___Bookmark | None = ...,
         resync: Global___Resync | None = ...,
         ended: Global___WatchEnded | None = ...,
+        compressed: Global___CompressedMessage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bookmark", b"bookmark", "created", b"created", "delta", b"delta", "ended", b"ended", "message", b"message", "resync", b"resync", "snapshot", b"snapshot"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bookmark", b"bookmark", "compressed", b"compressed", "created", b"created", "delta", b"delta", "ended", b"ended", "message", b"message", "resync", b"resync", "snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bookmark", b"bookmark", "created", b"created", "delta", b"delta", "ended", b"ended", "message", b"message", "resume_revision", b"resume_revision", "resync", b"resync", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bookmark", b"bookmark", "compressed", b"compressed", "created", b"created", "delta", b"delta", "ended", b"ended", "message", b"message", "resume_revision", b"resume_revision", "resync", b"resync", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["created", "snapshot", "delta", "bookmark", "resync", "ended"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["created", "snapshot", "delta", "bookmark", "resync", "ended", "compressed"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___WatchProjectResponse: _TypeAlias = WatchProjectResponse  # noqa: Y015
+
+@_typing.final
+class CompressedMessage(_message.Message):
+    """CompressedMessage holds an encoded `WatchProjectResponse` whose `resume_revision` equals the one
+    outside. Messages are compressed only if that makes them at least 20 % smaller.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENCODING_FIELD_NUMBER: _builtins.int
+    ORIGINAL_BYTES_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    encoding: _builtins.str
+    """How it is compressed: `zstd`, one frame with its content size."""
+    original_bytes: _builtins.int
+    """Size of the message before compression, in bytes; at most 4 MiB. Refuse others unread."""
+    data: _builtins.bytes
+    """The compressed message."""
+    def __init__(
+        self,
+        *,
+        encoding: _builtins.str = ...,
+        original_bytes: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "encoding", b"encoding", "original_bytes", b"original_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompressedMessage: _TypeAlias = CompressedMessage  # noqa: Y015
 
 @_typing.final
 class WatchCreated(_message.Message):
@@ -805,6 +953,10 @@ class WatchCreated(_message.Message):
     HEAD_REVISION_FIELD_NUMBER: _builtins.int
     COMPACTED_REVISION_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    COALESCING_FIELD_NUMBER: _builtins.int
+    MAX_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    ENCODING_FIELD_NUMBER: _builtins.int
     store_id: _builtins.str
     """Identity of the store."""
     project_uid: _builtins.str
@@ -813,6 +965,14 @@ class WatchCreated(_message.Message):
     """Head revision now."""
     compacted_revision: _builtins.int
     """Highest revision whose history was dropped."""
+    mode: Global___WatchMode.ValueType
+    """The mode in force; never unspecified."""
+    coalescing: Global___Coalescing.ValueType
+    """When changes are joined; never unspecified."""
+    max_interval_ms: _builtins.int
+    """Shortest time between two messages with changes, in milliseconds."""
+    encoding: _builtins.str
+    """Encoding of messages for which it pays; empty: none."""
     @_builtins.property
     def filter(self) -> Global___WatchFilter:
         """The filter in force."""
@@ -825,10 +985,14 @@ class WatchCreated(_message.Message):
         head_revision: _builtins.int = ...,
         compacted_revision: _builtins.int = ...,
         filter: Global___WatchFilter | None = ...,
+        mode: Global___WatchMode.ValueType = ...,
+        coalescing: Global___Coalescing.ValueType = ...,
+        max_interval_ms: _builtins.int = ...,
+        encoding: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compacted_revision", b"compacted_revision", "filter", b"filter", "head_revision", b"head_revision", "project_uid", b"project_uid", "store_id", b"store_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coalescing", b"coalescing", "compacted_revision", b"compacted_revision", "encoding", b"encoding", "filter", b"filter", "head_revision", b"head_revision", "max_interval_ms", b"max_interval_ms", "mode", b"mode", "project_uid", b"project_uid", "store_id", b"store_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -866,7 +1030,7 @@ class SnapshotChunk(_message.Message):
 
     @_builtins.property
     def commands(self) -> _containers.RepeatedCompositeFieldContainer[_command_pb2.Command]:
-        """Open commands, if their kind is watched."""
+        """Open commands, if their kind is watched; before the nodes, in as many chunks as they need."""
 
     @_builtins.property
     def reviews(self) -> _containers.RepeatedCompositeFieldContainer[_review_pb2.Review]:
@@ -881,14 +1045,16 @@ class SnapshotChunk(_message.Message):
         project: _project_pb2.Project | None = ...,
         nodes: _abc.Iterable[_node_pb2.Node] | None = ...,
         commands: _abc.Iterable[_command_pb2.Command] | None = ...,
-        checksum: _builtins.int = ...,
+        checksum: _builtins.int | None = ...,
         reviews: _abc.Iterable[_review_pb2.Review] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["project", b"project"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_checksum", b"_checksum", "checksum", b"checksum", "project", b"project"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "chunk", b"chunk", "commands", b"commands", "last", b"last", "nodes", b"nodes", "project", b"project", "reviews", b"reviews", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checksum", b"_checksum", "checksum", b"checksum", "chunk", b"chunk", "commands", b"commands", "last", b"last", "nodes", b"nodes", "project", b"project", "reviews", b"reviews", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__checksum: _TypeAlias = _typing.Literal["checksum"]  # noqa: Y015
+    _WhichOneofArgType__checksum: _TypeAlias = _typing.Literal["_checksum", b"_checksum"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__checksum) -> _WhichOneofReturnType__checksum | None: ...
 
 Global___SnapshotChunk: _TypeAlias = SnapshotChunk  # noqa: Y015
 
@@ -907,19 +1073,21 @@ class Bookmark(_message.Message):
     checksum: _builtins.int
     """Sum modulo 2^64, over the nodes of the view, of the first 8 bytes (big-endian) of
     sha256(node_id, a zero byte, version in decimal). A client whose own view gives another sum
-    has lost something.
+    has lost something. Not set when the filter has `node_fields`.
     """
     def __init__(
         self,
         *,
         revision: _builtins.int = ...,
-        checksum: _builtins.int = ...,
+        checksum: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_checksum", b"_checksum", "checksum", b"checksum"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checksum", b"_checksum", "checksum", b"checksum", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__checksum: _TypeAlias = _typing.Literal["checksum"]  # noqa: Y015
+    _WhichOneofArgType__checksum: _TypeAlias = _typing.Literal["_checksum", b"_checksum"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__checksum) -> _WhichOneofReturnType__checksum | None: ...
 
 Global___Bookmark: _TypeAlias = Bookmark  # noqa: Y015
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from ramify.v1.mutation_pb2 import Change, Delta, Mutation, Removal
 from ramify.v1.node_pb2 import NodeState, TaskType
-from ramify.v1.state_service_pb2 import EntityKind, WatchFilter
+from ramify.v1.project_pb2 import ProjectState
+from ramify.v1.state_service_pb2 import EntityKind, WatchFilter, WatchMode
 from state_svc.model.node import NodeSpec
 from state_svc.model.project import LiveProject
-from state_svc.watch.filter import ViewFilter
+from state_svc.watch.filter import ViewFilter, encode_shown, find_in
 from tests.support.live import live_project, node, write
 from tests.support.mutations import (
     CANCELLED,
+    DONE,
+    NEEDS_REPLAN,
     READY,
     RUNNING,
     change_project,
     create,
     delete,
     order_cancel,
+    order_outcome,
     patch,
 )
 
@@ -26,7 +30,12 @@ _COMMAND = EntityKind.ENTITY_KIND_COMMAND
 _RUNNING = WatchFilter(states=[NodeState.NODE_STATE_RUNNING])
 
 
-def _shown(request: WatchFilter, project: LiveProject, *mutations: Mutation) -> Delta:
+def _shown(
+    request: WatchFilter,
+    project: LiveProject,
+    *mutations: Mutation,
+    mode: WatchMode.ValueType = WatchMode.WATCH_MODE_DIFF,
+) -> Delta:
     """Return what a filter shows of a batch."""
     gone = {n.spec.node_id: n.spec for n in project.view.nodes.values()}
     applied = write(project, *mutations)
@@ -35,10 +44,8 @@ def _shown(request: WatchFilter, project: LiveProject, *mutations: Mutation) -> 
         live = project.view.nodes.get(node_id)
         return gone.get(node_id) if live is None else live.spec
 
-    body = ViewFilter(request).project_changes(
-        [applied.info], applied.changes(), applied.images, find
-    )
-    return Delta.FromString(body)
+    shown = ViewFilter(request, mode).show(applied.changes(), applied.images, find, applied.wholes)
+    return Delta.FromString(encode_shown([applied.info], shown))
 
 
 def _one(delta: Delta) -> Change:
@@ -193,3 +200,88 @@ def test_a_node_may_enter_and_leave_in_one_batch() -> None:
     project = _tree()
     delta = _shown(_RUNNING, project, patch("left", state=RUNNING), patch("left", state=CANCELLED))
     assert [c.node.WhichOneof("effect") for c in delta.changes] == ["node", "removal"]
+
+
+# Modes and fields
+
+
+def test_full_sends_the_whole_entity_as_it_is_after_each_change() -> None:
+    project = _tree()
+    delta = _shown(
+        WatchFilter(),
+        project,
+        patch("left", state=READY),
+        patch("left", state=RUNNING, waiting_on="x"),
+        change_project(label_upserts={"a": "1"}),
+        change_project(label_upserts={"b": "2"}),
+        delete("deeper"),
+        mode=WatchMode.WATCH_MODE_FULL,
+    )
+    first, second, one, two, gone = delta.changes
+    assert (first.node.node.state, first.node.node.version) == (READY, 2)
+    assert second.node.node == node(project, "left")
+    assert (second.node.previous_state, second.node.version) == (READY, 3)
+    assert (dict(one.project.project.labels), one.project.version) == ({"a": "1"}, 2)
+    assert two.project.project == project.view.entity
+    assert gone.node.removal == Removal.REMOVAL_DELETED
+
+
+def test_full_sends_commands_and_reviews_whole() -> None:
+    project = _tree()
+    both = WatchFilter(kinds=[_COMMAND, EntityKind.ENTITY_KIND_REVIEW])
+    full = WatchMode.WATCH_MODE_FULL
+    given = _one(_shown(both, project, order_cancel("c"), mode=full))
+    done = _one(_shown(both, project, order_outcome("c"), mode=full))
+    assert given.command.command.command_id == done.command.command.command_id == "c"
+    assert done.command.command == project.view.commands["c"]
+    assert not done.command.HasField("patch")
+
+
+def test_terminal_shows_what_has_ended_and_nothing_on_the_way() -> None:
+    project = _tree()
+    terminal = WatchMode.WATCH_MODE_TERMINAL
+
+    def shown(*mutations: Mutation) -> Delta:
+        return _shown(WatchFilter(), project, *mutations, mode=terminal)
+
+    assert shown(patch("left", state=READY), patch("left", state=RUNNING)) == Delta()
+    ended = _one(shown(patch("left", state=DONE, output_summary="found")))
+    assert ended.node.node == node(project, "left")
+    assert _one(shown(patch("left", waiting_on="x"))).node.patch.waiting_on == "x"
+    again = _one(shown(patch("left", state=NEEDS_REPLAN)))
+    assert again.node.removal == Removal.REMOVAL_LEFT
+
+
+def test_terminal_sends_the_project_whole_when_it_ends_and_when_it_begins_again() -> None:
+    project = _tree()
+    terminal = WatchMode.WATCH_MODE_TERMINAL
+
+    def shown(*mutations: Mutation) -> Delta:
+        return _shown(WatchFilter(), project, *mutations, mode=terminal)
+
+    assert shown(change_project(state=ProjectState.PROJECT_STATE_RUNNING)) == Delta()
+    assert shown(change_project(label_upserts={"a": "1"})) == Delta()
+    for state in (ProjectState.PROJECT_STATE_FAILED, ProjectState.PROJECT_STATE_RUNNING):
+        assert _one(shown(change_project(state=state))).project.project == project.view.entity
+
+
+def test_terminal_narrows_the_states_that_were_asked_for() -> None:
+    view = ViewFilter(WatchFilter(states=[RUNNING]), WatchMode.WATCH_MODE_TERMINAL)
+    project = _tree()
+    write(project, patch("left", state=RUNNING))
+    assert view.select(project.view.nodes.values(), find_in(project.view.nodes)) == []
+
+
+def test_only_fields_that_were_asked_for_are_sent_and_other_changes_are_not() -> None:
+    project = _tree()
+    some = WatchFilter(node_fields=["state", "aux_data"])
+    created = _one(_shown(some, project, create("n", goal="a long goal", agent_name="a")))
+    names = {f.name for f, _ in created.node.node.ListFields()}
+    assert names == {"node_id", "state", "version", "update_time", "update_revision"}
+    assert _shown(some, project, patch("n", waiting_on="x")) == Delta()
+    moved = _one(_shown(some, project, patch("n", state=READY, waiting_on="y")))
+    assert [f.name for f, _ in moved.node.patch.ListFields()] == ["state"]
+    aux = {"k": {"number_value": 1}}
+    told = _one(_shown(some, project, patch("n", aux_upserts=aux)))
+    assert list(told.node.patch.aux_upserts) == ["k"]
+    assert _shown(some, project, patch("n", clear_fields=["waiting_on"])) == Delta()
