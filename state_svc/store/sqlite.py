@@ -16,6 +16,7 @@ import logging
 import os
 import shutil
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -60,6 +61,9 @@ _SPARE_BYTES = 256 << 20  #: left for the store itself when a copy is made besid
 _COPY_PAUSE = 0.002  #: seconds between slices of a copy, for commits that wait for the disk
 _CHECKPOINT_PAGES = 4_000  #: the WAL is folded back about every 16 MB
 
+#: Errors after which the WAL may hold the whole commit.
+_NOT_SYNCED = frozenset({apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC})
+
 _Result = TypeVar("_Result")
 
 #: Last revision of the row of `projects` at hand.
@@ -88,6 +92,7 @@ class SqliteStore:
         self._readers = threading.local()
         self._reader_connections: list[apsw.Connection] = []
         self._keys: dict[str, int] = {}  #: project_key by uid; the writer thread's
+        self._doubtful = False  #: a commit failed when it was synced; the writer thread's
         self._closed = False
         self.payloads = SqlitePayloads(self)
         try:
@@ -320,7 +325,8 @@ class SqliteStore:
             failpoint("before_commit")
             db.execute("COMMIT")
             failpoint("after_commit")
-        except (apsw.Error, OSError, StoreUnavailable):
+        except (apsw.Error, OSError, StoreUnavailable) as error:
+            self._doubtful = getattr(error, "extendedresult", 0) in _NOT_SYNCED
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
@@ -387,6 +393,13 @@ class SqliteStore:
         self._keys.clear()
         self._writer.close(True)
         self._writer = self._open_writer()
+        if self._doubtful:
+            # What was not synced may lie in the WAL all the same, and a start after a crash would
+            # take it for a commit although it was refused. Another commit in its place ends that.
+            self._writer.execute(
+                "INSERT OR REPLACE INTO meta VALUES ('recovered', ?)", (uuid.uuid4().hex,)
+            )
+            self._doubtful = False
         self._commit_id = self._last_commit_id()
 
     def _open_writer(self) -> apsw.Connection:
