@@ -20,6 +20,7 @@ from typing import Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from orchestrator_svc.graph.budget import Budget
 from orchestrator_svc.graph.plan import MAX_GOAL_CHARS, MIN_GOAL_CHARS
 from orchestrator_svc.graph.types import ErrorClass, NodeType, TaskType
 from orchestrator_svc.graph.usage import Usage
@@ -29,6 +30,7 @@ __all__ = [
     "AgentInput",
     "Aggregator",
     "Atomizer",
+    "Budget",
     "CallMonitor",
     "ErrorClass",
     "Executor",
@@ -90,6 +92,7 @@ class PlannedTask(_Frozen):
     node_type: NodeType | None = None  #: None leaves the decision to the atomizer
     depends_on: tuple[int, ...] = ()  #: indices of siblings in `Plan.tasks`
     details: dict[str, JsonValue] = Field(default_factory=dict)  #: handed to the child's agent
+    budget: Budget | None = None  #: limits on the child with everything below it
 
 
 class Plan(_Frozen):

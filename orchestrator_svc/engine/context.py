@@ -66,7 +66,7 @@ def agent_input(
         task_type=node.task_type,
         node_type=node.node_type,
         layer=node.layer,
-        max_depth=run.settings.max_recursion_depth,
+        max_depth=run.accounts.max_layer(node, run.settings.max_recursion_depth),
         overall_objective=run.goal,
         ancestors=tuple(reversed(ancestors)),
         dependencies=_all_related(run, node.depends_on, fetched),
@@ -142,6 +142,7 @@ def outcome_of(answer: object) -> Outcome:
                     task.node_type,
                     task.depends_on,
                     task.details,
+                    task.budget,
                 )
                 for task in answer.tasks
             )

@@ -146,6 +146,7 @@ class Runner:
             queue={node_id: place for place, node_id in enumerate(self._run.queue)},
             busy=self._run.busy,
             steps=self._run.steps,
+            budgets=self._run.accounts.report(self._clock()),
             draining=self._run.draining,
             lease_valid=self.lease.is_valid(),
             unsent_seconds=now - self._sent[0].offered if self._sent else 0.0,

@@ -24,6 +24,7 @@ def adopt_plan(run: Run, node: Node, tasks: tuple[DraftTask, ...]) -> None:
             parent=node,
             depends_on=tuple(ids[i] for i in task.depends_on),
             details={key: canonical(value) for key, value in task.details.items()},
+            budget=task.budget,
         )
         for index, task in enumerate(tasks)
     ]

@@ -74,8 +74,11 @@ def _adopt(run: Run, node: Node, review: Review, answer: Answer) -> None:
 
 def plan_problems(run: Run, node: Node, tasks: tuple[DraftTask, ...]) -> list[str]:
     """Return every reason why tasks cannot become the node's children."""
-    depth = run.settings.max_recursion_depth
-    return check_plan(tasks, layer=node.layer, max_depth=depth, objective=run.goal)
+    depth = run.accounts.max_layer(node, run.settings.max_recursion_depth)
+    return [
+        *check_plan(tasks, layer=node.layer, max_depth=depth, objective=run.goal),
+        *run.accounts.plan_problems(node, [task.budget for task in tasks], run.now),
+    ]
 
 
 def modification_failed(run: Run, node: Node, message: str) -> None:

@@ -7,9 +7,10 @@ from its state alone, so every state that a node can be stored in has an answer 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from orchestrator_svc.graph.budget import Use
 from orchestrator_svc.graph.node import Node
 from orchestrator_svc.graph.scene import Scene
 from orchestrator_svc.graph.types import (
@@ -67,7 +68,7 @@ class Blocker:
     depth: int = 0
 
 
-def project_blockers(scene: Scene) -> Iterator[Blocker]:
+def project_blockers(scene: Scene, budgets: Sequence[Use] = ()) -> Iterator[Blocker]:
     """Yield what holds back the whole of a project that has not ended."""
     live, name = scene.live, scene.project_id
     if scene.state in TERMINAL_PROJECT_STATES:
@@ -80,6 +81,15 @@ def project_blockers(scene: Scene) -> Iterator[Blocker]:
             since=scene.since,
             remedy=f"ramify resume {name}",
         )
+        for use in budgets:
+            if use.used_up and use.resource != "nodes":
+                yield Blocker(
+                    kind=BlockerKind.BUDGET,
+                    blocked="",
+                    message=f"{use}; resuming the project allows as much again",
+                    remedy=f"ramify resume {name}",
+                    live=live is not None,
+                )
     elif scene.state is ProjectState.CANCELLING:
         yield Blocker(
             kind=BlockerKind.CANCELLING,

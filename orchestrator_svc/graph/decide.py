@@ -88,6 +88,7 @@ def decide(run: Run, events: Iterable[Event], now: float) -> Decision:
     settle_waiting(run)
     patrol(run, now)
     consult(run, now)
+    settle_pause(run)  # once more: a used-up budget may have paused it
     settle_waiting(run)
     return run.take_decision()
 
@@ -100,6 +101,7 @@ def _call_ended(run: Run, event: CallEnded, now: float) -> None:
     run.close_call(node, event.seconds)
     if event.usage:
         run.patch(node, usage=node.usage + event.usage)
+        run.accounts.charge(node, event.usage)
     outcome = event.outcome
     if run.ended:
         return

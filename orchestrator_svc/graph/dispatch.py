@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from orchestrator_svc.graph.budget import Accounts, Use
 from orchestrator_svc.graph.checkpoint import ask, asks, modifies
 from orchestrator_svc.graph.mutation import NodeChanges
 from orchestrator_svc.graph.node import Failure, Node
 from orchestrator_svc.graph.review import Checkpoint, Review, ReviewDecision
 from orchestrator_svc.graph.run import Run
-from orchestrator_svc.graph.settings import Settings
+from orchestrator_svc.graph.settings import BudgetPolicy, Settings
 from orchestrator_svc.graph.settle import finish
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,
@@ -54,7 +55,9 @@ def dispatch(run: Run, node: Node) -> None:
             return
         stage, changes = _after_review(node, review, run.settings)
     elif node.state is NodeState.READY:
-        stage = Stage.MODIFY if modifies(run, node) else first_stage(node, run.settings)
+        stage = first_stage(node, run.settings, run.accounts)
+        if modifies(run, node):
+            stage = Stage.MODIFY
         changes = NodeChanges(state=NodeState.RUNNING, attempt=max(1, node.attempt))
         if stage is not Stage.ATOMIZE:
             executes = stage is Stage.EXECUTE
@@ -94,9 +97,9 @@ def _after_review(node: Node, review: Review, settings: Settings) -> tuple[Stage
     return Stage.MODIFY, changes
 
 
-def first_stage(node: Node, settings: Settings) -> Stage:
+def first_stage(node: Node, settings: Settings, accounts: Accounts) -> Stage:
     """Return what a READY node's attempt begins with (DESIGN §6, life of a node)."""
-    if node.layer >= settings.max_recursion_depth:
+    if node.layer >= accounts.max_layer(node, settings.max_recursion_depth):
         return Stage.EXECUTE
     if node.node_type is not None:
         return Stage.PLAN if node.node_type is NodeType.PLAN else Stage.EXECUTE
@@ -116,6 +119,10 @@ def begin_stage(run: Run, node: Node, stage: Stage, changes: NodeChanges) -> Non
     if limit and run.steps >= limit:
         exhaust(run, node)
         return
+    breach = run.accounts.breach(node, run.now)
+    if breach is not None:
+        _refuse(run, node, changes, breach)
+        return
     agent_name = run.agent_names(stage, node.task_type)
     changes["agent_calls"] = node.agent_calls + 1
     if agent_name != node.agent_name:
@@ -124,6 +131,23 @@ def begin_stage(run: Run, node: Node, stage: Stage, changes: NodeChanges) -> Non
         changes["next_attempt_time"] = None
     run.patch(node, **changes)
     run.open_call(node, stage, agent_name)
+
+
+def _refuse(run: Run, node: Node, changes: NodeChanges, breach: Use) -> None:
+    """Do with a node whose call no budget covers what the project's policy says."""
+    if run.settings.budget_policy is BudgetPolicy.FAIL:
+        failure = Failure(ErrorClass.LIMIT, str(breach))
+        finish(run, node, state=NodeState.FAILED, error=failure)
+        return
+    if node.state is NodeState.RUNNING:  # between its two stages; no call is in flight
+        stage = NodeChanges(next_attempt_time=run.now)
+        if "node_type" in changes:
+            stage["node_type"] = changes["node_type"]
+        run.patch(node, **stage)
+    run.queue.appendleft(node.node_id)
+    if run.state is ProjectState.RUNNING:
+        run.cut()
+        run.patch_project(ProjectState.PAUSING, pause_time=run.now)
 
 
 def exhaust(run: Run, node: Node) -> None:

@@ -20,6 +20,7 @@ from orchestrator_svc.graph.blocker import (
     node_blockers,
     project_blockers,
 )
+from orchestrator_svc.graph.budget import Use
 from orchestrator_svc.graph.scene import Scene
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,
@@ -52,6 +53,7 @@ class Explanation:
     summary: str
     blockers: tuple[Blocker, ...]  #: every listed root cause with its chain, nearest first
     omitted: int  #: root causes that are not listed
+    budgets: tuple[Use, ...] = ()  #: those that cover the subject
 
     @property
     def root_causes(self) -> tuple[Blocker, ...]:
@@ -65,7 +67,10 @@ def explain(scene: Scene, now: float, node_id: str = "") -> Explanation:
         raise NodeNotFound(project_id=scene.project_id, node_id=node_id)
     subject = scene.nodes.get(node_id)
     state = str(subject.state if subject else scene.state)
-    links = [] if subject and subject.state in TERMINAL_NODE_STATES else [*project_blockers(scene)]
+    budgets = _covering(scene, scene.budgets(now), node_id)
+    links: list[Blocker] = []
+    if not (subject and subject.state in TERMINAL_NODE_STATES):
+        links += project_blockers(scene, budgets)
     starts = [node_id] if node_id else _starts(scene)
     if _is_over(scene) and subject and subject.state not in TERMINAL_NODE_STATES:
         links.append(_too_late(scene, node_id))
@@ -75,9 +80,20 @@ def explain(scene: Scene, now: float, node_id: str = "") -> Explanation:
     causes = [blocker for blocker in shown if not blocker.leads_on]
     ended = subject.state in TERMINAL_NODE_STATES if subject else _is_over(scene)
     outlook = Outlook.ENDED if ended else _outlook(causes)
-    return Explanation(
-        node_id, state, outlook, _summary(state, outlook, causes, omitted), tuple(shown), omitted
-    )
+    summary = _summary(state, outlook, causes, omitted)
+    return Explanation(node_id, state, outlook, summary, tuple(shown), omitted, tuple(budgets))
+
+
+def _covering(scene: Scene, uses: list[Use], node_id: str) -> list[Use]:
+    """Return the budgets of a node and its ancestors; of the project, all."""
+    if not node_id:
+        return uses
+    covering: set[str] = set()
+    at = scene.nodes.get(node_id)
+    while at is not None and at.node_id not in covering:
+        covering.add(at.node_id)
+        at = scene.nodes.get(at.parent_id)
+    return [use for use in uses if use.node_id in covering]
 
 
 def _is_over(scene: Scene) -> bool:

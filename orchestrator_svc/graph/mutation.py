@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypedDict
 
+from orchestrator_svc.graph.budget import Budget
 from orchestrator_svc.graph.forced import Forced
 from orchestrator_svc.graph.node import Failure, Json, Result
 from orchestrator_svc.graph.review import Review, ReviewState
@@ -56,6 +57,7 @@ class CreateNode:
     depends_on: tuple[str, ...]
     state: NodeState
     details: Mapping[str, Json]
+    budget: Budget | None = None
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from orchestrator_svc.graph.budget import Budget
 from orchestrator_svc.graph.forced import Forced
 from orchestrator_svc.graph.types import ErrorClass, NodeState, NodeType, Stage, TaskType
 from orchestrator_svc.graph.usage import NO_USAGE, Usage
@@ -64,6 +65,8 @@ class Node:
     crash_redispatches: int = 0  #: in a row, without an outcome between them (SEM 21)
     progress: str = ""  #: what the latest agent call said last about how far it had come
     superseded: bool = False
+    budget: Budget | None = None  #: limits on its subtree, if the plan gave any
+    start_time: float | None = None  #: Unix seconds; when it was last started
     forced: Forced | None = None  #: the doctor's latest record about it
     waiting_on: str = ""  #: `review:ID` while a human is asked
     review_id: str = ""  #: latest review whose answer still matters

@@ -80,6 +80,7 @@ def _resume(run: Run, order: CommandGiven, now: float) -> str:
     paused_for = max(0.0, now - run.pause_time) if run.pause_time is not None else 0.0
     run.patch_project(ProjectState.RUNNING, pause_time=None)
     run.shift_timers(paused_for)
+    run.accounts.grant(now)
     if run.dormant:
         take_up(run, now)
     return ""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 
+from orchestrator_svc.graph.budget import Budget
 from orchestrator_svc.graph.node import Json
 from orchestrator_svc.graph.text import is_text
 from orchestrator_svc.graph.types import NodeType, TaskType
@@ -34,6 +35,7 @@ class DraftTask:
     node_type: NodeType | None
     depends_on: tuple[int, ...]
     details: dict[str, Json]
+    budget: Budget | None = None
 
 
 def check_plan(

@@ -51,12 +51,15 @@ def begin(run: Run, now: float) -> Decision:
     settle_waiting(run)
     consult(run, now)
     settle_waiting(run)
+    if run.state is ProjectState.PAUSING and not run.busy:
+        run.patch_project(ProjectState.PAUSED)
     return run.take_decision()
 
 
 def take_up(run: Run, now: float) -> None:
     """Bring every node to where it can go on, whatever the store holds."""
     run.dormant = False
+    run.now = now
     if not run.root_id and not run.nodes:
         root = run.create(
             node_id=ROOT_ID, goal=run.goal, task_type=TaskType.WRITE, state=NodeState.READY

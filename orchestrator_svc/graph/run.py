@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Unpack
 
+from orchestrator_svc.graph.budget import Accounts, Budget, project_budget
 from orchestrator_svc.graph.event import Call, Decision
 from orchestrator_svc.graph.mutation import (
     CreateNode,
@@ -82,10 +83,12 @@ class Run:
         self._timers: list[tuple[float, str]] = []
         self._decision = Decision()
         self._fresh_group = True
+        self.now = 0.0  #: Unix seconds; time of the event that is being decided about
         loaded = list(nodes)
         for node in loaded:
             self.nodes[node.node_id] = node
             self.steps += node.agent_calls
+        self.accounts = Accounts(project_budget(settings), self.nodes)
         for node in loaded:
             self._index(node)
         for node in loaded:
@@ -178,6 +181,7 @@ class Run:
         depends_on: tuple[str, ...] = (),
         details: Mapping[str, Json] | None = None,
         node_type: NodeType | None = None,
+        budget: Budget | None = None,
     ) -> Node:
         """Add a node. Its dependencies are known, or created in the same group and indexed."""
         node = Node(
@@ -190,8 +194,10 @@ class Run:
             depends_on=depends_on,
             state=state,
             details=details or {},
+            budget=budget,
         )
         self.nodes[node_id] = node
+        self.accounts.enter(node)
         self._emit(
             CreateNode(
                 node_id,
@@ -204,6 +210,7 @@ class Run:
                 depends_on,
                 state,
                 node.details,
+                budget,
             )
         )
         return node
@@ -304,6 +311,7 @@ class Run:
         node.stage = stage
         self.busy += 1
         self.steps += 1
+        self.accounts.start(node, self.now)
         timeout = max(0.0, self.settings.node_execution_timeout_seconds - node.spent)
         self._decision.calls.append(
             Call(node.node_id, node.agent_calls, node.attempt, stage, agent_name, timeout)

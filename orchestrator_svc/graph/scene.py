@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from orchestrator_svc.graph.budget import Accounts, Use, project_budget
 from orchestrator_svc.graph.node import Failure, Node
 from orchestrator_svc.graph.settings import Settings
 from orchestrator_svc.graph.types import NodeState, ProjectState, Stage
@@ -31,6 +32,7 @@ class Live:
     steps: int = 0
     draining: bool = False
     lease_valid: bool = True
+    budgets: Sequence[Use] = ()
     unsent_seconds: float = 0.0  #: age of the oldest decision that is not durable; 0: none
 
 
@@ -51,3 +53,9 @@ class Scene:
     waiting_on: Mapping[str, str] = field(default_factory=dict)  #: `Node.waiting_on`, where set
     profile_problem: str = ""  #: why the profile cannot be executed here; empty: it can
     live: Live | None = None
+
+    def budgets(self, now: float) -> list[Use]:
+        """Return how much of every budget is used, as exactly as it is known."""
+        if self.live is not None:
+            return list(self.live.budgets)
+        return Accounts(project_budget(self.settings), self.nodes).report(now)

@@ -23,6 +23,13 @@ class ExecutionStrategy(enum.StrEnum):
     DEFERRED = "deferred"
 
 
+class BudgetPolicy(enum.StrEnum):
+    """What happens to what a used-up budget forbids."""
+
+    FAIL = "fail"  #: it fails
+    PAUSE = "pause"  #: the run is paused; resuming it allows as much again
+
+
 class OptimizationLevel(enum.StrEnum):
     """Names a preset of other keys."""
 
@@ -73,6 +80,11 @@ class Settings:
     hitl_aggregation_review: bool = False
     hitl_timeout_seconds: float = 1200.0  #: 0: never
     hitl_expiry_policy: ExpiryPolicy = ExpiryPolicy.PARK
+    budget_tokens: int = 0  #: of the whole run, as the others; 0: unlimited
+    budget_cost_usd: float = 0.0
+    budget_wall_seconds: float = 0.0
+    budget_nodes: int = 0
+    budget_policy: BudgetPolicy = BudgetPolicy.FAIL
 
     @property
     def slots(self) -> int:

@@ -1,6 +1,6 @@
 """Puts decisions into the words of the contract, and reads projects and nodes back.
 
-A node's `aux_data` carries the runner's own: `details`, what the planner attached,
+A node's `aux_data` carries the runner's own: `details` and `budget`, from the plan,
 `crash_redispatches`, the dispatches in a row that were cut off by a crash, `progress`, what its
 agent said last about how far it had come, `review`, the latest review whose answer still matters,
 and `reviews`, how many there were.
@@ -8,9 +8,12 @@ and `reviews`, how many there were.
 
 from __future__ import annotations
 
+from dataclasses import asdict, fields
+
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from orchestrator_svc.graph import types
+from orchestrator_svc.graph.budget import Budget
 from orchestrator_svc.graph.forced import Action, Forced, Pattern
 from orchestrator_svc.graph.mutation import (
     CreateNode,
@@ -31,6 +34,7 @@ CRASHES_KEY = "crash_redispatches"
 FORCED_KEY = "forced_by"
 REVIEW_KEY = "review"
 REVIEWS_KEY = "reviews"
+BUDGET_KEY = "budget"
 PROGRESS_KEY = "progress"
 
 _MICROS = 1_000_000
@@ -93,6 +97,8 @@ def _set_node(node: node_pb2.Node, mutation: CreateNode) -> None:
     node.parent_node_id = mutation.parent_id
     node.depends_on.extend(mutation.depends_on)
     node.state = NODE_STATES[mutation.state]
+    if mutation.budget:
+        set_value(node.aux_data[BUDGET_KEY], asdict(mutation.budget))
     if mutation.details:
         set_value(node.aux_data[DETAILS_KEY], dict(mutation.details))
 
@@ -184,6 +190,16 @@ def _read_forced(record: Json) -> Forced | None:
     return Forced(pattern, action, *rest)
 
 
+def _read_budget(record: Json) -> Budget | None:
+    """Return the limits that a plan gave; None for what are no limits."""
+    names = [field.name for field in fields(Budget)]
+    try:
+        values = {name: record[name] for name in names} if isinstance(record, dict) else {}
+        return Budget(**values) or None  # type: ignore[arg-type]
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
 def _set_command(message: mutation_pb2.CommandMutation, mutation: PatchCommand) -> None:
     message.command_id = mutation.command_id
     message.patch.state = COMMAND_STATES[mutation.state]
@@ -259,6 +275,12 @@ def read_node(message: node_pb2.Node) -> Node:
         crash_redispatches=crashes,
         progress=progress,
         superseded=message.superseded,
+        budget=(
+            _read_budget(read_value(message.aux_data[BUDGET_KEY]))
+            if BUDGET_KEY in message.aux_data
+            else None
+        ),
+        start_time=read_time(message.start_time) if message.HasField("start_time") else None,
         forced=(
             _read_forced(read_value(message.aux_data[FORCED_KEY]))
             if FORCED_KEY in message.aux_data

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 
+from orchestrator_svc.graph.budget import Budget
 from orchestrator_svc.graph.mutation import OpenReview, ReviewMutation
 from orchestrator_svc.graph.node import Result
 from orchestrator_svc.graph.plan import DraftTask
@@ -25,6 +27,7 @@ from orchestrator_svc.publish.convert import (
 )
 from orchestrator_svc.publish.value import read_fields, set_value
 from ramify.v1 import mutation_pb2, review_pb2
+from ramify.v1.budget_pb2 import TaskBudget
 
 _CHECKPOINTS = {c: review_pb2.ReviewCheckpoint.Value(f"REVIEW_CHECKPOINT_{c}") for c in Checkpoint}
 _STATES = {s: review_pb2.ReviewState.Value(f"REVIEW_STATE_{s}") for s in ReviewState}
@@ -88,6 +91,9 @@ def set_plan(message: review_pb2.ProposedPlan, tasks: Sequence[DraftTask]) -> No
         item.depends_on.extend(task.depends_on)
         for key, value in task.details.items():
             set_value(item.details[key], value)
+        if task.budget:
+            for field, limit in asdict(task.budget).items():
+                setattr(item.budget, field, limit)
 
 
 def read_plan(message: review_pb2.ProposedPlan) -> tuple[DraftTask, ...]:
@@ -99,9 +105,19 @@ def read_plan(message: review_pb2.ProposedPlan) -> tuple[DraftTask, ...]:
             _NODE_TYPE_OF.get(task.node_type),
             tuple(task.depends_on),
             read_fields(task.details),
+            _read_budget(task.budget) if task.HasField("budget") else None,
         )
         for task in message.tasks
     )
+
+
+def _read_budget(message: TaskBudget) -> Budget | None:
+    """Return the limits of a proposed task; None if there are none, or none that is a number."""
+    values = {field.name: getattr(message, field.name) for field in fields(Budget)}
+    try:
+        return Budget(**values) or None
+    except ValueError:
+        return None
 
 
 def read_review(message: review_pb2.Review) -> Review:

@@ -62,6 +62,12 @@ class Explainer:
             summary=found.summary,
             blockers=[_blocker(blocker, now) for blocker in found.blockers],
             omitted_root_causes=found.omitted,
+            budgets=[
+                pb.BudgetUse(
+                    node_id=use.node_id, resource=use.resource, limit=use.limit, used=use.used
+                )
+                for use in found.budgets
+            ],
             live=scene.live is not None,
             holder=scene.holder,
         )

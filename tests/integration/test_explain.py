@@ -15,6 +15,7 @@ from ramify.v1.explain_pb2 import (
     Outlook,
 )
 from ramify.v1.node_pb2 import NodeState
+from ramify.v1.orchestrator_service_pb2 import ResumeProjectRequest
 from tests.support.runs import Runs
 
 K, S = BlockerKind, NodeState
@@ -112,3 +113,24 @@ async def test_a_bad_question_is_refused(
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await question
     assert refused.value.code() == code
+
+
+async def test_a_used_up_budget_pauses_the_run_and_says_so_until_it_is_resumed(
+    runs: Runs,
+) -> None:
+    settings = {"budget_tokens": 250, "budget_policy": "BUDGET_POLICY_PAUSE"}
+    started = await runs.script(settings, breadth=2, chain=True, input_tokens=90)
+    project_id = started.project_id
+    async with runs.follow(project_id) as follower:
+        await follower.until(lambda history: history.state == "PAUSED")
+    found = await project(runs, project_id)
+    budget = next(b for b in found.blockers if b.kind == K.BLOCKER_KIND_BUDGET)
+    assert budget.remedy == f"ramify resume {project_id}"
+    assert budget.root_cause
+    (use,) = found.budgets
+    assert (use.node_id, use.resource, use.limit, use.used) == ("root", "tokens", 250, 270)
+    assert found.outlook == Outlook.OUTLOOK_NEEDS_ACTION
+    await runs.stub.ResumeProject(ResumeProjectRequest(project_id=project_id), timeout=CALL_SECONDS)
+    assert (await runs.finish(project_id)).state == "COMPLETED"
+    usage = [node.usage.input_tokens for node in await runs.wire.nodes(project_id)]
+    assert usage == [180, 90, 90]

@@ -111,6 +111,7 @@ class Ledger:
             parent_id=mutation.parent_id,
             depends_on=mutation.depends_on,
             details=mutation.details,
+            budget=mutation.budget,
             state=mutation.state,
         )
         self.moves.append((mutation.node_id, mutation.state, 0))

@@ -27,6 +27,11 @@ def lines(explanation: Explanation) -> Iterator[str]:
         yield from _link(blocker)
     if explanation.omitted_root_causes:
         yield f"  and {plural(explanation.omitted_root_causes, 'more root cause')}"
+    if explanation.budgets:
+        yield ""
+    for use in explanation.budgets:
+        name = use.resource.replace("_", " ")
+        yield f"  budget of {use.node_id}: {use.used:g} of {use.limit:g} {name}"
     if explanation.moves:
         yield ""
     for move in explanation.moves:

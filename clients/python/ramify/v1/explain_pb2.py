@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from ramify.v1 import node_pb2 as ramify_dot_v1_dot_node__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17ramify/v1/explain.proto\x12\tramify.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14ramify/v1/node.proto\"\xb7\x02\n\x07\x42locker\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.ramify.v1.BlockerKind\x12\x17\n\x0f\x62locked_node_id\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12.\n\nsince_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07\x65lapsed\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\nuntil_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06remedy\x18\x08 \x01(\t\x12\x12\n\nroot_cause\x18\t \x01(\x08\x12\x0c\n\x04live\x18\n \x01(\x08\x12\r\n\x05\x64\x65pth\x18\x0b \x01(\r\"\xae\x01\n\x08NodeMove\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12/\n\x0b\x63ommit_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\nfrom_state\x18\x03 \x01(\x0e\x32\x14.ramify.v1.NodeState\x12&\n\x08to_state\x18\x04 \x01(\x0e\x32\x14.ramify.v1.NodeState\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\"\xc0\x02\n\x0b\x45xplanation\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x30\n\x0c\x65xplain_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x07outlook\x18\x06 \x01(\x0e\x32\x12.ramify.v1.Outlook\x12\x0f\n\x07summary\x18\x07 \x01(\t\x12$\n\x08\x62lockers\x18\x08 \x03(\x0b\x32\x12.ramify.v1.Blocker\x12\x1b\n\x13omitted_root_causes\x18\t \x01(\r\x12\x0c\n\x04live\x18\n \x01(\x08\x12\x0e\n\x06holder\x18\x0b \x01(\t\x12\"\n\x05moves\x18\x0c \x03(\x0b\x32\x13.ramify.v1.NodeMove\"+\n\x15\x45xplainProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\"E\n\x16\x45xplainProjectResponse\x12+\n\x0b\x65xplanation\x18\x01 \x01(\x0b\x32\x16.ramify.v1.Explanation\"9\n\x12\x45xplainNodeRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\"B\n\x13\x45xplainNodeResponse\x12+\n\x0b\x65xplanation\x18\x01 \x01(\x0b\x32\x16.ramify.v1.Explanation*\xb1\x04\n\x0b\x42lockerKind\x12\x1c\n\x18\x42LOCKER_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x42LOCKER_KIND_DEPENDENCY\x10\x01\x12\x17\n\x13\x42LOCKER_KIND_PARENT\x10\x02\x12\x19\n\x15\x42LOCKER_KIND_CHILDREN\x10\x03\x12\x17\n\x13\x42LOCKER_KIND_REVIEW\x10\x04\x12\x18\n\x14\x42LOCKER_KIND_BACKOFF\x10\x05\x12\x1b\n\x17\x42LOCKER_KIND_RATE_LIMIT\x10\x06\x12\x15\n\x11\x42LOCKER_KIND_SLOT\x10\x07\x12\x17\n\x13\x42LOCKER_KIND_BUDGET\x10\t\x12\x16\n\x12\x42LOCKER_KIND_STEPS\x10\n\x12\x16\n\x12\x42LOCKER_KIND_LEASE\x10\x0b\x12\x17\n\x13\x42LOCKER_KIND_PAUSED\x10\x0c\x12\x1b\n\x17\x42LOCKER_KIND_CANCELLING\x10\r\x12\x16\n\x12\x42LOCKER_KIND_STORE\x10\x0e\x12\x15\n\x11\x42LOCKER_KIND_CALL\x10\x0f\x12\x18\n\x14\x42LOCKER_KIND_FAILURE\x10\x10\x12\x1a\n\x16\x42LOCKER_KIND_CANCELLED\x10\x11\x12\x16\n\x12\x42LOCKER_KIND_CYCLE\x10\x12\x12\x16\n\x12\x42LOCKER_KIND_AGENT\x10\x13\x12\x18\n\x14\x42LOCKER_KIND_MISSING\x10\x14\x12\x18\n\x14\x42LOCKER_KIND_UNKNOWN\x10\x15\"\x04\x08\x08\x10\x08*y\n\x07Outlook\x12\x17\n\x13OUTLOOK_UNSPECIFIED\x10\x00\x12\x11\n\rOUTLOOK_ENDED\x10\x01\x12\x13\n\x0fOUTLOOK_RUNNING\x10\x02\x12\x13\n\x0fOUTLOOK_WAITING\x10\x03\x12\x18\n\x14OUTLOOK_NEEDS_ACTION\x10\x04\x42\x30\n\rdev.ramify.v1P\x01Z\x1dramify.dev/ramify/v1;ramifyv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17ramify/v1/explain.proto\x12\tramify.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14ramify/v1/node.proto\"\xb7\x02\n\x07\x42locker\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.ramify.v1.BlockerKind\x12\x17\n\x0f\x62locked_node_id\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12.\n\nsince_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07\x65lapsed\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\nuntil_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06remedy\x18\x08 \x01(\t\x12\x12\n\nroot_cause\x18\t \x01(\x08\x12\x0c\n\x04live\x18\n \x01(\x08\x12\r\n\x05\x64\x65pth\x18\x0b \x01(\r\"\xae\x01\n\x08NodeMove\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12/\n\x0b\x63ommit_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\nfrom_state\x18\x03 \x01(\x0e\x32\x14.ramify.v1.NodeState\x12&\n\x08to_state\x18\x04 \x01(\x0e\x32\x14.ramify.v1.NodeState\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\"K\n\tBudgetUse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08resource\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x01\x12\x0c\n\x04used\x18\x04 \x01(\x01\"\xe7\x02\n\x0b\x45xplanation\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x30\n\x0c\x65xplain_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x07outlook\x18\x06 \x01(\x0e\x32\x12.ramify.v1.Outlook\x12\x0f\n\x07summary\x18\x07 \x01(\t\x12$\n\x08\x62lockers\x18\x08 \x03(\x0b\x32\x12.ramify.v1.Blocker\x12\x1b\n\x13omitted_root_causes\x18\t \x01(\r\x12\x0c\n\x04live\x18\n \x01(\x08\x12\x0e\n\x06holder\x18\x0b \x01(\t\x12\"\n\x05moves\x18\x0c \x03(\x0b\x32\x13.ramify.v1.NodeMove\x12%\n\x07\x62udgets\x18\r \x03(\x0b\x32\x14.ramify.v1.BudgetUse\"+\n\x15\x45xplainProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\"E\n\x16\x45xplainProjectResponse\x12+\n\x0b\x65xplanation\x18\x01 \x01(\x0b\x32\x16.ramify.v1.Explanation\"9\n\x12\x45xplainNodeRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\"B\n\x13\x45xplainNodeResponse\x12+\n\x0b\x65xplanation\x18\x01 \x01(\x0b\x32\x16.ramify.v1.Explanation*\xb1\x04\n\x0b\x42lockerKind\x12\x1c\n\x18\x42LOCKER_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x42LOCKER_KIND_DEPENDENCY\x10\x01\x12\x17\n\x13\x42LOCKER_KIND_PARENT\x10\x02\x12\x19\n\x15\x42LOCKER_KIND_CHILDREN\x10\x03\x12\x17\n\x13\x42LOCKER_KIND_REVIEW\x10\x04\x12\x18\n\x14\x42LOCKER_KIND_BACKOFF\x10\x05\x12\x1b\n\x17\x42LOCKER_KIND_RATE_LIMIT\x10\x06\x12\x15\n\x11\x42LOCKER_KIND_SLOT\x10\x07\x12\x17\n\x13\x42LOCKER_KIND_BUDGET\x10\t\x12\x16\n\x12\x42LOCKER_KIND_STEPS\x10\n\x12\x16\n\x12\x42LOCKER_KIND_LEASE\x10\x0b\x12\x17\n\x13\x42LOCKER_KIND_PAUSED\x10\x0c\x12\x1b\n\x17\x42LOCKER_KIND_CANCELLING\x10\r\x12\x16\n\x12\x42LOCKER_KIND_STORE\x10\x0e\x12\x15\n\x11\x42LOCKER_KIND_CALL\x10\x0f\x12\x18\n\x14\x42LOCKER_KIND_FAILURE\x10\x10\x12\x1a\n\x16\x42LOCKER_KIND_CANCELLED\x10\x11\x12\x16\n\x12\x42LOCKER_KIND_CYCLE\x10\x12\x12\x16\n\x12\x42LOCKER_KIND_AGENT\x10\x13\x12\x18\n\x14\x42LOCKER_KIND_MISSING\x10\x14\x12\x18\n\x14\x42LOCKER_KIND_UNKNOWN\x10\x15\"\x04\x08\x08\x10\x08*y\n\x07Outlook\x12\x17\n\x13OUTLOOK_UNSPECIFIED\x10\x00\x12\x11\n\rOUTLOOK_ENDED\x10\x01\x12\x13\n\x0fOUTLOOK_RUNNING\x10\x02\x12\x13\n\x0fOUTLOOK_WAITING\x10\x03\x12\x18\n\x14OUTLOOK_NEEDS_ACTION\x10\x04\x42\x30\n\rdev.ramify.v1P\x01Z\x1dramify.dev/ramify/v1;ramifyv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,22 +35,24 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ramify.v1.explain_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\rdev.ramify.v1P\001Z\035ramify.dev/ramify/v1;ramifyv1'
-  _globals['_BLOCKERKIND']._serialized_start=1183
-  _globals['_BLOCKERKIND']._serialized_end=1744
-  _globals['_OUTLOOK']._serialized_start=1746
-  _globals['_OUTLOOK']._serialized_end=1867
+  _globals['_BLOCKERKIND']._serialized_start=1299
+  _globals['_BLOCKERKIND']._serialized_end=1860
+  _globals['_OUTLOOK']._serialized_start=1862
+  _globals['_OUTLOOK']._serialized_end=1983
   _globals['_BLOCKER']._serialized_start=126
   _globals['_BLOCKER']._serialized_end=437
   _globals['_NODEMOVE']._serialized_start=440
   _globals['_NODEMOVE']._serialized_end=614
-  _globals['_EXPLANATION']._serialized_start=617
-  _globals['_EXPLANATION']._serialized_end=937
-  _globals['_EXPLAINPROJECTREQUEST']._serialized_start=939
-  _globals['_EXPLAINPROJECTREQUEST']._serialized_end=982
-  _globals['_EXPLAINPROJECTRESPONSE']._serialized_start=984
-  _globals['_EXPLAINPROJECTRESPONSE']._serialized_end=1053
-  _globals['_EXPLAINNODEREQUEST']._serialized_start=1055
-  _globals['_EXPLAINNODEREQUEST']._serialized_end=1112
-  _globals['_EXPLAINNODERESPONSE']._serialized_start=1114
-  _globals['_EXPLAINNODERESPONSE']._serialized_end=1180
+  _globals['_BUDGETUSE']._serialized_start=616
+  _globals['_BUDGETUSE']._serialized_end=691
+  _globals['_EXPLANATION']._serialized_start=694
+  _globals['_EXPLANATION']._serialized_end=1053
+  _globals['_EXPLAINPROJECTREQUEST']._serialized_start=1055
+  _globals['_EXPLAINPROJECTREQUEST']._serialized_end=1098
+  _globals['_EXPLAINPROJECTRESPONSE']._serialized_start=1100
+  _globals['_EXPLAINPROJECTRESPONSE']._serialized_end=1169
+  _globals['_EXPLAINNODEREQUEST']._serialized_start=1171
+  _globals['_EXPLAINNODEREQUEST']._serialized_end=1228
+  _globals['_EXPLAINNODERESPONSE']._serialized_start=1230
+  _globals['_EXPLAINNODERESPONSE']._serialized_end=1296
 # @@protoc_insertion_point(module_scope)

@@ -261,6 +261,40 @@ class NodeMove(_message.Message):
 Global___NodeMove: _TypeAlias = NodeMove  # noqa: Y015
 
 @_typing.final
+class BudgetUse(_message.Message):
+    """BudgetUse says how much of one limit is used. A limit covers a node with everything below it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """Which node; the root's budget is the project's."""
+    resource: _builtins.str
+    """What is limited: `tokens`, `cost_usd`, `wall_seconds` or `nodes`."""
+    limit: _builtins.float
+    """How much is allowed."""
+    used: _builtins.float
+    """How much is used, since the project was last resumed if the answer is live."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        resource: _builtins.str = ...,
+        limit: _builtins.float = ...,
+        used: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "node_id", b"node_id", "resource", b"resource", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BudgetUse: _TypeAlias = BudgetUse  # noqa: Y015
+
+@_typing.final
 class Explanation(_message.Message):
     """Explanation answers why something is not running."""
 
@@ -278,6 +312,7 @@ class Explanation(_message.Message):
     LIVE_FIELD_NUMBER: _builtins.int
     HOLDER_FIELD_NUMBER: _builtins.int
     MOVES_FIELD_NUMBER: _builtins.int
+    BUDGETS_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """Which project."""
     node_id: _builtins.str
@@ -312,6 +347,10 @@ class Explanation(_message.Message):
     def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeMove]:
         """Latest changes of the node's state, oldest first, at most 20. Empty for a project."""
 
+    @_builtins.property
+    def budgets(self) -> _containers.RepeatedCompositeFieldContainer[Global___BudgetUse]:
+        """Budgets of the project; of a node, those that cover it."""
+
     def __init__(
         self,
         *,
@@ -327,10 +366,11 @@ class Explanation(_message.Message):
         live: _builtins.bool = ...,
         holder: _builtins.str = ...,
         moves: _abc.Iterable[Global___NodeMove] | None = ...,
+        budgets: _abc.Iterable[Global___BudgetUse] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["explain_time", b"explain_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blockers", b"blockers", "explain_time", b"explain_time", "holder", b"holder", "live", b"live", "moves", b"moves", "node_id", b"node_id", "omitted_root_causes", b"omitted_root_causes", "outlook", b"outlook", "project_id", b"project_id", "revision", b"revision", "state", b"state", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blockers", b"blockers", "budgets", b"budgets", "explain_time", b"explain_time", "holder", b"holder", "live", b"live", "moves", b"moves", "node_id", b"node_id", "omitted_root_causes", b"omitted_root_causes", "outlook", b"outlook", "project_id", b"project_id", "revision", b"revision", "state", b"state", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

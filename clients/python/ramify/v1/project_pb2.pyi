@@ -206,6 +206,30 @@ WATCH_PRIORITY_HIGH: WatchPriority.ValueType  # 3
 """Lets nobody go first."""
 Global___WatchPriority: _TypeAlias = WatchPriority  # noqa: Y015
 
+class _BudgetPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BudgetPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BudgetPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUDGET_POLICY_UNSPECIFIED: _BudgetPolicy.ValueType  # 0
+    """Not set."""
+    BUDGET_POLICY_FAIL: _BudgetPolicy.ValueType  # 1
+    """The node that would be dispatched fails, and what needs it."""
+    BUDGET_POLICY_PAUSE: _BudgetPolicy.ValueType  # 2
+    """The project is paused. Resuming it allows as much again."""
+
+class BudgetPolicy(_BudgetPolicy, metaclass=_BudgetPolicyEnumTypeWrapper):
+    """BudgetPolicy says what happens to what a used-up budget forbids."""
+
+BUDGET_POLICY_UNSPECIFIED: BudgetPolicy.ValueType  # 0
+"""Not set."""
+BUDGET_POLICY_FAIL: BudgetPolicy.ValueType  # 1
+"""The node that would be dispatched fails, and what needs it."""
+BUDGET_POLICY_PAUSE: BudgetPolicy.ValueType  # 2
+"""The project is paused. Resuming it allows as much again."""
+Global___BudgetPolicy: _TypeAlias = BudgetPolicy  # noqa: Y015
+
 class _StatePreset:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -283,6 +307,11 @@ class ExecutionSettings(_message.Message):
     WS_BATCH_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     ENABLE_WS_COMPRESSION_FIELD_NUMBER: _builtins.int
     WATCH_PRIORITY_FIELD_NUMBER: _builtins.int
+    BUDGET_TOKENS_FIELD_NUMBER: _builtins.int
+    BUDGET_COST_USD_FIELD_NUMBER: _builtins.int
+    BUDGET_WALL_SECONDS_FIELD_NUMBER: _builtins.int
+    BUDGET_NODES_FIELD_NUMBER: _builtins.int
+    BUDGET_POLICY_FIELD_NUMBER: _builtins.int
     max_concurrent_nodes: _builtins.int
     """Most agent calls of the project at one time."""
     max_execution_steps: _builtins.int
@@ -365,6 +394,18 @@ class ExecutionSettings(_message.Message):
     """Whether messages are compressed for watches that accept it."""
     watch_priority: Global___WatchPriority.ValueType
     """Place of the project among others when there is more to send than the pace of fan-out allows."""
+    budget_tokens: _builtins.int
+    """Tokens that all agent calls of the run may use, sent and received; 0 is unlimited. As with all
+    budgets, calls that run are not interrupted: the next one is not begun.
+    """
+    budget_cost_usd: _builtins.float
+    """Cost of all agent calls of the run in US dollars; 0 is unlimited."""
+    budget_wall_seconds: _builtins.float
+    """Seconds since the run's root was started; 0 is unlimited."""
+    budget_nodes: _builtins.int
+    """Nodes of the run, replaced ones included; 0 is unlimited. A plan beyond it is refused."""
+    budget_policy: Global___BudgetPolicy.ValueType
+    """What happens to calls that a used-up budget forbids."""
     def __init__(
         self,
         *,
@@ -403,13 +444,28 @@ class ExecutionSettings(_message.Message):
         ws_batch_timeout_ms: _builtins.int | None = ...,
         enable_ws_compression: _builtins.bool | None = ...,
         watch_priority: Global___WatchPriority.ValueType | None = ...,
+        budget_tokens: _builtins.int | None = ...,
+        budget_cost_usd: _builtins.float | None = ...,
+        budget_wall_seconds: _builtins.float | None = ...,
+        budget_nodes: _builtins.int | None = ...,
+        budget_policy: Global___BudgetPolicy.ValueType | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_broadcast_mode", b"_broadcast_mode", "_enable_diff_updates", b"_enable_diff_updates", "_enable_hitl", b"_enable_hitl", "_enable_immediate_slot_fill", b"_enable_immediate_slot_fill", "_enable_update_coalescing", b"_enable_update_coalescing", "_enable_ws_compression", b"_enable_ws_compression", "_execution_strategy", b"_execution_strategy", "_force_root_node_planning", b"_force_root_node_planning", "_hitl_after_atomizer", b"_hitl_after_atomizer", "_hitl_after_modified_plan", b"_hitl_after_modified_plan", "_hitl_after_plan_generation", b"_hitl_after_plan_generation", "_hitl_aggregation_review", b"_hitl_aggregation_review", "_hitl_before_execute", b"_hitl_before_execute", "_hitl_expiry_policy", b"_hitl_expiry_policy", "_hitl_root_plan_only", b"_hitl_root_plan_only", "_hitl_timeout_seconds", b"_hitl_timeout_seconds", "_knowledge_store_batch_size", b"_knowledge_store_batch_size", "_max_concurrent_nodes", b"_max_concurrent_nodes", "_max_execution_steps", b"_max_execution_steps", "_max_parallel_nodes", b"_max_parallel_nodes", "_max_recovery_attempts", b"_max_recovery_attempts", "_max_recursion_depth", b"_max_recursion_depth", "_max_retries", b"_max_retries", "_node_execution_timeout_seconds", b"_node_execution_timeout_seconds", "_optimization_level", b"_optimization_level", "_rate_limit_rpm", b"_rate_limit_rpm", "_retry_delay_seconds", b"_retry_delay_seconds", "_skip_atomization", b"_skip_atomization", "_timeout_hard_seconds", b"_timeout_hard_seconds", "_timeout_soft_seconds", b"_timeout_soft_seconds", "_timeout_warning_seconds", b"_timeout_warning_seconds", "_update_coalescing_window_ms", b"_update_coalescing_window_ms", "_watch_priority", b"_watch_priority", "_ws_batch_size", b"_ws_batch_size", "_ws_batch_timeout_ms", b"_ws_batch_timeout_ms", "broadcast_mode", b"broadcast_mode", "enable_diff_updates", b"enable_diff_updates", "enable_hitl", b"enable_hitl", "enable_immediate_slot_fill", b"enable_immediate_slot_fill", "enable_update_coalescing", b"enable_update_coalescing", "enable_ws_compression", b"enable_ws_compression", "execution_strategy", b"execution_strategy", "force_root_node_planning", b"force_root_node_planning", "hitl_after_atomizer", b"hitl_after_atomizer", "hitl_after_modified_plan", b"hitl_after_modified_plan", "hitl_after_plan_generation", b"hitl_after_plan_generation", "hitl_aggregation_review", b"hitl_aggregation_review", "hitl_before_execute", b"hitl_before_execute", "hitl_expiry_policy", b"hitl_expiry_policy", "hitl_root_plan_only", b"hitl_root_plan_only", "hitl_timeout_seconds", b"hitl_timeout_seconds", "knowledge_store_batch_size", b"knowledge_store_batch_size", "max_concurrent_nodes", b"max_concurrent_nodes", "max_execution_steps", b"max_execution_steps", "max_parallel_nodes", b"max_parallel_nodes", "max_recovery_attempts", b"max_recovery_attempts", "max_recursion_depth", b"max_recursion_depth", "max_retries", b"max_retries", "node_execution_timeout_seconds", b"node_execution_timeout_seconds", "optimization_level", b"optimization_level", "rate_limit_rpm", b"rate_limit_rpm", "retry_delay_seconds", b"retry_delay_seconds", "skip_atomization", b"skip_atomization", "timeout_hard_seconds", b"timeout_hard_seconds", "timeout_soft_seconds", b"timeout_soft_seconds", "timeout_warning_seconds", b"timeout_warning_seconds", "update_coalescing_window_ms", b"update_coalescing_window_ms", "watch_priority", b"watch_priority", "ws_batch_size", b"ws_batch_size", "ws_batch_timeout_ms", b"ws_batch_timeout_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_broadcast_mode", b"_broadcast_mode", "_budget_cost_usd", b"_budget_cost_usd", "_budget_nodes", b"_budget_nodes", "_budget_policy", b"_budget_policy", "_budget_tokens", b"_budget_tokens", "_budget_wall_seconds", b"_budget_wall_seconds", "_enable_diff_updates", b"_enable_diff_updates", "_enable_hitl", b"_enable_hitl", "_enable_immediate_slot_fill", b"_enable_immediate_slot_fill", "_enable_update_coalescing", b"_enable_update_coalescing", "_enable_ws_compression", b"_enable_ws_compression", "_execution_strategy", b"_execution_strategy", "_force_root_node_planning", b"_force_root_node_planning", "_hitl_after_atomizer", b"_hitl_after_atomizer", "_hitl_after_modified_plan", b"_hitl_after_modified_plan", "_hitl_after_plan_generation", b"_hitl_after_plan_generation", "_hitl_aggregation_review", b"_hitl_aggregation_review", "_hitl_before_execute", b"_hitl_before_execute", "_hitl_expiry_policy", b"_hitl_expiry_policy", "_hitl_root_plan_only", b"_hitl_root_plan_only", "_hitl_timeout_seconds", b"_hitl_timeout_seconds", "_knowledge_store_batch_size", b"_knowledge_store_batch_size", "_max_concurrent_nodes", b"_max_concurrent_nodes", "_max_execution_steps", b"_max_execution_steps", "_max_parallel_nodes", b"_max_parallel_nodes", "_max_recovery_attempts", b"_max_recovery_attempts", "_max_recursion_depth", b"_max_recursion_depth", "_max_retries", b"_max_retries", "_node_execution_timeout_seconds", b"_node_execution_timeout_seconds", "_optimization_level", b"_optimization_level", "_rate_limit_rpm", b"_rate_limit_rpm", "_retry_delay_seconds", b"_retry_delay_seconds", "_skip_atomization", b"_skip_atomization", "_timeout_hard_seconds", b"_timeout_hard_seconds", "_timeout_soft_seconds", b"_timeout_soft_seconds", "_timeout_warning_seconds", b"_timeout_warning_seconds", "_update_coalescing_window_ms", b"_update_coalescing_window_ms", "_watch_priority", b"_watch_priority", "_ws_batch_size", b"_ws_batch_size", "_ws_batch_timeout_ms", b"_ws_batch_timeout_ms", "broadcast_mode", b"broadcast_mode", "budget_cost_usd", b"budget_cost_usd", "budget_nodes", b"budget_nodes", "budget_policy", b"budget_policy", "budget_tokens", b"budget_tokens", "budget_wall_seconds", b"budget_wall_seconds", "enable_diff_updates", b"enable_diff_updates", "enable_hitl", b"enable_hitl", "enable_immediate_slot_fill", b"enable_immediate_slot_fill", "enable_update_coalescing", b"enable_update_coalescing", "enable_ws_compression", b"enable_ws_compression", "execution_strategy", b"execution_strategy", "force_root_node_planning", b"force_root_node_planning", "hitl_after_atomizer", b"hitl_after_atomizer", "hitl_after_modified_plan", b"hitl_after_modified_plan", "hitl_after_plan_generation", b"hitl_after_plan_generation", "hitl_aggregation_review", b"hitl_aggregation_review", "hitl_before_execute", b"hitl_before_execute", "hitl_expiry_policy", b"hitl_expiry_policy", "hitl_root_plan_only", b"hitl_root_plan_only", "hitl_timeout_seconds", b"hitl_timeout_seconds", "knowledge_store_batch_size", b"knowledge_store_batch_size", "max_concurrent_nodes", b"max_concurrent_nodes", "max_execution_steps", b"max_execution_steps", "max_parallel_nodes", b"max_parallel_nodes", "max_recovery_attempts", b"max_recovery_attempts", "max_recursion_depth", b"max_recursion_depth", "max_retries", b"max_retries", "node_execution_timeout_seconds", b"node_execution_timeout_seconds", "optimization_level", b"optimization_level", "rate_limit_rpm", b"rate_limit_rpm", "retry_delay_seconds", b"retry_delay_seconds", "skip_atomization", b"skip_atomization", "timeout_hard_seconds", b"timeout_hard_seconds", "timeout_soft_seconds", b"timeout_soft_seconds", "timeout_warning_seconds", b"timeout_warning_seconds", "update_coalescing_window_ms", b"update_coalescing_window_ms", "watch_priority", b"watch_priority", "ws_batch_size", b"ws_batch_size", "ws_batch_timeout_ms", b"ws_batch_timeout_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_broadcast_mode", b"_broadcast_mode", "_enable_diff_updates", b"_enable_diff_updates", "_enable_hitl", b"_enable_hitl", "_enable_immediate_slot_fill", b"_enable_immediate_slot_fill", "_enable_update_coalescing", b"_enable_update_coalescing", "_enable_ws_compression", b"_enable_ws_compression", "_execution_strategy", b"_execution_strategy", "_force_root_node_planning", b"_force_root_node_planning", "_hitl_after_atomizer", b"_hitl_after_atomizer", "_hitl_after_modified_plan", b"_hitl_after_modified_plan", "_hitl_after_plan_generation", b"_hitl_after_plan_generation", "_hitl_aggregation_review", b"_hitl_aggregation_review", "_hitl_before_execute", b"_hitl_before_execute", "_hitl_expiry_policy", b"_hitl_expiry_policy", "_hitl_root_plan_only", b"_hitl_root_plan_only", "_hitl_timeout_seconds", b"_hitl_timeout_seconds", "_knowledge_store_batch_size", b"_knowledge_store_batch_size", "_max_concurrent_nodes", b"_max_concurrent_nodes", "_max_execution_steps", b"_max_execution_steps", "_max_parallel_nodes", b"_max_parallel_nodes", "_max_recovery_attempts", b"_max_recovery_attempts", "_max_recursion_depth", b"_max_recursion_depth", "_max_retries", b"_max_retries", "_node_execution_timeout_seconds", b"_node_execution_timeout_seconds", "_optimization_level", b"_optimization_level", "_rate_limit_rpm", b"_rate_limit_rpm", "_retry_delay_seconds", b"_retry_delay_seconds", "_skip_atomization", b"_skip_atomization", "_timeout_hard_seconds", b"_timeout_hard_seconds", "_timeout_soft_seconds", b"_timeout_soft_seconds", "_timeout_warning_seconds", b"_timeout_warning_seconds", "_update_coalescing_window_ms", b"_update_coalescing_window_ms", "_watch_priority", b"_watch_priority", "_ws_batch_size", b"_ws_batch_size", "_ws_batch_timeout_ms", b"_ws_batch_timeout_ms", "broadcast_mode", b"broadcast_mode", "enable_diff_updates", b"enable_diff_updates", "enable_hitl", b"enable_hitl", "enable_immediate_slot_fill", b"enable_immediate_slot_fill", "enable_update_coalescing", b"enable_update_coalescing", "enable_ws_compression", b"enable_ws_compression", "execution_strategy", b"execution_strategy", "force_root_node_planning", b"force_root_node_planning", "hitl_after_atomizer", b"hitl_after_atomizer", "hitl_after_modified_plan", b"hitl_after_modified_plan", "hitl_after_plan_generation", b"hitl_after_plan_generation", "hitl_aggregation_review", b"hitl_aggregation_review", "hitl_before_execute", b"hitl_before_execute", "hitl_expiry_policy", b"hitl_expiry_policy", "hitl_root_plan_only", b"hitl_root_plan_only", "hitl_timeout_seconds", b"hitl_timeout_seconds", "knowledge_store_batch_size", b"knowledge_store_batch_size", "max_concurrent_nodes", b"max_concurrent_nodes", "max_execution_steps", b"max_execution_steps", "max_parallel_nodes", b"max_parallel_nodes", "max_recovery_attempts", b"max_recovery_attempts", "max_recursion_depth", b"max_recursion_depth", "max_retries", b"max_retries", "node_execution_timeout_seconds", b"node_execution_timeout_seconds", "optimization_level", b"optimization_level", "rate_limit_rpm", b"rate_limit_rpm", "retry_delay_seconds", b"retry_delay_seconds", "skip_atomization", b"skip_atomization", "timeout_hard_seconds", b"timeout_hard_seconds", "timeout_soft_seconds", b"timeout_soft_seconds", "timeout_warning_seconds", b"timeout_warning_seconds", "update_coalescing_window_ms", b"update_coalescing_window_ms", "watch_priority", b"watch_priority", "ws_batch_size", b"ws_batch_size", "ws_batch_timeout_ms", b"ws_batch_timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_broadcast_mode", b"_broadcast_mode", "_budget_cost_usd", b"_budget_cost_usd", "_budget_nodes", b"_budget_nodes", "_budget_policy", b"_budget_policy", "_budget_tokens", b"_budget_tokens", "_budget_wall_seconds", b"_budget_wall_seconds", "_enable_diff_updates", b"_enable_diff_updates", "_enable_hitl", b"_enable_hitl", "_enable_immediate_slot_fill", b"_enable_immediate_slot_fill", "_enable_update_coalescing", b"_enable_update_coalescing", "_enable_ws_compression", b"_enable_ws_compression", "_execution_strategy", b"_execution_strategy", "_force_root_node_planning", b"_force_root_node_planning", "_hitl_after_atomizer", b"_hitl_after_atomizer", "_hitl_after_modified_plan", b"_hitl_after_modified_plan", "_hitl_after_plan_generation", b"_hitl_after_plan_generation", "_hitl_aggregation_review", b"_hitl_aggregation_review", "_hitl_before_execute", b"_hitl_before_execute", "_hitl_expiry_policy", b"_hitl_expiry_policy", "_hitl_root_plan_only", b"_hitl_root_plan_only", "_hitl_timeout_seconds", b"_hitl_timeout_seconds", "_knowledge_store_batch_size", b"_knowledge_store_batch_size", "_max_concurrent_nodes", b"_max_concurrent_nodes", "_max_execution_steps", b"_max_execution_steps", "_max_parallel_nodes", b"_max_parallel_nodes", "_max_recovery_attempts", b"_max_recovery_attempts", "_max_recursion_depth", b"_max_recursion_depth", "_max_retries", b"_max_retries", "_node_execution_timeout_seconds", b"_node_execution_timeout_seconds", "_optimization_level", b"_optimization_level", "_rate_limit_rpm", b"_rate_limit_rpm", "_retry_delay_seconds", b"_retry_delay_seconds", "_skip_atomization", b"_skip_atomization", "_timeout_hard_seconds", b"_timeout_hard_seconds", "_timeout_soft_seconds", b"_timeout_soft_seconds", "_timeout_warning_seconds", b"_timeout_warning_seconds", "_update_coalescing_window_ms", b"_update_coalescing_window_ms", "_watch_priority", b"_watch_priority", "_ws_batch_size", b"_ws_batch_size", "_ws_batch_timeout_ms", b"_ws_batch_timeout_ms", "broadcast_mode", b"broadcast_mode", "budget_cost_usd", b"budget_cost_usd", "budget_nodes", b"budget_nodes", "budget_policy", b"budget_policy", "budget_tokens", b"budget_tokens", "budget_wall_seconds", b"budget_wall_seconds", "enable_diff_updates", b"enable_diff_updates", "enable_hitl", b"enable_hitl", "enable_immediate_slot_fill", b"enable_immediate_slot_fill", "enable_update_coalescing", b"enable_update_coalescing", "enable_ws_compression", b"enable_ws_compression", "execution_strategy", b"execution_strategy", "force_root_node_planning", b"force_root_node_planning", "hitl_after_atomizer", b"hitl_after_atomizer", "hitl_after_modified_plan", b"hitl_after_modified_plan", "hitl_after_plan_generation", b"hitl_after_plan_generation", "hitl_aggregation_review", b"hitl_aggregation_review", "hitl_before_execute", b"hitl_before_execute", "hitl_expiry_policy", b"hitl_expiry_policy", "hitl_root_plan_only", b"hitl_root_plan_only", "hitl_timeout_seconds", b"hitl_timeout_seconds", "knowledge_store_batch_size", b"knowledge_store_batch_size", "max_concurrent_nodes", b"max_concurrent_nodes", "max_execution_steps", b"max_execution_steps", "max_parallel_nodes", b"max_parallel_nodes", "max_recovery_attempts", b"max_recovery_attempts", "max_recursion_depth", b"max_recursion_depth", "max_retries", b"max_retries", "node_execution_timeout_seconds", b"node_execution_timeout_seconds", "optimization_level", b"optimization_level", "rate_limit_rpm", b"rate_limit_rpm", "retry_delay_seconds", b"retry_delay_seconds", "skip_atomization", b"skip_atomization", "timeout_hard_seconds", b"timeout_hard_seconds", "timeout_soft_seconds", b"timeout_soft_seconds", "timeout_warning_seconds", b"timeout_warning_seconds", "update_coalescing_window_ms", b"update_coalescing_window_ms", "watch_priority", b"watch_priority", "ws_batch_size", b"ws_batch_size", "ws_batch_timeout_ms", b"ws_batch_timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__broadcast_mode: _TypeAlias = _typing.Literal["broadcast_mode"]  # noqa: Y015
     _WhichOneofArgType__broadcast_mode: _TypeAlias = _typing.Literal["_broadcast_mode", b"_broadcast_mode"]  # noqa: Y015
+    _WhichOneofReturnType__budget_cost_usd: _TypeAlias = _typing.Literal["budget_cost_usd"]  # noqa: Y015
+    _WhichOneofArgType__budget_cost_usd: _TypeAlias = _typing.Literal["_budget_cost_usd", b"_budget_cost_usd"]  # noqa: Y015
+    _WhichOneofReturnType__budget_nodes: _TypeAlias = _typing.Literal["budget_nodes"]  # noqa: Y015
+    _WhichOneofArgType__budget_nodes: _TypeAlias = _typing.Literal["_budget_nodes", b"_budget_nodes"]  # noqa: Y015
+    _WhichOneofReturnType__budget_policy: _TypeAlias = _typing.Literal["budget_policy"]  # noqa: Y015
+    _WhichOneofArgType__budget_policy: _TypeAlias = _typing.Literal["_budget_policy", b"_budget_policy"]  # noqa: Y015
+    _WhichOneofReturnType__budget_tokens: _TypeAlias = _typing.Literal["budget_tokens"]  # noqa: Y015
+    _WhichOneofArgType__budget_tokens: _TypeAlias = _typing.Literal["_budget_tokens", b"_budget_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__budget_wall_seconds: _TypeAlias = _typing.Literal["budget_wall_seconds"]  # noqa: Y015
+    _WhichOneofArgType__budget_wall_seconds: _TypeAlias = _typing.Literal["_budget_wall_seconds", b"_budget_wall_seconds"]  # noqa: Y015
     _WhichOneofReturnType__enable_diff_updates: _TypeAlias = _typing.Literal["enable_diff_updates"]  # noqa: Y015
     _WhichOneofArgType__enable_diff_updates: _TypeAlias = _typing.Literal["_enable_diff_updates", b"_enable_diff_updates"]  # noqa: Y015
     _WhichOneofReturnType__enable_hitl: _TypeAlias = _typing.Literal["enable_hitl"]  # noqa: Y015
@@ -480,6 +536,16 @@ class ExecutionSettings(_message.Message):
     _WhichOneofArgType__ws_batch_timeout_ms: _TypeAlias = _typing.Literal["_ws_batch_timeout_ms", b"_ws_batch_timeout_ms"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__broadcast_mode) -> _WhichOneofReturnType__broadcast_mode | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_cost_usd) -> _WhichOneofReturnType__budget_cost_usd | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_nodes) -> _WhichOneofReturnType__budget_nodes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_policy) -> _WhichOneofReturnType__budget_policy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_tokens) -> _WhichOneofReturnType__budget_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_wall_seconds) -> _WhichOneofReturnType__budget_wall_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__enable_diff_updates) -> _WhichOneofReturnType__enable_diff_updates | None: ...
     @_typing.overload

@@ -10,6 +10,7 @@ from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from ramify.v1 import budget_pb2 as _budget_pb2
 from ramify.v1 import node_pb2 as _node_pb2
 from ramify.v1 import payload_pb2 as _payload_pb2
 import builtins as _builtins
@@ -193,6 +194,7 @@ class ProposedTask(_message.Message):
     NODE_TYPE_FIELD_NUMBER: _builtins.int
     DEPENDS_ON_FIELD_NUMBER: _builtins.int
     DETAILS_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     goal: _builtins.str
     """What is to be done; 3 to 10 000 characters."""
     task_type: _node_pb2.TaskType.ValueType
@@ -207,6 +209,10 @@ class ProposedTask(_message.Message):
     def details(self) -> _containers.MessageMap[_builtins.str, _struct_pb2.Value]:
         """What the planner attached for the child's agent; at most 64 keys and 16 KiB."""
 
+    @_builtins.property
+    def budget(self) -> _budget_pb2.TaskBudget:
+        """Limits on the child with everything below it. Not set: those above it only."""
+
     def __init__(
         self,
         *,
@@ -215,10 +221,11 @@ class ProposedTask(_message.Message):
         node_type: _node_pb2.NodeType.ValueType = ...,
         depends_on: _abc.Iterable[_builtins.int] | None = ...,
         details: _abc.Mapping[_builtins.str, _struct_pb2.Value] | None = ...,
+        budget: _budget_pb2.TaskBudget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["depends_on", b"depends_on", "details", b"details", "goal", b"goal", "node_type", b"node_type", "task_type", b"task_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "depends_on", b"depends_on", "details", b"details", "goal", b"goal", "node_type", b"node_type", "task_type", b"task_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
