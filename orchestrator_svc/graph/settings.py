@@ -113,6 +113,7 @@ LEVELS: Mapping[OptimizationLevel, Mapping[str, Scalar]] = {
         "retry_delay_seconds": 2.0,
         "rate_limit_rpm": 60,
         "execution_strategy": ExecutionStrategy.REALTIME,
+        "broadcast_mode": "batch",  #: acts in state_svc
         "knowledge_store_batch_size": 50,
     },
 }

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from ramify.v1.node_pb2 import ErrorClass
 from ramify.v1.orchestrator_service_pb2 import GetRunnerRequest
-from ramify.v1.project_pb2 import StateSettings
+from ramify.v1.project_pb2 import BroadcastMode, StateSettings
 from tests.support.cli import Up, ramify
 from tests.support.orchestrator_process import Services
 from tests.support.run_history import RunHistory
 from tests.support.runs import Runs, connect_both
+from tests.support.wire import eventually
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 HANG = {"node": "*", "hang": True}
 
 
@@ -82,4 +84,28 @@ def test_up_hands_keys_to_the_runs_and_the_command_line_shows_them(tmp_path: Pat
     assert rows["max_execution_steps"] == ["99", "*"]
     assert rows["preset"] == ["debug", "*"]
     assert rows["max_concurrent_nodes"][:1] == ["10"]
+    assert up.stop(signal.SIGTERM) == (0, "")
+
+
+async def test_the_high_load_example_acts(tmp_path: Path) -> None:
+    up = Up(tmp_path / "data", "--config", str(EXAMPLES / "high-load.yaml"))
+    state, orchestrator = (line["address"] for line in up.ready)
+    async with connect_both(state, orchestrator) as runs:
+        hang = {"node": "root.1.*", "hang": True}
+        started = await runs.start(
+            "high load", profile="scripted", options={"breadth": 40, "rules": [hang]}
+        )
+        project = await runs.wire.project(started.project_id)
+        assert project.state_settings == StateSettings(
+            state_batch_size=100, state_batch_timeout_ms=50, enable_state_compression=True
+        )
+        assert project.settings.broadcast_mode == BroadcastMode.BROADCAST_MODE_BATCH
+
+        async def full() -> bool:
+            runner = await runs.stub.GetRunner(GetRunnerRequest())
+            return [(p.running_nodes, p.ready_nodes) for p in runner.projects] == [(15, 25)]
+
+        await eventually(full, "15 calls are open")
+        await runs.cancel(started.project_id)
+        assert (await runs.finish(started.project_id)).state == "CANCELLED"
     assert up.stop(signal.SIGTERM) == (0, "")

@@ -17,6 +17,7 @@ from orchestrator_svc.errors import StartupError
 from orchestrator_svc.identity import producer_id
 from orchestrator_svc.settings import settle
 
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 STATE = ["--state", "127.0.0.1:7420"]
 
 
@@ -53,6 +54,27 @@ def test_a_file_may_group_the_thresholds_of_silence(tmp_path: Path) -> None:
         "timeout_hard_seconds": 3.0,
         "max_recovery_attempts": 0,
     }
+
+
+def test_the_high_load_example_loads_as_written() -> None:
+    """It is the preset of the requirements, key by key."""
+    config = load_config([*STATE, "--config", str(EXAMPLES / "high-load.yaml")], {})
+    assert config.execution == {
+        "max_concurrent_nodes": 15,
+        "max_parallel_nodes": 12,
+        "optimization_level": "aggressive",
+        "execution_strategy": "realtime",
+        "broadcast_mode": "batch",
+        "enable_update_coalescing": True,
+        "update_coalescing_window_ms": 30,
+        "state_batch_size": 100,
+        "state_batch_timeout_ms": 50,
+        "enable_state_compression": True,
+        "rate_limit_rpm": 50,
+        "max_execution_steps": 1_000,
+    }
+    settings = settle(config.execution)
+    assert settings.knowledge_store_batch_size == 50, "what the level sets and nobody chose"
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from orchestrator_svc.graph.patience import Patience, Step
 from orchestrator_svc.graph.rate import WINDOW_SECONDS, RateWindow
-from orchestrator_svc.graph.settings import LEVELS, effective
+from orchestrator_svc.graph.settings import KEYS as CORE_KEYS
+from orchestrator_svc.graph.settings import LEVELS, choose, effective
 from orchestrator_svc.graph.types import ErrorClass, NodeState, NodeType, Stage
-from orchestrator_svc.settings import InvalidSetting, settle
+from orchestrator_svc.settings import ALL_KEYS, InvalidSetting, settle
 from tests.unit.orchestrator_svc.driven import DEFAULTS, Driven, done, draft, failed, planned
 
 S = NodeState
@@ -166,8 +167,10 @@ def test_rate_limit_rpm_holds_in_any_minute_and_delays_no_more_than_that(
 def test_optimization_level_sets_other_keys_that_are_not_chosen() -> None:
     assert effective({"optimization_level": "balanced"}) == effective()
     for level, preset in LEVELS.items():
-        settings = asdict(effective({"optimization_level": level}))
-        assert {**asdict(effective()), **preset, "optimization_level": level} == settings
+        chosen = choose({"optimization_level": level})
+        assert chosen == {**preset, "optimization_level": level}
+        core = {key: value for key, value in chosen.items() if key in CORE_KEYS}
+        assert asdict(effective({"optimization_level": level})) == {**asdict(effective()), **core}
         own = effective({"max_concurrent_nodes": 7}, {"optimization_level": level})
         assert own.max_concurrent_nodes == 7, "a chosen key wins"
 
@@ -176,7 +179,8 @@ def test_the_docs_show_what_each_level_sets() -> None:
     page = (Path(__file__).parents[3] / "docs" / "execution.md").read_text("utf-8")
     changed = {key for preset in LEVELS.values() for key in preset}
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^|`]+ \| [^|`]+ \| [^|`]+) \|$", page, re.MULTILINE))
-    levels = [asdict(effective({"optimization_level": level})) for level in LEVELS]
+    defaults = {name: key.default for name, key in ALL_KEYS.items()}
+    levels = [{**defaults, **choose({"optimization_level": level})} for level in LEVELS]
     for key in changed:
         assert rows[key] == " | ".join(str(level[key]).lower() for level in levels)
 
