@@ -71,7 +71,11 @@ async def _run(nodes: int, *, chain: bool, slots: int) -> tuple[float, float, li
             )
         )
         watch: Any = rpc.StateServiceStub(state_channel).WatchProject(
-            pb.WatchProjectRequest(project_id=response.project.project_id, from_beginning=True)
+            pb.WatchProjectRequest(
+                project_id=response.project.project_id,
+                from_beginning=True,
+                mode=pb.WatchMode.WATCH_MODE_DIFF,
+            )
         )
         done: list[float] = []
         async for message in watch:
