@@ -6,6 +6,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from orchestrator_svc.graph.settings import effective
+from orchestrator_svc.settings import KEYS, to_message
 from ramify.v1.node_pb2 import ErrorClass
 from ramify.v1.orchestrator_service_pb2 import GetRunnerRequest
 from ramify.v1.project_pb2 import BroadcastMode, StateSettings
@@ -14,6 +16,7 @@ from tests.support.orchestrator_process import Services
 from tests.support.run_history import RunHistory
 from tests.support.runs import Runs, connect_both
 from tests.support.wire import eventually
+from tests.unit.orchestrator_svc.test_settings import other_value
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 HANG = {"node": "*", "hang": True}
@@ -44,6 +47,17 @@ async def test_a_run_keeps_the_keys_it_was_started_with(
         assert runner.settings.max_retries == 1, "of runs that begin now"
         assert [active.settings for active in runner.projects] == [kept]
         assert services.orchestrator.stop() == 0
+
+
+async def test_a_run_may_choose_every_key(runs: Runs) -> None:
+    values = {name: other_value(name) for name in KEYS}
+    values |= {"timeout_warning_seconds": 1.0, "timeout_soft_seconds": 2.0}
+    chosen = to_message(effective(values), values)
+    keys = {field.name: value for field, value in chosen.ListFields()}
+    assert len(keys) == len(KEYS)
+    started = await runs.script(keys, rules=[HANG])
+    assert started.settings == chosen
+    await runs.cancel(started.project_id)
 
 
 async def test_a_silent_agent_is_shown_cancelled_and_tried_again(runs: Runs) -> None:

@@ -12,10 +12,12 @@ from orchestrator_svc.config import (
     SECTION,
     ServiceConfig,
     load_config,
+    show_config,
 )
 from orchestrator_svc.errors import StartupError
 from orchestrator_svc.identity import producer_id
-from orchestrator_svc.settings import settle
+from orchestrator_svc.settings import ALL_KEYS, settle
+from tests.unit.orchestrator_svc.test_settings import other_value
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 STATE = ["--state", "127.0.0.1:7420"]
@@ -43,6 +45,20 @@ def test_later_sources_win(tmp_path: Path) -> None:
 def test_execution_keys_are_flags_too() -> None:
     config = load_config([*STATE, "--max-concurrent-nodes", "3", "--skip-atomization", "yes"], {})
     assert config.execution == {"max_concurrent_nodes": 3, "skip_atomization": True}
+
+
+@pytest.mark.parametrize("name", ALL_KEYS)
+def test_every_execution_key_is_a_file_key_a_variable_and_a_flag(tmp_path: Path, name: str) -> None:
+    value = other_value(name)
+    text = str(value).lower()
+    flag, variable = "--" + name.replace("_", "-"), ENV_PREFIX + name.upper()
+    sources = [
+        load_config([*STATE, *write(tmp_path / "c.yaml", f"execution: {{{name}: {text}}}")], {}),
+        load_config(STATE, {variable: text}),
+        load_config([*STATE, flag, text], {}),
+    ]
+    assert [config.execution for config in sources] == [{name: value}] * 3
+    assert f"{name}: {text}" in show_config(sources[0])
 
 
 def test_a_file_may_group_the_thresholds_of_silence(tmp_path: Path) -> None:
