@@ -75,6 +75,7 @@ class RelatedNode(_Frozen):
     state: str  #: `NodeState` without its prefix, for example DONE or FAILED
     output: Output | None = None  #: present when the node is DONE
     error: str = ""  #: present when the node is FAILED
+    shortened: bool = False  #: whether goal and output are cut to fit; then the text is plain
 
 
 class Verdict(_Frozen):
@@ -115,6 +116,7 @@ class AgentInput(_Frozen):
     overall_objective: str  #: the goal of the root
     ancestors: tuple[RelatedNode, ...] = ()  #: root first, parent last
     dependencies: tuple[RelatedNode, ...] = ()  #: settled nodes this one depends on, in order
+    siblings: tuple[RelatedNode, ...] = ()  #: done ones before it in the plan, without results
     children: tuple[RelatedNode, ...] = ()  #: for aggregators: all children, in plan order
     details: dict[str, JsonValue] = Field(default_factory=dict)  #: what the planner attached
     options: dict[str, JsonValue] = Field(default_factory=dict)  #: the project's agent options

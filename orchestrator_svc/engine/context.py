@@ -1,4 +1,10 @@
-"""Builds what an agent may look at from the run, and reads what it answers."""
+"""Builds what an agent may look at from the run, and reads what it answers (S4.7).
+
+An agent sees the overall goal, its ancestors, what it depends on or aggregates, and the siblings
+that were done before it. Together they have at most `max_context_tokens` (estimated, see
+`excerpt.py`): the overall goal and the node's own are always whole; ancestors get up to a quarter,
+siblings up to a tenth, results all the rest. The same run gives the same input.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +20,7 @@ from orchestrator_svc.agents.base import (
     RelatedNode,
     Verdict,
 )
+from orchestrator_svc.engine.excerpt import fit, node_tokens, shortened, tokens_of
 from orchestrator_svc.graph.checkpoint import instructions_of
 from orchestrator_svc.graph.event import Call, Decided, Failed, Outcome, Planned, Produced
 from orchestrator_svc.graph.node import Node, Result
@@ -25,6 +32,10 @@ from orchestrator_svc.graph.types import ErrorClass, NodeState, Stage
 MAX_RESULT_BYTES = (1 << 20) - 1_024  #: what the store takes as one payload, with its framing
 MAX_SUMMARY_CHARS = 4_096
 MAX_CONTENT_TYPE_CHARS = 255
+ANCESTORS_SHARE = 0.25  #: of the context, at most
+SIBLINGS_SHARE = 0.1  #: of the context, at most
+SIBLING_TOKENS = 256  #: of one sibling, at most
+MAX_SIBLINGS_SEEN = 64  #: places before a node in its plan that are looked at
 _NOTHING: Mapping[str, Result] = {}
 
 
@@ -57,7 +68,15 @@ def agent_input(
     while parent is not None:
         ancestors.append(_related(parent))
         parent = run.nodes.get(parent.parent_id)
-    children = node.children if call.stage is Stage.AGGREGATE else ()
+    aggregates = call.stage is Stage.AGGREGATE
+    children = node.children if aggregates else ()
+    limit = max(0, run.settings.max_context_tokens - tokens_of(run.goal) - tokens_of(node.goal))
+    above = fit(ancestors[::-1], int(limit * ANCESTORS_SHARE))
+    before = () if aggregates else _siblings(run, node, int(limit * SIBLINGS_SHARE))
+    limit -= sum(map(node_tokens, above)) + sum(map(node_tokens, before))
+    needed = _all_related(run, (*node.depends_on, *children), fetched)
+    results = fit(needed, max(0, limit))
+    count = sum(id_ in run.nodes for id_ in node.depends_on)
     return AgentInput.model_construct(
         project_id=project_id,
         node_id=node.node_id,
@@ -68,14 +87,44 @@ def agent_input(
         layer=node.layer,
         max_depth=run.accounts.max_layer(node, run.settings.max_recursion_depth),
         overall_objective=run.goal,
-        ancestors=tuple(reversed(ancestors)),
-        dependencies=_all_related(run, node.depends_on, fetched),
-        children=_all_related(run, children, fetched),
+        ancestors=above,
+        dependencies=results[:count],
+        siblings=before,
+        children=results[count:],
         details=dict(node.details),
         options=options,
         instructions=instructions_of(run, node, call.stage),
         proposal=_proposal(run, node) if call.stage is Stage.MODIFY else None,
     )
+
+
+def _siblings(run: Run, node: Node, limit: int) -> tuple[RelatedNode, ...]:
+    """Return the siblings that were done before `node`, in plan order, the nearest if not all.
+
+    They come with their summaries; what a node needs whole it depends on.
+    """
+    parent = run.nodes.get(node.parent_id)
+    if parent is None:
+        return ()
+    found: list[RelatedNode] = []
+    last = run.place_of(node)
+    for id_ in reversed(parent.children[max(0, last - MAX_SIBLINGS_SEEN) : last]):
+        other = run.nodes.get(id_)
+        if other is None or other.state is not NodeState.DONE or id_ in node.depends_on:
+            continue
+        related = _related(other)
+        if related.output is not None:
+            summary = related.output.summary or related.output.text[:MAX_SUMMARY_CHARS]
+            output = Output.model_construct(
+                content_type="text/plain", text="", data=b"", summary=summary
+            )
+            related = related.model_copy(update={"output": output})
+        related = shortened(related, min(limit, SIBLING_TOKENS))
+        limit -= node_tokens(related)
+        if limit < 0:
+            break
+        found.append(related)
+    return tuple(reversed(found))
 
 
 def _proposal(run: Run, node: Node) -> Plan | None:
@@ -91,6 +140,7 @@ def _proposal(run: Run, node: Node) -> Plan | None:
                 node_type=task.node_type,
                 depends_on=task.depends_on,
                 details=dict(task.details),
+                budget=task.budget,
             )
             for task in review.proposal
         )

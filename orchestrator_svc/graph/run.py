@@ -235,6 +235,17 @@ class Run:
             elif node.state is NodeState.DONE:
                 parent.done_children += 1
 
+    def place_of(self, node: Node) -> int:
+        """Return the place of a node in its parent's plan, from 0; looked up once for all."""
+        parent = self.nodes.get(node.parent_id)
+        children = parent.children if parent is not None else ()
+        if not (node.place < len(children) and children[node.place] == node.node_id):
+            for place, child_id in enumerate(children):
+                child = self.nodes.get(child_id)
+                if child is not None:
+                    child.place = place
+        return node.place
+
     def patch(self, node: Node, **changes: Unpack[NodeChanges]) -> None:
         """Change fields of a node, here and in the store.
 

@@ -85,6 +85,7 @@ class Settings:
     budget_wall_seconds: float = 0.0
     budget_nodes: int = 0
     budget_policy: BudgetPolicy = BudgetPolicy.FAIL
+    max_context_tokens: int = 200_000  #: of what one agent call may look at
 
     @property
     def slots(self) -> int:
