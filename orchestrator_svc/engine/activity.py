@@ -27,7 +27,7 @@ class Activity:
         self._publish = publish  #: called on the loop with the latest note
         self._loop = asyncio.get_running_loop()
         self._rate = rate  #: of the project; None: no limit
-        self._waiting = 0  #: for a place of `rate`
+        self._places: list[float] = []  #: of `rate`, that are waited for; times of the loop
         self._published = ""
         self._published_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
@@ -35,7 +35,11 @@ class Activity:
 
     def silent_for(self) -> float:
         """Return the seconds since the latest sign of life; waiting by order is no silence."""
-        return 0.0 if self._waiting else time.monotonic() - self.last_sign
+        return 0.0 if self._places else time.monotonic() - self.last_sign
+
+    def place_in(self) -> float | None:
+        """Return the seconds until its provider place; None if none is waited for."""
+        return max(0.0, min(self._places) - self._loop.time()) if self._places else None
 
     def report(self, note: str) -> None:
         """See `CallMonitor`."""
@@ -60,11 +64,12 @@ class Activity:
             return
         wait = self._rate.claim(self._loop.time())
         if wait > 0.0:
-            self._waiting += 1
+            place = self._loop.time() + wait
+            self._places.append(place)
             try:
                 await asyncio.sleep(wait)
             finally:
-                self._waiting -= 1
+                self._places.remove(place)
         self.last_sign = time.monotonic()
 
     def close(self) -> None:

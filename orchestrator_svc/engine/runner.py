@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
@@ -142,7 +142,7 @@ class Runner:
         }
         return Live(
             states={node.node_id: node.state for node in nodes},
-            calls=begins | self._open,
+            calls=begins | {id_: self._seen(id_, call) for id_, call in self._open.items()},
             queue={node_id: place for place, node_id in enumerate(self._run.queue)},
             busy=self._run.busy,
             steps=self._run.steps,
@@ -151,6 +151,14 @@ class Runner:
             lease_valid=self.lease.is_valid(),
             unsent_seconds=now - self._sent[0].offered if self._sent else 0.0,
         )
+
+    def _seen(self, node_id: str, call: OpenCall) -> OpenCall:
+        activity = self._activities.get(node_id)
+        if activity is None:
+            return call
+        wait = activity.place_in()
+        place = None if wait is None else self._clock() + wait
+        return replace(call, silent=activity.silent_for(), provider_place=place)
 
     def post(self, event: Event) -> None:
         """Put an event into the inbox."""

@@ -286,12 +286,21 @@ def _call(scene: Scene, node: Node) -> Blocker:
     if call is None:
         message = f"{node.agent_name or 'an agent'} works on it, attempt {node.attempt}"
         return _leaf(scene, node, BlockerKind.CALL, message, watch)
+    settings, kind, until = scene.settings, BlockerKind.CALL, call.started + call.timeout
+    message = f"{call.agent_name} works on it ({call.stage}), attempt {node.attempt}"
+    if call.provider_place is not None:
+        kind, until = BlockerKind.RATE_LIMIT, call.provider_place
+        message += (
+            f"; it waits for its turn at the provider, rate_limit_rpm {settings.rate_limit_rpm}"
+        )
+    elif settings.timeout_warning_seconds and call.silent >= settings.timeout_warning_seconds:
+        message += f"; no sign of life for {call.silent:.0f} s"
     return Blocker(
-        kind=BlockerKind.CALL,
+        kind=kind,
         blocked=node.node_id,
-        message=f"{call.agent_name} works on it ({call.stage}), attempt {node.attempt}",
+        message=message,
         since=call.started,
-        until=call.started + call.timeout,
+        until=until,
         remedy=watch,
         live=True,
     )

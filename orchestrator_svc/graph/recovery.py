@@ -34,8 +34,8 @@ RECOVERY: dict[ErrorClass, Recovery] = {
 
 
 def full_jitter(base: float, failures: int, cap: float, random: Callable[[], float]) -> float:
-    """Return a delay drawn evenly from 0 to base·2^failures, at most `cap`.
+    """Return a delay drawn evenly from 0 to base·2^failures, at most `cap` or `base`.
 
     `failures` counts those before this one, so that the first delay is at most `base`.
     """
-    return random() * min(cap, base * 2.0 ** min(failures, 64))
+    return random() * min(max(cap, base), base * 2.0 ** min(failures, 64))

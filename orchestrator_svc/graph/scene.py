@@ -19,6 +19,8 @@ class OpenCall:
     agent_name: str
     started: float  #: Unix seconds
     timeout: float  #: seconds from then
+    silent: float = 0.0  #: seconds without a sign of life
+    provider_place: float | None = None  #: Unix seconds at which `rate_limit_rpm` lets it go on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+import grpc
 
 from orchestrator_svc.graph.settings import effective
 from orchestrator_svc.settings import KEYS, to_message
+from ramify.v1.explain_pb2 import BlockerKind, ExplainNodeRequest
 from ramify.v1.node_pb2 import ErrorClass
 from ramify.v1.orchestrator_service_pb2 import GetRunnerRequest
 from ramify.v1.project_pb2 import BroadcastMode, StateSettings
 from tests.support.cli import Up, ramify
 from tests.support.orchestrator_process import Services
-from tests.support.run_history import RunHistory
+from tests.support.run_history import RunHistory, node_state
 from tests.support.runs import Runs, connect_both
 from tests.support.wire import eventually
 from tests.unit.orchestrator_svc.test_settings import other_value
@@ -72,6 +76,27 @@ async def test_a_silent_agent_is_shown_cancelled_and_tried_again(runs: Runs) -> 
     assert history.state == "COMPLETED"
     assert history.nodes["root.1.0"].retry_count == 1
     assert "no sign of life" in history.nodes["root.1.0"].aux_data["progress"].string_value
+
+
+async def test_rate_limit_rpm_holds_agents_back_and_explain_says_so(runs: Runs) -> None:
+    started = await runs.script({"rate_limit_rpm": 3}, breadth=5, provider_calls=1)
+    request = ExplainNodeRequest(project_id=started.project_id, node_id="root.1.4")
+
+    async def waits() -> bool:
+        with suppress(grpc.aio.AioRpcError):  # there is no such node yet
+            answer = (await runs.stub.ExplainNode(request)).explanation
+            return {link.kind for link in answer.blockers} == {BlockerKind.BLOCKER_KIND_RATE_LIMIT}
+        return False
+
+    await eventually(waits, "the last leaf waits for its place")
+
+    async def two_are_done() -> bool:
+        nodes = await runs.wire.nodes(started.project_id)
+        return [node_state(node.state) for node in nodes].count("DONE") == 2
+
+    await eventually(two_are_done, "the planner and two leaves had their turn")
+    await runs.cancel(started.project_id)
+    assert (await runs.finish(started.project_id)).state == "CANCELLED"
 
 
 async def test_time_outs_beyond_max_recovery_attempts_fail_the_node(runs: Runs) -> None:

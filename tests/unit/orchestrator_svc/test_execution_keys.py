@@ -53,7 +53,7 @@ def test_max_retries_bounds_attempts(most: int, state: NodeState) -> None:
 
 
 @pytest.mark.execution_key("retry_delay_seconds")
-@pytest.mark.parametrize("base", [4.0, 20.0])
+@pytest.mark.parametrize("base", [4.0, 20.0, 3_600.0])
 def test_retry_delay_seconds_is_the_base_of_the_backoff(base: float) -> None:
     driven = planned(draft(), settings=replace(DEFAULTS, retry_delay_seconds=base))
     driven.answer("root.1.0", failed(ErrorClass.CONNECTION))

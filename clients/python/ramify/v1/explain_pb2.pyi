@@ -41,7 +41,9 @@ class _BlockerKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BlockerKi
     BLOCKER_KIND_BACKOFF: _BlockerKind.ValueType  # 5
     """The pause after a failure; `until_time` is its end."""
     BLOCKER_KIND_RATE_LIMIT: _BlockerKind.ValueType  # 6
-    """The pause that a model provider has asked for; `until_time` is its end."""
+    """The pause that a model provider has asked for, or an agent's wait for its turn by
+    `rate_limit_rpm`; `until_time` is its end.
+    """
     BLOCKER_KIND_SLOT: _BlockerKind.ValueType  # 7
     """All slots (`max_concurrent_nodes`) are in use, or the node's turn comes next."""
     BLOCKER_KIND_BUDGET: _BlockerKind.ValueType  # 9
@@ -87,7 +89,9 @@ BLOCKER_KIND_REVIEW: BlockerKind.ValueType  # 4
 BLOCKER_KIND_BACKOFF: BlockerKind.ValueType  # 5
 """The pause after a failure; `until_time` is its end."""
 BLOCKER_KIND_RATE_LIMIT: BlockerKind.ValueType  # 6
-"""The pause that a model provider has asked for; `until_time` is its end."""
+"""The pause that a model provider has asked for, or an agent's wait for its turn by
+`rate_limit_rpm`; `until_time` is its end.
+"""
 BLOCKER_KIND_SLOT: BlockerKind.ValueType  # 7
 """All slots (`max_concurrent_nodes`) are in use, or the node's turn comes next."""
 BLOCKER_KIND_BUDGET: BlockerKind.ValueType  # 9

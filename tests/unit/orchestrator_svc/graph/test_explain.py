@@ -169,6 +169,19 @@ def test_an_open_call_says_who_works_since_when_and_until_when() -> None:
     assert (only.kind, only.since, only.until, only.live) == (K.CALL, 990.0, 1_050.0, True)
 
 
+def test_a_call_that_waits_for_its_provider_or_is_silent_is_said_to_be() -> None:
+    waits = OpenCall(Stage.EXECUTE, "writer", 990.0, 60.0, provider_place=1_007.0)
+    live = Live(calls={"a": waits})
+    (only,) = explain(scene(node("a", S.RUNNING), live=live), NOW, "a").blockers
+    assert (only.kind, only.until) == (K.RATE_LIMIT, 1_007.0)
+    silent = OpenCall(Stage.EXECUTE, "writer", 900.0, 600.0, silent=61.0)
+    (only,) = explain(
+        scene(node("a", S.RUNNING), live=Live(calls={"a": silent})), NOW, "a"
+    ).blockers
+    assert only.kind is K.CALL
+    assert only.message.endswith("no sign of life for 61 s")
+
+
 def test_what_is_decided_but_not_durable_is_not_called_a_mystery() -> None:
     live = Live(states={"a": S.RUNNING}, calls={})
     assert cause(explain(scene(node("a", S.READY), live=live), NOW, "a")) is K.CALL
