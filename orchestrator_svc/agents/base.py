@@ -22,7 +22,13 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from orchestrator_svc.graph.budget import Budget
 from orchestrator_svc.graph.plan import MAX_GOAL_CHARS, MIN_GOAL_CHARS
-from orchestrator_svc.graph.types import ErrorClass, NodeType, TaskType
+from orchestrator_svc.graph.types import (
+    ErrorClass,
+    NodeType,
+    OnDependencyFailure,
+    OnExhausted,
+    TaskType,
+)
 from orchestrator_svc.graph.usage import Usage
 
 __all__ = [
@@ -38,6 +44,8 @@ __all__ = [
     "MIN_GOAL_CHARS",
     "Modifier",
     "NodeType",
+    "OnDependencyFailure",
+    "OnExhausted",
     "Output",
     "Plan",
     "PlannedTask",
@@ -94,6 +102,9 @@ class PlannedTask(_Frozen):
     depends_on: tuple[int, ...] = ()  #: indices of siblings in `Plan.tasks`
     details: dict[str, JsonValue] = Field(default_factory=dict)  #: handed to the child's agent
     budget: Budget | None = None  #: limits on the child with everything below it
+    reuse: str = ""  #: id of a DONE node of `AgentInput.previous` that does this already
+    on_exhausted: OnExhausted | None = None  #: None: as the run's settings say
+    on_dependency_failure: OnDependencyFailure | None = None
 
 
 class Plan(_Frozen):
@@ -120,6 +131,8 @@ class AgentInput(_Frozen):
     children: tuple[RelatedNode, ...] = ()  #: for aggregators: all children, in plan order
     details: dict[str, JsonValue] = Field(default_factory=dict)  #: what the planner attached
     options: dict[str, JsonValue] = Field(default_factory=dict)  #: the project's agent options
+    replan_reason: str = ""  #: for planners: why the last plan, or the last try, is not good
+    previous: tuple[RelatedNode, ...] = ()  #: for planners: the children of the replaced plan
     instructions: str = ""  #: what a human asked for in a review of an earlier answer
     proposal: Plan | None = None  #: for modifiers: the plan that is to be changed
 

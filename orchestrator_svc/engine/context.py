@@ -42,7 +42,11 @@ _NOTHING: Mapping[str, Result] = {}
 def missing_results(run: Run, call: Call) -> list[str]:
     """Return the nodes whose results the call needs and the run does not hold any more."""
     node = run.nodes[call.node_id]
-    needed = node.children if call.stage is Stage.AGGREGATE else node.depends_on
+    needed = node.depends_on
+    if call.stage is Stage.AGGREGATE:
+        needed = node.children
+    elif call.stage is Stage.PLAN:
+        needed = (*node.depends_on, *node.children)
     return [
         id_
         for id_ in needed
@@ -71,10 +75,11 @@ def agent_input(
     aggregates = call.stage is Stage.AGGREGATE
     children = node.children if aggregates else ()
     limit = max(0, run.settings.max_context_tokens - tokens_of(run.goal) - tokens_of(node.goal))
+    previous = node.children if call.stage is Stage.PLAN else ()
     above = fit(ancestors[::-1], int(limit * ANCESTORS_SHARE))
     before = () if aggregates else _siblings(run, node, int(limit * SIBLINGS_SHARE))
     limit -= sum(map(node_tokens, above)) + sum(map(node_tokens, before))
-    needed = _all_related(run, (*node.depends_on, *children), fetched)
+    needed = _all_related(run, (*node.depends_on, *children, *previous), fetched)
     results = fit(needed, max(0, limit))
     count = sum(id_ in run.nodes for id_ in node.depends_on)
     return AgentInput.model_construct(
@@ -90,7 +95,9 @@ def agent_input(
         ancestors=above,
         dependencies=results[:count],
         siblings=before,
-        children=results[count:],
+        children=() if previous else results[count:],
+        replan_reason=node.replan_reason if call.stage is Stage.PLAN else "",
+        previous=results[count:] if previous else (),
         details=dict(node.details),
         options=options,
         instructions=instructions_of(run, node, call.stage),
@@ -141,6 +148,9 @@ def _proposal(run: Run, node: Node) -> Plan | None:
                 depends_on=task.depends_on,
                 details=dict(task.details),
                 budget=task.budget,
+                reuse=task.reuse,
+                on_exhausted=task.on_exhausted,
+                on_dependency_failure=task.on_dependency_failure,
             )
             for task in review.proposal
         )
@@ -193,6 +203,9 @@ def outcome_of(answer: object) -> Outcome:
                     task.depends_on,
                     task.details,
                     task.budget,
+                    task.reuse,
+                    task.on_exhausted,
+                    task.on_dependency_failure,
                 )
                 for task in answer.tasks
             )

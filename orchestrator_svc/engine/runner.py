@@ -85,6 +85,7 @@ class Runner:
         self.lease = lease
         self._project = project
         self._run = run
+        run.open_orders.update(order.command_id for order in project.open_commands)
         self._store = store
         self._agents = agents
         self._options = options

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator_svc.graph.adopt import adopt_plan
+from orchestrator_svc.graph.adopt import adopt_plan, reuse_problems
 from orchestrator_svc.graph.cancel import cancel_run
 from orchestrator_svc.graph.checkpoint import ask
 from orchestrator_svc.graph.event import ReviewClosed
@@ -77,6 +77,7 @@ def plan_problems(run: Run, node: Node, tasks: tuple[DraftTask, ...]) -> list[st
     depth = run.accounts.max_layer(node, run.settings.max_recursion_depth)
     return [
         *check_plan(tasks, layer=node.layer, max_depth=depth, objective=run.goal),
+        *reuse_problems(run, node, tasks),
         *run.accounts.plan_problems(node, [task.budget for task in tasks], run.now),
     ]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from orchestrator_svc.graph.node import Node
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.settle import finish
@@ -37,7 +35,7 @@ def cancel_node(run: Run, node: Node) -> int:
     kept out, since their nodes are terminal. Dependants and the parent are settled as after a
     failure.
     """
-    below = [item for item in descendants(run, node) if item.state not in TERMINAL_NODE_STATES]
+    below = [item for item in run.descendants(node) if item.state not in TERMINAL_NODE_STATES]
     if node.open_call:
         run.cancel_call(node)
     finish(run, node, state=NodeState.CANCELLED)
@@ -53,14 +51,3 @@ def _stop(run: Run, node: Node) -> None:
         run.cancel_call(node)
     run.patch(node, state=NodeState.CANCELLED)
     run.forget_child_results(node)
-
-
-def descendants(run: Run, node: Node) -> Iterator[Node]:
-    """Yield everything below a node by its current plan, parents first."""
-    waiting = [node]
-    while waiting:
-        for child_id in waiting.pop().children:
-            child = run.nodes.get(child_id)
-            if child is not None:
-                yield child
-                waiting.append(child)

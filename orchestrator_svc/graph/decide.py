@@ -10,6 +10,7 @@ from orchestrator_svc.graph.cancel import end_if_cancelled
 from orchestrator_svc.graph.checkpoint import ask, asks, expire, modifies, settle_waiting
 from orchestrator_svc.graph.dispatch import (
     CALLED_STATES,
+    WAITING_STATES,
     announce_attempt,
     begin_stage,
     fill_slots,
@@ -31,11 +32,11 @@ from orchestrator_svc.graph.event import (
     ReviewClosed,
     TimeReached,
 )
+from orchestrator_svc.graph.failure import call_failed
 from orchestrator_svc.graph.mutation import NodeChanges
-from orchestrator_svc.graph.node import Failure, Node
-from orchestrator_svc.graph.orders import carry_out, settle_pause
+from orchestrator_svc.graph.node import Node
+from orchestrator_svc.graph.orders import carry_out, settle_end, settle_pause
 from orchestrator_svc.graph.plan import DraftTask
-from orchestrator_svc.graph.recovery import MAX_RETRY_DELAY, RECOVERY, Recovery, full_jitter
 from orchestrator_svc.graph.review import Checkpoint
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.settle import finish
@@ -49,8 +50,6 @@ from orchestrator_svc.graph.types import (
     Stage,
 )
 from orchestrator_svc.graph.usage import NO_USAGE
-
-MAX_MESSAGE_CHARS = 4_096  #: of a stored failure
 
 MAX_PROGRESS_CHARS = 255
 
@@ -82,6 +81,7 @@ def decide(run: Run, events: Iterable[Event], now: float) -> Decision:
             review_closed(run, event)
         elif isinstance(event, Draining):
             _give_back(run, event, now)
+    settle_end(run)
     settle_pause(run)
     settle_waiting(run)
     fill_slots(run)
@@ -110,13 +110,16 @@ def _call_ended(run: Run, event: CallEnded, now: float) -> None:
             run.patch(node, state=NodeState.CANCELLED)
         end_if_cancelled(run)
     elif node.state not in CALLED_STATES:
-        return  # it was cancelled meanwhile: a late answer changes nothing
+        # It was cancelled or has to begin anew: a late answer changes nothing.
+        if node.state in WAITING_STATES:
+            run.queue.append(node.node_id)
     elif stage is not None and not isinstance(outcome, (_EXPECTED[stage], Failed)):
-        _fail(run, node, ErrorClass.INVALID_OUTPUT, f"the agent's answer is no {stage} answer", now)
+        message = f"the agent's answer is no {stage} answer"
+        call_failed(run, node, stage, ErrorClass.INVALID_OUTPUT, message, now)
     elif isinstance(outcome, Decided):
         _decided(run, node, outcome.node_type, now)
     elif isinstance(outcome, Planned):
-        _planned(run, node, outcome.tasks, stage is Stage.MODIFY, now)
+        _planned(run, node, outcome.tasks, stage or Stage.PLAN, now)
     elif isinstance(outcome, Failed) and stage is Stage.MODIFY and modifies(run, node):
         modification_failed(run, node, outcome.message)
     elif isinstance(outcome, Produced) and (
@@ -130,8 +133,8 @@ def _call_ended(run: Run, event: CallEnded, now: float) -> None:
         if node.crash_redispatches:
             changes["crash_redispatches"] = 0
         finish(run, node, **changes)
-    else:
-        _fail(run, node, outcome.error_class, outcome.message, now)
+    elif stage is not None:
+        call_failed(run, node, stage, outcome.error_class, outcome.message, now)
 
 
 def _call_progressed(run: Run, event: CallProgressed) -> None:
@@ -153,46 +156,21 @@ def _decided(run: Run, node: Node, node_type: NodeType, now: float) -> None:
     begin_stage(run, node, stage, NodeChanges(node_type=node_type))
 
 
-def _planned(
-    run: Run, node: Node, tasks: tuple[DraftTask, ...], modified: bool, now: float
-) -> None:
+def _planned(run: Run, node: Node, tasks: tuple[DraftTask, ...], stage: Stage, now: float) -> None:
+    modified = stage is Stage.MODIFY
     problems = plan_problems(run, node, tasks)
     if problems:
         text = "invalid plan: " + "; ".join(problems)
         if modified and modifies(run, node):
             modification_failed(run, node, text)
         else:
-            _fail(run, node, ErrorClass.INVALID_OUTPUT, text, now)
+            call_failed(run, node, stage, ErrorClass.INVALID_OUTPUT, text, now)
         return
     checkpoint = Checkpoint.PLAN_MODIFICATION if modified else Checkpoint.PLAN_GENERATION
     if asks(run, node, checkpoint):
         ask(run, node, checkpoint, tasks)
     else:
         adopt_plan(run, node, tasks)
-
-
-def _fail(run: Run, node: Node, error_class: ErrorClass, message: str, now: float) -> None:
-    """Follow the recovery table: another attempt after a backoff, or the end of the node."""
-    failure = Failure(error_class, storable(message, MAX_MESSAGE_CHARS))
-    most = run.settings.max_retries
-    if error_class is ErrorClass.TIMEOUT:
-        most = min(most, run.settings.max_recovery_attempts)
-    if RECOVERY[error_class] is Recovery.FAIL or node.retry_count >= most:
-        finish(run, node, state=NodeState.FAILED, error=failure)
-        return
-    delay = full_jitter(
-        run.settings.retry_delay_seconds, node.retry_count, MAX_RETRY_DELAY, run.random
-    )
-    changes = NodeChanges(
-        attempt=node.attempt + 1,
-        retry_count=node.retry_count + 1,
-        next_attempt_time=now + delay,
-        error=failure,
-    )
-    if node.crash_redispatches:
-        changes["crash_redispatches"] = 0
-    announce_attempt(run, node, changes)
-    run.at(now + delay, node)
 
 
 def _give_back(run: Run, event: Draining, now: float) -> None:

@@ -22,6 +22,9 @@ from orchestrator_svc.graph.types import (
 #: A node with an agent call is in one of these; another state means the call is not wanted.
 CALLED_STATES = frozenset({NodeState.RUNNING, NodeState.AGGREGATING})
 
+#: Nothing is at work on a node in one of these: it waits for its turn.
+WAITING_STATES = frozenset({NodeState.READY, NodeState.NEEDS_REPLAN})
+
 
 def may_dispatch(run: Run) -> bool:
     """Return whether calls may begin at all."""
@@ -45,7 +48,8 @@ def free_slots(run: Run) -> int:
 def dispatch(run: Run, node: Node) -> None:
     """Begin the node's next stage in a new slot, or fail what is left at the step limit.
 
-    Does nothing for a node that has ended or has begun since it was queued.
+    Does nothing for a node that has ended or begun since it was queued, or whose children an
+    order has opened again.
     """
     if node.open_call:
         return
@@ -62,10 +66,15 @@ def dispatch(run: Run, node: Node) -> None:
         if stage is not Stage.ATOMIZE:
             executes = stage is Stage.EXECUTE
             changes["node_type"] = NodeType.EXECUTE if executes else NodeType.PLAN
+    elif node.state is NodeState.NEEDS_REPLAN:
+        stage = Stage.PLAN
+        changes = NodeChanges(state=NodeState.RUNNING)
+        if node.node_type is not NodeType.PLAN:
+            changes["node_type"] = NodeType.PLAN
     elif node.state is NodeState.RUNNING:  # a pause came between its two stages
         stage = Stage.PLAN if node.node_type is NodeType.PLAN else Stage.EXECUTE
         changes = NodeChanges()
-    elif node.state is NodeState.PLAN_DONE:
+    elif node.state is NodeState.PLAN_DONE and not node.open_children:
         stage = Stage.AGGREGATE
         changes = NodeChanges(state=NodeState.AGGREGATING)
     elif node.state is NodeState.AGGREGATING:

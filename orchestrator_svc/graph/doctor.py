@@ -54,6 +54,7 @@ def is_quiescent(run: Run) -> bool:
         and not run.draining
         and not run.queue
         and not run.busy
+        and not run.open_orders
         and run.next_due() is None
     )
 

@@ -14,6 +14,8 @@ from orchestrator_svc.graph.types import (
     CommandState,
     NodeState,
     NodeType,
+    OnDependencyFailure,
+    OnExhausted,
     ProjectState,
     TaskType,
 )
@@ -40,6 +42,11 @@ class NodeChanges(TypedDict, total=False):
     waiting_on: str
     review_id: str
     reviews: int
+    superseded: bool
+    plan_count: int
+    replan_count: int
+    timeout_count: int
+    replan_reason: str
     progress: str
 
 
@@ -58,6 +65,8 @@ class CreateNode:
     state: NodeState
     details: Mapping[str, Json]
     budget: Budget | None = None
+    on_exhausted: OnExhausted | None = None
+    on_dependency_failure: OnDependencyFailure | None = None
 
 
 @dataclass(slots=True)

@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 
 from orchestrator_svc.graph.budget import Budget
 from orchestrator_svc.graph.forced import Forced
-from orchestrator_svc.graph.types import ErrorClass, NodeState, NodeType, Stage, TaskType
+from orchestrator_svc.graph.types import (
+    ErrorClass,
+    NodeState,
+    NodeType,
+    OnDependencyFailure,
+    OnExhausted,
+    Stage,
+    TaskType,
+)
 from orchestrator_svc.graph.usage import NO_USAGE, Usage
 
 #: What a planner may attach to a child: JSON, as it comes back from the store.
@@ -71,6 +79,12 @@ class Node:
     waiting_on: str = ""  #: `review:ID` while a human is asked
     review_id: str = ""  #: latest review whose answer still matters
     reviews: int = 0  #: reviews so far; numbers them too
+    plan_count: int = 0  #: plans adopted so far; numbers the sub-graphs
+    replan_count: int = 0  #: replans since the last order, not counting ordered ones
+    timeout_count: int = 0  #: of `retry_count`, those after a timeout
+    replan_reason: str = ""  #: why the planner is asked again
+    on_exhausted: OnExhausted | None = None  #: None: as the run's settings say
+    on_dependency_failure: OnDependencyFailure | None = None
 
     unsettled: int = 0  #: dependencies that are not terminal
     open_children: int = 0  #: children of the current plan that are not terminal

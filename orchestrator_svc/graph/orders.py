@@ -11,19 +11,36 @@ from collections.abc import Callable
 
 from orchestrator_svc.graph.cancel import cancel_node, cancel_run
 from orchestrator_svc.graph.event import CommandGiven
+from orchestrator_svc.graph.failure import fresh_counts
+from orchestrator_svc.graph.mutation import NodeChanges
 from orchestrator_svc.graph.node import Node
 from orchestrator_svc.graph.recover import take_up
+from orchestrator_svc.graph.replan import REPLANNABLE, replan
 from orchestrator_svc.graph.run import Run
+from orchestrator_svc.graph.settle import end_project
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,
     CommandState,
     CommandType,
+    ErrorClass,
+    NodeState,
+    OnDependencyFailure,
     ProjectState,
 )
 
 MAX_NAMED_NODES = 20  #: in the answer to an order
 
 _PAUSED = (ProjectState.PAUSING, ProjectState.PAUSED)
+#: A node in one of these has taken, or is about to take, the results that it needs.
+_WORKING = frozenset(
+    {
+        NodeState.READY,
+        NodeState.RUNNING,
+        NodeState.PLAN_DONE,
+        NodeState.AGGREGATING,
+        NodeState.NEEDS_REPLAN,
+    }
+)
 
 
 class Refused(Exception):
@@ -34,6 +51,7 @@ def carry_out(run: Run, order: CommandGiven, now: float) -> None:
     """Apply or refuse an order. One that was answered before is ignored."""
     if order.command_id in run.commands:
         return
+    run.open_orders.discard(order.command_id)
     record = run.answer_command(order.command_id)
     try:
         handler = _HANDLERS.get(order.command_type)
@@ -45,6 +63,16 @@ def carry_out(run: Run, order: CommandGiven, now: float) -> None:
     except Refused as refusal:
         record.state = CommandState.REFUSED
         record.answer = str(refusal)
+
+
+def settle_end(run: Run) -> None:
+    """End a run that was reopened for an order which then had no effect."""
+    root = run.nodes.get(run.root_id)
+    if root is None or root.state not in TERMINAL_NODE_STATES or run.ended or run.dormant:
+        return
+    if not run.open_orders and run.state is not ProjectState.CANCELLING:
+        run.cut()
+        end_project(run, root)
 
 
 def _cancel_project(run: Run, order: CommandGiven, now: float) -> str:
@@ -82,6 +110,7 @@ def _resume(run: Run, order: CommandGiven, now: float) -> str:
     run.shift_timers(paused_for)
     run.accounts.grant(now)
     if run.dormant:
+        run.cut()
         take_up(run, now)
     return ""
 
@@ -96,6 +125,101 @@ def _cancel_node(run: Run, order: CommandGiven, now: float) -> str:
         return "the root is the run: the run is cancelled"
     count = cancel_node(run, node)
     return f"{count} nodes are cancelled" if count > 1 else ""
+
+
+def _retry_node(run: Run, order: CommandGiven, now: float) -> str:
+    _refuse_if_cancelling(run)
+    node = _node_of(run, order)
+    if node.state is NodeState.READY and node.next_attempt_time is not None:
+        run.patch(node, next_attempt_time=None)
+        run.queue.append(node.node_id)
+        return "its backoff is over"
+    if node.state is not NodeState.FAILED:
+        raise Refused(f"{node.node_id} is {node.state}, not FAILED{_other_way(node)}")
+    _refuse_if_settled_above(run, node)
+    if node.error is not None and node.error.error_class is ErrorClass.NO_EVIDENCE:
+        raise Refused(
+            f"{node.node_id} found no evidence, which another attempt cannot change; "
+            f"ReplanNode {node.parent_id or node.node_id} makes another plan"
+        )
+    _refuse_if_unmet(run, node)
+    run.reopen(node)
+    changes = NodeChanges(state=NodeState.READY, attempt=node.attempt + 1, **fresh_counts(node))
+    if node.next_attempt_time is not None:
+        changes["next_attempt_time"] = None
+    node.spent = 0.0
+    run.patch(node, **changes)
+    if not node.open_call:  # else its end does it
+        run.queue.append(node.node_id)
+    return ""
+
+
+def _refuse_if_unmet(run: Run, node: Node) -> None:
+    """Refuse to begin a node before everything that it needs has ended as its policy asks."""
+    runs_anyway = run.on_dependency_failure(node) is OnDependencyFailure.RUN
+    for dependency_id in node.depends_on:
+        dependency = run.nodes[dependency_id]
+        ended = dependency.state in TERMINAL_NODE_STATES
+        if dependency.state is NodeState.DONE or (runs_anyway and ended):
+            continue
+        remedy = ""
+        if dependency.state is NodeState.FAILED:
+            remedy = f"; RetryNode {dependency_id} lets both go on"
+        raise Refused(f"{node.node_id} needs {dependency_id}, which is {dependency.state}{remedy}")
+
+
+def _other_way(node: Node) -> str:
+    if node.state is NodeState.DONE:
+        return f"; ReplanNode {node.node_id} makes a new plan"
+    if node.state is NodeState.CANCELLED:
+        return (
+            f" and that is final; ReplanNode {node.parent_id or node.node_id} makes a new node, "
+            "ForkProject goes back to an earlier revision"
+        )
+    return ""
+
+
+def _replan_node(run: Run, order: CommandGiven, now: float) -> str:
+    _refuse_if_cancelling(run)
+    node = _node_of(run, order)
+    if node.layer >= run.settings.max_recursion_depth:
+        raise Refused(
+            f"{node.node_id} is at the deepest layer and cannot have a plan; "
+            f"RetryNode {node.node_id}, or ReplanNode {node.parent_id or node.node_id}"
+        )
+    if node.state not in REPLANNABLE:
+        raise Refused(f"{node.node_id} is {node.state}, there is nothing to plan anew")
+    _refuse_if_settled_above(run, node)
+    _refuse_if_unmet(run, node)
+    users = [run.nodes[i] for i in node.dependants if run.nodes[i].state in _WORKING]
+    if users:
+        raise Refused(
+            f"{users[0].node_id} works with the result of {node.node_id} and is "
+            f"{users[0].state}; ReplanNode {node.parent_id} plans both anew"
+        )
+    replan(run, node, order.reason or "an operator asked for a new plan", ordered=True)
+    return ""
+
+
+def _refuse_if_settled_above(run: Run, node: Node) -> None:
+    """Refuse what no ancestor could take into account any more (SEM 25)."""
+    if node.superseded:
+        raise Refused(
+            f"{node.node_id} belongs to a plan that was replaced; ReplanNode {node.parent_id}"
+        )
+    ancestors = []
+    above = run.nodes.get(node.parent_id)
+    while above is not None:
+        ancestors.append(above)
+        above = run.nodes.get(above.parent_id)
+    for above in reversed(ancestors):
+        if above.state in TERMINAL_NODE_STATES or above.state is NodeState.AGGREGATING:
+            raise Refused(
+                f"{above.node_id} above it is {above.state}; ReplanNode {above.node_id} takes it "
+                "up again, ForkProject goes back to an earlier revision"
+            )
+        if above.state is not NodeState.PLAN_DONE:
+            raise Refused(f"{above.node_id} above it is {above.state}: it gets a new plan")
 
 
 def _refuse_if_cancelling(run: Run) -> None:
@@ -115,4 +239,6 @@ _HANDLERS: dict[CommandType, Callable[[Run, CommandGiven, float], str]] = {
     CommandType.PAUSE_PROJECT: _pause,
     CommandType.RESUME_PROJECT: _resume,
     CommandType.CANCEL_NODE: _cancel_node,
+    CommandType.RETRY_NODE: _retry_node,
+    CommandType.REPLAN_NODE: _replan_node,
 }

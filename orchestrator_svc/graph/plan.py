@@ -12,7 +12,7 @@ import networkx as nx
 from orchestrator_svc.graph.budget import Budget
 from orchestrator_svc.graph.node import Json
 from orchestrator_svc.graph.text import is_text
-from orchestrator_svc.graph.types import NodeType, TaskType
+from orchestrator_svc.graph.types import NodeType, OnDependencyFailure, OnExhausted, TaskType
 
 MIN_GOAL_CHARS = 3
 MAX_GOAL_CHARS = 10_000
@@ -36,6 +36,9 @@ class DraftTask:
     depends_on: tuple[int, ...]
     details: dict[str, Json]
     budget: Budget | None = None
+    reuse: str = ""  #: id of a finished child of the replaced plan that does this
+    on_exhausted: OnExhausted | None = None  #: None: as the run's settings say
+    on_dependency_failure: OnDependencyFailure | None = None
 
 
 def check_plan(

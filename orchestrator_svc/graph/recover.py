@@ -5,7 +5,12 @@ from __future__ import annotations
 from orchestrator_svc.graph.answer import take_up_review
 from orchestrator_svc.graph.cancel import cancel_run
 from orchestrator_svc.graph.checkpoint import settle_waiting
-from orchestrator_svc.graph.dispatch import CALLED_STATES, announce_attempt, fill_slots
+from orchestrator_svc.graph.dispatch import (
+    CALLED_STATES,
+    WAITING_STATES,
+    announce_attempt,
+    fill_slots,
+)
 from orchestrator_svc.graph.doctor import admit, consult
 from orchestrator_svc.graph.event import Decision
 from orchestrator_svc.graph.mutation import NodeChanges
@@ -14,10 +19,12 @@ from orchestrator_svc.graph.recovery import MAX_CRASH_REDISPATCHES
 from orchestrator_svc.graph.run import ROOT_ID, Run
 from orchestrator_svc.graph.settle import (
     children_settled,
+    dependency_failed,
     end_project,
     finish,
-    inherited,
     make_ready,
+    revive,
+    settle,
 )
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,
@@ -25,6 +32,11 @@ from orchestrator_svc.graph.types import (
     NodeState,
     ProjectState,
     TaskType,
+)
+
+#: A node in one of these has no children that could still run: its plan was ended.
+_WITHOUT_CHILDREN = frozenset(
+    {NodeState.CANCELLED, NodeState.NEEDS_REPLAN, NodeState.READY, NodeState.RUNNING}
 )
 
 
@@ -71,11 +83,14 @@ def take_up(run: Run, now: float) -> None:
             run.patch_project(ProjectState.RUNNING)
         if not admit(run, now):
             return
+        for node in run.nodes.values():
+            revive(run, node)
+        run.queue.clear()  # each node finds its own place below
         for node in list(run.nodes.values()):
             run.cut()
             _take_up(run, node, now)
         root = run.nodes[run.root_id]
-        if root.state in TERMINAL_NODE_STATES and not run.ended:
+        if root.state in TERMINAL_NODE_STATES and not run.ended and not run.open_orders:
             end_project(run, root)
 
 
@@ -91,14 +106,14 @@ def _take_up(run: Run, node: Node, now: float) -> None:
         return
     if node.waiting_on and run.reviews.get(node.review_id) is None:
         run.patch(node, waiting_on="")  # nobody was asked: begin anew
-    if parent is not None and parent.state is NodeState.CANCELLED:
-        # Parents come before their children here, so a whole subtree is completed.
+    if parent is not None and parent.state in _WITHOUT_CHILDREN:
+        # A crash cut the end of a subtree short. Parents come before their children here.
         run.patch(node, state=NodeState.CANCELLED)
     elif node.waiting_on:
         take_up_review(run, node)
     elif lost_its_call(node):
         _redispatch(run, node, now)
-    elif node.state is NodeState.READY or node.state in CALLED_STATES:
+    elif node.state in WAITING_STATES or node.state in CALLED_STATES:
         if node.next_attempt_time is None:
             run.queue.append(node.node_id)
         else:
@@ -109,9 +124,6 @@ def _take_up(run: Run, node: Node, now: float) -> None:
         failure = children_settled(run, node)
         if failure is not None:
             finish(run, node, state=NodeState.FAILED, error=failure)
-    elif node.state is NodeState.NEEDS_REPLAN:
-        failure = Failure(ErrorClass.EXECUTION, "this orchestrator does not replan")
-        finish(run, node, state=NodeState.FAILED, error=failure)
 
 
 def _redispatch(run: Run, node: Node, now: float) -> None:
@@ -133,6 +145,7 @@ def _settle_pending(run: Run, node: Node) -> None:
     for dependency_id in node.depends_on:
         dependency = run.nodes.get(dependency_id)
         if dependency and dependency.state in (NodeState.FAILED, NodeState.CANCELLED):
-            finish(run, node, state=NodeState.FAILED, error=inherited(dependency))
+            if dependency_failed(run, node, dependency):
+                settle(run, node)
             return
     make_ready(run, node)

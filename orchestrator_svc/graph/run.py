@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Unpack
 
 from orchestrator_svc.graph.budget import Accounts, Budget, project_budget
@@ -33,6 +33,8 @@ from orchestrator_svc.graph.types import (
     CommandState,
     NodeState,
     NodeType,
+    OnDependencyFailure,
+    OnExhausted,
     ProjectState,
     Stage,
     TaskType,
@@ -75,6 +77,7 @@ class Run:
         self.draining = False  #: whether nothing new may be dispatched by this orchestrator
         self.exhausted = False  #: whether `max_execution_steps` refused a dispatch
         self.commands: set[str] = set()  #: orders already answered
+        self.open_orders: set[str] = set()  #: orders that were loaded with the project
         self.treated: dict[tuple[str, str], int] = {}  #: the doctor's actions by (pattern, node)
         self.patrol_at = 0  #: number of steps at which the doctor looks again
         self.patrol_ids: list[str] = []  #: nodes that it has yet to look at in this round
@@ -182,6 +185,8 @@ class Run:
         details: Mapping[str, Json] | None = None,
         node_type: NodeType | None = None,
         budget: Budget | None = None,
+        on_exhausted: OnExhausted | None = None,
+        on_dependency_failure: OnDependencyFailure | None = None,
     ) -> Node:
         """Add a node. Its dependencies are known, or created in the same group and indexed."""
         node = Node(
@@ -195,6 +200,8 @@ class Run:
             state=state,
             details=details or {},
             budget=budget,
+            on_exhausted=on_exhausted,
+            on_dependency_failure=on_dependency_failure,
         )
         self.nodes[node_id] = node
         self.accounts.enter(node)
@@ -211,14 +218,49 @@ class Run:
                 state,
                 node.details,
                 budget,
+                on_exhausted,
+                on_dependency_failure,
             )
         )
         return node
 
-    def index_children(self, children: list[Node]) -> None:
-        """Count the dependencies of a new plan's children, all of which exist now."""
+    def index_plan(self, node: Node, children: list[Node], reused: set[str]) -> None:
+        """Count the children of a new plan and their dependencies, all of which exist now."""
+        node.open_children = 0
+        node.done_children = 0
         for child in children:
-            self._index(child)
+            if child.node_id in reused:
+                node.done_children += 1
+            else:
+                self._index(child)
+
+    def reopen(self, node: Node) -> None:
+        """Count a node that has ended as open again; the move itself follows."""
+        parent = self.nodes.get(node.parent_id)
+        if parent is not None and not node.superseded:
+            parent.open_children += 1
+            if node.state is NodeState.DONE:
+                parent.done_children -= 1
+        for dependant_id in node.dependants:
+            self.nodes[dependant_id].unsettled += 1
+
+    def descendants(self, node: Node) -> Iterator[Node]:
+        """Yield everything below a node by its present plan, parents before their children."""
+        waiting = [node]
+        while waiting:
+            for child_id in waiting.pop().children:
+                child = self.nodes.get(child_id)
+                if child is not None:
+                    yield child
+                    waiting.append(child)
+
+    def on_exhausted(self, node: Node) -> OnExhausted:
+        """Return the policy in force for a node whose recoveries are used up."""
+        return node.on_exhausted or self.settings.on_exhausted
+
+    def on_dependency_failure(self, node: Node) -> OnDependencyFailure:
+        """Return the policy in force for a node that needs what has failed."""
+        return node.on_dependency_failure or self.settings.on_dependency_failure
 
     def _index(self, node: Node) -> None:
         for dependency_id in node.depends_on:

@@ -11,6 +11,8 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from orchestrator_svc.graph.types import OnDependencyFailure, OnExhausted
+
 #: Value of a key. A choice is the text of the config file, such as `standard`.
 Scalar = bool | int | float | str
 
@@ -65,6 +67,8 @@ class Settings:
     timeout_soft_seconds: float = 180.0
     timeout_hard_seconds: float = 300.0
     max_recovery_attempts: int = 3
+    on_exhausted: OnExhausted = OnExhausted.FAIL
+    on_dependency_failure: OnDependencyFailure = OnDependencyFailure.FAIL
     enable_immediate_slot_fill: bool = True
     execution_strategy: ExecutionStrategy = ExecutionStrategy.STANDARD
     enable_update_coalescing: bool = True

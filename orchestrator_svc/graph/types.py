@@ -79,6 +79,23 @@ class ErrorClass(enum.StrEnum):
     REJECTED = "REJECTED"
 
 
+class OnExhausted(enum.StrEnum):
+    """What to do about a node whose recoveries are used up (S2.3)."""
+
+    FAIL = "fail"
+    PAUSE = "pause"  #: pause the run; the node gets a fresh start when it is resumed
+    REPLAN = "replan"  #: let the parent be planned again
+
+
+class OnDependencyFailure(enum.StrEnum):
+    """What becomes of a node when something it depends on has failed (S2.4, SEM 25)."""
+
+    FAIL = "fail"
+    RUN = "run"  #: begin all the same, with the error as context
+    REPLAN = "replan"  #: let the parent be planned again
+    SKIP = "skip"  #: cancelled, not counted as a failure
+
+
 class CommandType(enum.StrEnum):
     """What an operator may order."""
 
@@ -86,6 +103,8 @@ class CommandType(enum.StrEnum):
     PAUSE_PROJECT = "PAUSE_PROJECT"
     RESUME_PROJECT = "RESUME_PROJECT"
     CANCEL_NODE = "CANCEL_NODE"
+    RETRY_NODE = "RETRY_NODE"
+    REPLAN_NODE = "REPLAN_NODE"
     UNKNOWN = "UNKNOWN"  #: given by a newer version; refused
 
 

@@ -36,6 +36,14 @@ async def translated(call: Awaitable[T]) -> T:
         raise StoreUnavailable("the connection to the state service is closed") from error
 
 
+def _reopening(state: ProjectState) -> mutation_pb2.Mutation:
+    mutation = mutation_pb2.Mutation()
+    mutation.project.expected_state = PROJECT_STATES[state]
+    mutation.project.patch.state = PROJECT_STATES[ProjectState.RUNNING]
+    mutation.project.patch.clear_fields.append("error")
+    return mutation
+
+
 class StateClient:
     """The unary part of StateService."""
 
@@ -83,9 +91,16 @@ class StateClient:
                 return found
 
     async def give_command(
-        self, project_id: str, command: command_pb2.Command, *, request_id: str
+        self,
+        project_id: str,
+        command: command_pb2.Command,
+        *,
+        request_id: str,
+        reopens: ProjectState | None = None,
     ) -> int:
         """Make an order durable; return its revision (SEM 19).
+
+        `reopens` is the terminal state of a project that runs again with the same revision.
 
         Raises `ProjectEnded` for a new order to a project that has ended; a request that was
         answered before still gets its first answer.
@@ -95,7 +110,7 @@ class StateClient:
         mutation.command.create.CopyFrom(command)
         request = pb.CommitBatchRequest(
             project_id=project_id,
-            mutations=[mutation],
+            mutations=[mutation] if reopens is None else [_reopening(reopens), mutation],
             request_id=request_id,
             actor=command.actor,
         )

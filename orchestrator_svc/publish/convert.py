@@ -50,6 +50,16 @@ COMMAND_STATES = {
     s: command_pb2.CommandState.Value(f"COMMAND_STATE_{s}") for s in types.CommandState
 }
 
+EXHAUSTED_POLICIES = {
+    p: node_pb2.ExhaustedPolicy.Value(f"EXHAUSTED_POLICY_{p.upper()}") for p in types.OnExhausted
+}
+DEPENDENCY_POLICIES = {
+    p: node_pb2.DependencyPolicy.Value(f"DEPENDENCY_POLICY_{p.upper()}")
+    for p in types.OnDependencyFailure
+}
+EXHAUSTED_OF = {number: policy for policy, number in EXHAUSTED_POLICIES.items()}
+DEPENDENCY_OF = {number: policy for policy, number in DEPENDENCY_POLICIES.items()}
+
 _NODE_STATE_OF = {number: state for state, number in NODE_STATES.items()}
 _NODE_TYPE_OF = {number: kind for kind, number in NODE_TYPES.items()}
 _TASK_TYPE_OF = {number: kind for kind, number in TASK_TYPES.items()}
@@ -99,6 +109,10 @@ def _set_node(node: node_pb2.Node, mutation: CreateNode) -> None:
     node.state = NODE_STATES[mutation.state]
     if mutation.budget:
         set_value(node.aux_data[BUDGET_KEY], asdict(mutation.budget))
+    if mutation.on_exhausted is not None:
+        node.on_exhausted = EXHAUSTED_POLICIES[mutation.on_exhausted]
+    if mutation.on_dependency_failure is not None:
+        node.on_dependency_failure = DEPENDENCY_POLICIES[mutation.on_dependency_failure]
     if mutation.details:
         set_value(node.aux_data[DETAILS_KEY], dict(mutation.details))
 
@@ -153,6 +167,16 @@ def _set_patch(patch: node_pb2.NodePatch, changes: NodeChanges) -> None:
             patch.aux_removals.append(REVIEW_KEY)
     if "reviews" in changes:
         patch.aux_upserts[REVIEWS_KEY].number_value = changes["reviews"]
+    if "superseded" in changes:
+        patch.superseded = changes["superseded"]
+    if "plan_count" in changes:
+        patch.plan_count = changes["plan_count"]
+    if "replan_count" in changes:
+        patch.replan_count = changes["replan_count"]
+    if "timeout_count" in changes:
+        patch.timeout_count = changes["timeout_count"]
+    if "replan_reason" in changes:
+        patch.replan_reason = changes["replan_reason"]
     if "crash_redispatches" in changes:
         crashes = changes["crash_redispatches"]
         if crashes:
@@ -289,6 +313,12 @@ def read_node(message: node_pb2.Node) -> Node:
         waiting_on=message.waiting_on,
         review_id=_review_id(message),
         reviews=reviews,
+        plan_count=message.plan_count,
+        replan_count=message.replan_count,
+        timeout_count=message.timeout_count,
+        replan_reason=message.replan_reason,
+        on_exhausted=EXHAUSTED_OF.get(message.on_exhausted),
+        on_dependency_failure=DEPENDENCY_OF.get(message.on_dependency_failure),
     )
 
 

@@ -19,6 +19,10 @@ from orchestrator_svc.graph.review import (
 from orchestrator_svc.graph.settings import ExpiryPolicy
 from orchestrator_svc.graph.types import NodeType, TaskType
 from orchestrator_svc.publish.convert import (
+    DEPENDENCY_OF,
+    DEPENDENCY_POLICIES,
+    EXHAUSTED_OF,
+    EXHAUSTED_POLICIES,
     NODE_TYPES,
     TASK_TYPES,
     read_time,
@@ -89,6 +93,11 @@ def set_plan(message: review_pb2.ProposedPlan, tasks: Sequence[DraftTask]) -> No
         if task.node_type is not None:
             item.node_type = NODE_TYPES[task.node_type]
         item.depends_on.extend(task.depends_on)
+        item.reuse = task.reuse
+        if task.on_exhausted is not None:
+            item.on_exhausted = EXHAUSTED_POLICIES[task.on_exhausted]
+        if task.on_dependency_failure is not None:
+            item.on_dependency_failure = DEPENDENCY_POLICIES[task.on_dependency_failure]
         for key, value in task.details.items():
             set_value(item.details[key], value)
         if task.budget:
@@ -106,6 +115,9 @@ def read_plan(message: review_pb2.ProposedPlan) -> tuple[DraftTask, ...]:
             tuple(task.depends_on),
             read_fields(task.details),
             _read_budget(task.budget) if task.HasField("budget") else None,
+            task.reuse,
+            EXHAUSTED_OF.get(task.on_exhausted),
+            DEPENDENCY_OF.get(task.on_dependency_failure),
         )
         for task in message.tasks
     )

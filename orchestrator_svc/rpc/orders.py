@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 
 from orchestrator_svc.engine.supervisor import Supervisor
-from orchestrator_svc.errors import CommandRefused, InvalidRequest
+from orchestrator_svc.errors import CommandRefused, InvalidRequest, ProducerFenced, ProjectEnded
+from orchestrator_svc.graph.types import ProjectState
+from orchestrator_svc.publish.backoff import Backoff
 from orchestrator_svc.publish.client import StateClient
-from ramify.v1 import command_pb2
+from orchestrator_svc.publish.convert import read_project_state
+from ramify.v1 import command_pb2, project_pb2
 from ramify.v1 import orchestrator_service_pb2 as pb
 
 MAX_REASON_CHARS = 4_096
 MAX_REQUEST_ID_CHARS = 128
+REOPENING_TRIES = 12  #: for the lease to be released, with backoff
 ANSWER_SECONDS = 5.0  #: longest wait for the holder's answer; the order stays durable
 _COMMAND_ID_BYTES = 16
 
@@ -21,6 +26,8 @@ _OrderRequest = (
     | pb.PauseProjectRequest
     | pb.ResumeProjectRequest
     | pb.CancelNodeRequest
+    | pb.RetryNodeRequest
+    | pb.ReplanNodeRequest
 )
 
 
@@ -50,15 +57,35 @@ class OrderDesk:
             message=request.reason,
             node_id=node_id,
         )
-        revision = await self._client.give_command(
-            request.project_id, command, request_id=request.request_id
-        )
+        revision = await self._write(request, command)
         self._supervisor.take_up(request.project_id)
         return pb.CommandReceipt(
             command_id=command.command_id,
             revision=revision,
             state=command_pb2.CommandState.COMMAND_STATE_OPEN,
         )
+
+    async def _write(self, request: _OrderRequest, command: command_pb2.Command) -> int:
+        """Make an order durable; return its revision. Some orders reopen a project that ended."""
+        project_id, request_id = request.project_id, request.request_id
+        try:
+            return await self._client.give_command(project_id, command, request_id=request_id)
+        except ProjectEnded:
+            if not isinstance(request, pb.RetryNodeRequest | pb.ReplanNodeRequest):
+                raise
+        project = await self._client.get_project(project_id)
+        state = read_project_state(project.state)
+        _check_reopening(request, project, state)
+        backoff = Backoff()
+        while True:
+            try:
+                return await self._client.give_command(
+                    project_id, command, request_id=request_id, reopens=state
+                )
+            except ProducerFenced:  # the runner that ended it still holds the lease
+                if backoff.failures >= REOPENING_TRIES:
+                    raise
+                await asyncio.sleep(backoff.next_delay())
 
     async def carry_out(
         self, request: _OrderRequest, kind: command_pb2.CommandType.ValueType
@@ -78,6 +105,24 @@ class OrderDesk:
         receipt.state = command.state
         receipt.answer = command.answer
         return receipt
+
+
+def _check_reopening(
+    request: pb.RetryNodeRequest | pb.ReplanNodeRequest,
+    project: project_pb2.Project,
+    state: ProjectState,
+) -> None:
+    """Raise `CommandRefused` if an order about an ended project cannot have an effect (SEM 25)."""
+    node_id, root_id = request.node_id, project.root_node_id
+    if state is ProjectState.CANCELLED:
+        raise CommandRefused("the project is CANCELLED and that is final; ForkProject copies it")
+    if node_id != root_id:
+        raise CommandRefused(
+            f"the project is {state}, so what is above {node_id} has ended; ReplanNode {root_id} "
+            "takes it up again, ForkProject goes back to an earlier revision"
+        )
+    if isinstance(request, pb.RetryNodeRequest) and state is not ProjectState.FAILED:
+        raise CommandRefused(f"{root_id} is DONE; ReplanNode {root_id} makes a new plan")
 
 
 def check_request_id(request_id: str) -> None:

@@ -60,6 +60,8 @@ class RpcServer:
                 servicer.resume_project, orchestrator_service_pb2.ResumeProjectRequest
             ),
             "CancelNode": _unary(servicer.cancel_node, orchestrator_service_pb2.CancelNodeRequest),
+            "RetryNode": _unary(servicer.retry_node, orchestrator_service_pb2.RetryNodeRequest),
+            "ReplanNode": _unary(servicer.replan_node, orchestrator_service_pb2.ReplanNodeRequest),
             "GetRunner": _unary(servicer.get_runner, orchestrator_service_pb2.GetRunnerRequest),
             "ExplainProject": _unary(
                 servicer.explainer.explain_project, explain_pb2.ExplainProjectRequest

@@ -114,6 +114,18 @@ class OrchestratorServicer:
         receipt = await self._orders.carry_out(request, CommandType.COMMAND_TYPE_CANCEL_NODE)
         return pb.CancelNodeResponse(receipt=receipt)
 
+    async def retry_node(self, request: pb.RetryNodeRequest) -> pb.RetryNodeResponse:
+        """Give a failed node another attempt (SEM 25)."""
+        self._check_open()
+        receipt = await self._orders.carry_out(request, CommandType.COMMAND_TYPE_RETRY_NODE)
+        return pb.RetryNodeResponse(receipt=receipt)
+
+    async def replan_node(self, request: pb.ReplanNodeRequest) -> pb.ReplanNodeResponse:
+        """Let a node be planned anew."""
+        self._check_open()
+        receipt = await self._orders.carry_out(request, CommandType.COMMAND_TYPE_REPLAN_NODE)
+        return pb.ReplanNodeResponse(receipt=receipt)
+
     async def get_runner(self, _: pb.GetRunnerRequest) -> pb.GetRunnerResponse:
         """Return what this orchestrator does now."""
         return pb.GetRunnerResponse(

@@ -94,7 +94,7 @@ def node_effect(live: LiveNode, request: NodePatch, micros: int) -> tuple[Node, 
                 continue
             _check_transition(live, request, value)
             node.state = changed.state = value
-            _stamp_transition(node, changed, value, micros)
+            _stamp_transition(node, changed, live.state, value, micros)
         elif kind is _Kind.ATTEMPT:
             if value == live.attempt:
                 continue
@@ -136,7 +136,10 @@ def _check_transition(live: LiveNode, request: NodePatch, after: int) -> None:
     )
 
 
-def _stamp_transition(node: Node, changed: NodePatch, after: int, micros: int) -> None:
+def _stamp_transition(node: Node, changed: NodePatch, before: int, after: int, micros: int) -> None:
+    if before in transitions.NODE.terminal and after not in transitions.NODE.terminal:
+        node.ClearField("end_time")
+        changed.clear_fields.append("end_time")
     if after == _RUNNING:
         set_micros(node.start_time, micros)
         set_micros(changed.start_time, micros)
@@ -284,6 +287,9 @@ def _move_project(
     elif after in table.terminal:
         set_micros(project.end_time, micros)
         set_micros(changed.end_time, micros)
+    if before in table.terminal and after not in table.terminal:
+        project.ClearField("end_time")
+        changed.clear_fields.append("end_time")
 
 
 def _patch_settings(project: Project, changed: ProjectPatch, request: ExecutionSettings) -> None:

@@ -32,6 +32,7 @@ _RULES = {
     _tag("output_summary", _BYTES): limits.MAX_TEXT_CHARS,
 }
 _LEGAL = transitions.NODE.to
+_TERMINAL = transitions.NODE.terminal
 
 
 def scan(live: LiveNode, patch: bytes) -> tuple[int, int, str] | None:
@@ -74,7 +75,7 @@ def scan(live: LiveNode, patch: bytes) -> tuple[int, int, str] | None:
             if tag == _AGENT:
                 agent_name = patch[at - value : at].decode()
         elif rule == _STATE_RULE:
-            if value not in _LEGAL[live.state]:
+            if value not in _LEGAL[live.state] or live.state in _TERMINAL:
                 return None
             state = value
         elif rule == _ATTEMPT_RULE:

@@ -11,7 +11,15 @@ from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ramify.v1.command_pb2 import CommandState, CommandType
-from ramify.v1.node_pb2 import ErrorClass, NodeError, NodeState, NodeType, TaskType
+from ramify.v1.node_pb2 import (
+    DependencyPolicy,
+    ErrorClass,
+    ExhaustedPolicy,
+    NodeError,
+    NodeState,
+    NodeType,
+    TaskType,
+)
 from ramify.v1.payload_pb2 import Payload
 from ramify.v1.project_pb2 import ExecutionSettings, ProjectState, StateSettings
 from ramify.v1.setting_pb2 import setting_rule
@@ -24,6 +32,8 @@ _NODE_STATES = frozenset(NodeState.values()) - {0}
 _NODE_TYPES = frozenset(NodeType.values())
 _TASK_TYPES = frozenset(TaskType.values()) - {0}
 _ERROR_CLASSES = frozenset(ErrorClass.values())
+_EXHAUSTED = frozenset(ExhaustedPolicy.values())
+_DEPENDENCY = frozenset(DependencyPolicy.values())
 _PROJECT_STATES = frozenset(ProjectState.values()) - {0}
 _COMMAND_TYPES = frozenset(CommandType.values()) - {0}
 _COMMAND_OUTCOMES = frozenset(CommandState.values()) - {0, CommandState.COMMAND_STATE_OPEN}
@@ -167,6 +177,9 @@ NODE_FIELDS: dict[str, Check] = {
     "sub_graph_id": _sub_graph,
     "planned_sub_task_ids": _id_list,
     "waiting_on": _name,
+    "replan_reason": _text,
+    "on_exhausted": one_of(_EXHAUSTED),
+    "on_dependency_failure": one_of(_DEPENDENCY),
     "aux_data": check_values,
 }
 

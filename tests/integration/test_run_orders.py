@@ -10,7 +10,9 @@ from ramify.v1.command_pb2 import CommandState
 from ramify.v1.orchestrator_service_pb2 import (
     CancelNodeRequest,
     PauseProjectRequest,
+    ReplanNodeRequest,
     ResumeProjectRequest,
+    RetryNodeRequest,
 )
 from tests.support.runs import Follower, Runs
 from tests.support.wire import refusal
@@ -73,3 +75,56 @@ async def test_an_order_that_cannot_work_is_refused_with_the_reason(runs: Runs) 
         assert await follower.ended() == "CANCELLED"
     refused = await refusal(runs.stub.PauseProject(PauseProjectRequest(project_id=project_id)))
     assert refused.reason == "PROJECT_ENDED"
+
+
+async def test_a_node_is_replanned_and_what_is_finished_is_reused(runs: Runs) -> None:
+    rules = [
+        {"node": "root.1.0.1.0", "stage": "execute", "attempts": [1], "error": "AUTH"},
+        {"node": "root.1.1.1.0", "stage": "execute", "hang": True},
+    ]
+    project_id = (await runs.script(depth=2, breadth=2, rules=rules)).project_id
+    async with runs.follow(project_id) as follower:
+        await follower.until(
+            lambda history: history.count("FAILED") == 1 and history.count("DONE") == 2
+        )
+        retry = RetryNodeRequest(project_id=project_id, node_id="root.1.0.1.0", reason="again")
+        refused = await refusal(runs.stub.RetryNode(retry))
+        assert refused.reason == "COMMAND_REFUSED"
+        assert "ReplanNode root.1.0" in refused.message
+        replan = ReplanNodeRequest(project_id=project_id, node_id="root.1.0", reason="again")
+        assert (await runs.stub.ReplanNode(replan)).receipt.state == APPLIED
+        await follower.until(
+            lambda history: history.nodes["root.1.0"].plan_count == 2 and history.count("DONE") == 4
+        )
+        assert list(follower.history.nodes["root.1.0"].planned_sub_task_ids) == [
+            "root.1.0.2.0",
+            "root.1.0.1.1",
+        ]
+        await runs.stub.CancelNode(CancelNodeRequest(project_id=project_id, node_id="root.1.1.1.0"))
+        assert await follower.ended() == "PARTIAL"
+    project = await runs.wire.project(project_id)
+    assert "root.1.1.1.0 CANCELLED" in project.error.message
+
+
+async def test_the_root_of_an_ended_run_reopens_it(runs: Runs) -> None:
+    rule = {"node": "root", "stage": "aggregate", "attempts": [1], "error": "AUTH"}
+    project_id = (await runs.script(rules=[rule])).project_id
+    async with runs.follow(project_id) as follower:
+        assert await follower.ended() == "FAILED"
+        before = len(follower.history.dispatches)
+        request = RetryNodeRequest(project_id=project_id, node_id="root.1.0")
+        refused = await refusal(runs.stub.RetryNode(request))
+        assert "ReplanNode root" in refused.message
+        request = RetryNodeRequest(project_id=project_id, node_id="root", request_id="again")
+        receipt = (await runs.stub.RetryNode(request)).receipt
+        assert receipt.state == APPLIED
+        assert (await runs.stub.RetryNode(request)).receipt == receipt
+        await follower.until(lambda history: history.state == "COMPLETED")
+        stages = [dispatch.stage for dispatch in follower.history.dispatches[before:]]
+        assert stages == ["plan", "aggregate"], "the finished tasks are reused"
+    project = await runs.wire.project(project_id)
+    assert not project.HasField("error")
+    refused = await refusal(
+        runs.stub.RetryNode(RetryNodeRequest(project_id=project_id, node_id="root"))
+    )
+    assert "ReplanNode root" in refused.message

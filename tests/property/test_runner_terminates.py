@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator_svc.graph.decide import decide
+from orchestrator_svc.graph.dispatch import CALLED_STATES
 from orchestrator_svc.graph.event import (
     Call,
     CallEnded,
@@ -34,9 +35,11 @@ from orchestrator_svc.graph.event import (
 from orchestrator_svc.graph.node import Result
 from orchestrator_svc.graph.plan import DraftTask
 from orchestrator_svc.graph.recover import begin
-from orchestrator_svc.graph.review import PLAN_CHECKPOINTS, Checkpoint, ReviewDecision
+from orchestrator_svc.graph.recovery import MAX_REPLANS
+from orchestrator_svc.graph.review import PLAN_CHECKPOINTS, ReviewDecision
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.settings import ExecutionStrategy, ExpiryPolicy, Settings
+from orchestrator_svc.graph.settle import is_skipped
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,
     TERMINAL_PROJECT_STATES,
@@ -45,6 +48,8 @@ from orchestrator_svc.graph.types import (
     ErrorClass,
     NodeState,
     NodeType,
+    OnDependencyFailure,
+    OnExhausted,
     ProjectState,
     Stage,
     TaskType,
@@ -57,7 +62,13 @@ MAX_TURNS = 20_000
 PROGRESS_RATE = 0.1
 INTERRUPTION_RATE = 0.08  #: per turn, while there are crashes or drains left
 PROJECT_ORDERS = [CommandType.PAUSE_PROJECT, CommandType.RESUME_PROJECT]
-ORDERS = [*PROJECT_ORDERS, CommandType.CANCEL_NODE]
+ORDERS = [
+    *PROJECT_ORDERS,
+    CommandType.CANCEL_NODE,
+    CommandType.RETRY_NODE,
+    CommandType.REPLAN_NODE,
+]
+MAX_RESUMES = 15  #: then a run that pauses again is cancelled
 #: What humans decide, and how often.
 DECISIONS = {
     ReviewDecision.APPROVE: 60,
@@ -116,6 +127,8 @@ scenarios = st.builds(
         enable_immediate_slot_fill=st.sampled_from([True, True, False]),
         max_parallel_nodes=st.integers(1, 4),
         execution_strategy=st.sampled_from(list(ExecutionStrategy)),
+        on_exhausted=st.sampled_from([OnExhausted.FAIL, *OnExhausted]),
+        on_dependency_failure=st.sampled_from([OnDependencyFailure.FAIL, *OnDependencyFailure]),
     ),
     width=st.integers(3, 8),
     failure_rate=st.sampled_from([0.02, 0.0, 0.05, 0.1, 0.1, 0.3, 0.9]),
@@ -152,6 +165,8 @@ class Simulation:
         self.crashes_left = scenario.crashes
         self.drains_left = scenario.drains
         self.orders_left = scenario.orders
+        self.resumes = 0
+        self.reopened = 0
         self.began: list[Call] = []
         self.process = self.start()
 
@@ -170,8 +185,10 @@ class Simulation:
         )
         updates = UpdateBuffer(run.settings)
         self.process = Process(run, updates, told=len(self.ledger.closed))
+        orders = self.ledger.open_commands()
+        run.open_orders.update(order.command_id for order in orders)
         self.decided(begin(run, self.now))
-        for order in self.ledger.open_commands():
+        for order in orders:
             self.events(order)
         return self.process
 
@@ -181,6 +198,8 @@ class Simulation:
         groups += self.process.updates.pop_due(self.now)
         if self.process.run.ended:
             groups += self.process.updates.flush()
+        if decision and not groups:  # effects alone
+            self.process.pending.append(([], decision))
         while groups:
             size = self.random.randint(1, len(groups))
             head, groups = groups[:size], groups[size:]
@@ -197,10 +216,14 @@ class Simulation:
                 self.ledger.give(command)
                 self.events(command)
             if not self.turn():
-                if self.process.run.state is not ProjectState.PAUSED:
+                if self.process.run.state is ProjectState.PAUSED:
+                    self.check_paused()
+                    self.resumes += 1
+                    stop = self.resumes > MAX_RESUMES
+                    kinds = CommandType.CANCEL_PROJECT, CommandType.RESUME_PROJECT
+                    self.order(kinds[0] if stop else kinds[1])
+                elif not self.reopen():
                     return
-                self.check_paused()
-                self.order(CommandType.RESUME_PROJECT)
             elif self.orders_left and self.random.random() < self.scenario.order_rate:
                 self.orders_left -= 1
                 self.order(self.random.choice(ORDERS))
@@ -219,12 +242,25 @@ class Simulation:
         if self.ledger.state in TERMINAL_PROJECT_STATES:
             return
         node_id = ""
-        if kind not in PROJECT_ORDERS:
+        if "PROJECT" not in kind:
             node_id = self.random.choice([*self.ledger.nodes, "nobody"])
         order = CommandGiven(f"order-{len(self.ledger.orders)}", kind, node_id)
         self.ledger.give(order)
         if not self.process.run.ended:
             self.events(order)
+
+    def reopen(self) -> bool:
+        """Now and then, let an ended project run again; the order may be refused."""
+        self.check_end()
+        if not self.orders_left or self.ledger.state is ProjectState.CANCELLED:
+            return False
+        self.orders_left -= 1
+        self.reopened += 1
+        kind = self.random.choice([CommandType.RETRY_NODE, CommandType.REPLAN_NODE])
+        node_id = self.random.choice(["root", "root", *self.ledger.nodes])
+        self.ledger.reopen(CommandGiven(f"order-{len(self.ledger.orders)}", kind, node_id))
+        self.start()
+        return True
 
     def check_paused(self) -> None:
         """Nothing runs, and the pause can be seen."""
@@ -303,8 +339,13 @@ class Simulation:
             return
         for call in decision.calls:
             node = self.process.run.nodes[call.node_id]
-            if node.open_call == call.number:
+            if node.open_call != call.number:
+                continue
+            if node.state in CALLED_STATES:
                 self.begin(call)
+            else:
+                outcome = Failed(ErrorClass.CANCELLED, "cancelled before it began")
+                self.events(CallEnded(call.node_id, call.number, outcome))
         for node_id in decision.cancels:
             call_ = self.process.calls.pop(node_id, None)
             if call_ is not None:
@@ -317,8 +358,10 @@ class Simulation:
         expected = NodeState.AGGREGATING if call.stage is Stage.AGGREGATE else NodeState.RUNNING
         assert node.state is expected, "a call began before its claim was durable"
         assert (node.attempt, node.agent_calls) == (call.attempt, call.number)
+        runs_anyway = self.scenario.settings.on_dependency_failure is OnDependencyFailure.RUN
         for dependency in node.depends_on:
-            assert self.ledger.nodes[dependency].state is NodeState.DONE
+            state = self.ledger.nodes[dependency].state
+            assert state is NodeState.DONE or (runs_anyway and state in TERMINAL_NODE_STATES)
         if call.stage is Stage.AGGREGATE:
             children = [self.ledger.nodes[child] for child in node.children]
             assert all(child.state in TERMINAL_NODE_STATES for child in children)
@@ -380,10 +423,12 @@ class Simulation:
     def check_always(self) -> None:
         for node in self.ledger.nodes.values():
             assert node.retry_count <= self.scenario.settings.max_retries
+            assert node.replan_count <= MAX_REPLANS
         for review in self.ledger.open_reviews():
             node = self.ledger.nodes[review.node_id]
             assert node.waiting_on == review.waiting_on
-            assert not node.children or review.checkpoint is Checkpoint.AGGREGATION_REVIEW
+            below = (self.ledger.nodes[child_id].state for child_id in node.children)
+            assert all(state in TERMINAL_NODE_STATES for state in below)
 
     def check_end(self) -> None:
         ledger, limit = self.ledger, self.scenario.settings.max_execution_steps
@@ -391,7 +436,13 @@ class Simulation:
         states = ledger.states()
         assert all(state in TERMINAL_NODE_STATES for state in states.values())
         done = [node_id for node_id, state, _ in ledger.moves if state is NodeState.DONE]
-        assert len(done) == len(set(done)), "a node was done twice"
+        replanned = {
+            order.node_id
+            for order in ledger.orders.values()
+            if order.command_type is CommandType.REPLAN_NODE
+        }
+        again = {node_id for node_id in done if done.count(node_id) > 1}
+        assert again <= replanned, "a node was done twice without an order"
         numbers = [(call.node_id, call.number) for call in self.began]
         assert len(numbers) == len(set(numbers)), "a call was made twice"
         aggregations = [
@@ -404,7 +455,10 @@ class Simulation:
         if root is NodeState.CANCELLED or ledger.state is ProjectState.CANCELLED:
             assert ledger.commands or self.aborted()
         elif root is NodeState.DONE:
-            complete = all(state is NodeState.DONE for state in states.values())
+            complete = all(
+                node.state is NodeState.DONE or node.superseded or is_skipped(node)
+                for node in ledger.nodes.values()
+            )
             assert (ledger.state is ProjectState.COMPLETED) == complete
             assert (ledger.state is ProjectState.PARTIAL) == (not complete)
         else:

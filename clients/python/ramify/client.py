@@ -183,6 +183,47 @@ class AsyncClient:
         )
         return response.receipt
 
+    async def retry_node(
+        self, project_id: str, node_id: str, *, reason: str = "", request_id: str = ""
+    ) -> orchestrator_pb2.CommandReceipt:
+        """Give a failed node another attempt, with fresh counts.
+
+        What failed for it goes on when it is done. Raises `CommandRefusedError` with what would
+        work instead.
+        """
+        request = orchestrator_pb2.RetryNodeRequest(
+            project_id=project_id,
+            node_id=node_id,
+            request_id=request_id or new_request_id(),
+            reason=reason,
+            actor=self._actor,
+        )
+        method = self._orchestrator.RetryNode
+        response = await call(
+            method, request, address=self.orchestrator_address, policy=self._policy
+        )
+        return response.receipt
+
+    async def replan_node(
+        self, project_id: str, node_id: str, *, reason: str = "", request_id: str = ""
+    ) -> orchestrator_pb2.CommandReceipt:
+        """Let a node be planned anew; the planner is told the reason.
+
+        Raises `CommandRefusedError` with what would work instead.
+        """
+        request = orchestrator_pb2.ReplanNodeRequest(
+            project_id=project_id,
+            node_id=node_id,
+            request_id=request_id or new_request_id(),
+            reason=reason,
+            actor=self._actor,
+        )
+        method = self._orchestrator.ReplanNode
+        response = await call(
+            method, request, address=self.orchestrator_address, policy=self._policy
+        )
+        return response.receipt
+
     async def get_runner(self) -> orchestrator_pb2.GetRunnerResponse:
         """Return what the orchestrator does at the moment."""
         request = orchestrator_pb2.GetRunnerRequest()

@@ -125,6 +125,18 @@ class RamifyClient:
         """Cancel a node with everything below it."""
         return self._run(self._client.cancel_node(project_id, node_id, reason=reason))
 
+    def retry_node(
+        self, project_id: str, node_id: str, *, reason: str = ""
+    ) -> orchestrator_pb2.CommandReceipt:
+        """Give a failed node another attempt."""
+        return self._run(self._client.retry_node(project_id, node_id, reason=reason))
+
+    def replan_node(
+        self, project_id: str, node_id: str, *, reason: str = ""
+    ) -> orchestrator_pb2.CommandReceipt:
+        """Let a node be planned anew; the planner is told the reason."""
+        return self._run(self._client.replan_node(project_id, node_id, reason=reason))
+
     def wait(self, project_id: str) -> Project:
         """Return the project once it has ended."""
         return self._run(self._client.wait(project_id))

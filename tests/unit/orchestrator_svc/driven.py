@@ -31,6 +31,7 @@ from orchestrator_svc.graph.types import (
     ErrorClass,
     NodeState,
     NodeType,
+    ProjectState,
     Stage,
     TaskType,
 )
@@ -148,6 +149,13 @@ class Driven:
         told, self.ledger.closed = self.ledger.closed, []
         return self.event(*told)
 
+    def reopen(self, kind: CommandType, node_id: str) -> tuple[CommandState, str]:
+        """Reopen an ended project by an order; return what became of it."""
+        order = CommandGiven(f"order-{len(self.ledger.orders)}", kind, node_id)
+        self.ledger.reopen(order)
+        self.crash()
+        return self.ledger.commands[order.command_id], self.ledger.answers[order.command_id]
+
     def wait(self) -> Decision:
         """Let the time of the next backoff come."""
         due = self.run.next_due()
@@ -159,7 +167,14 @@ class Driven:
         """Lose everything that is not durable, open calls included, and take the run up again."""
         self.calls.clear()
         self.run = load_run(self.ledger, self.settings)
+        orders = self.ledger.open_commands()
+        self.run.open_orders.update(order.command_id for order in orders)
         self._take(begin(self.run, self.now))
+        self.event(*orders)
+
+    def project(self) -> ProjectState:
+        """Return the durable state of the project."""
+        return self.ledger.state
 
     def state(self, node_id: str) -> NodeState:
         """Return the durable state of a node."""

@@ -113,6 +113,8 @@ class Ledger:
             details=mutation.details,
             budget=mutation.budget,
             state=mutation.state,
+            on_exhausted=mutation.on_exhausted,
+            on_dependency_failure=mutation.on_dependency_failure,
         )
         self.moves.append((mutation.node_id, mutation.state, 0))
 
@@ -204,6 +206,12 @@ class Ledger:
         self.revision += 1
         self.commands[event.command_id] = CommandState.OPEN
         self.orders[event.command_id] = event
+
+    def reopen(self, order: CommandGiven) -> None:
+        """Let an ended project run again for an order, as orchestrators do in one batch."""
+        assert ProjectState.RUNNING in PROJECT_RULES[self.state].to
+        self.state, self.error = ProjectState.RUNNING, None
+        self.give(order)
 
     def states(self) -> dict[str, NodeState]:
         """Return the state of every node."""

@@ -23,7 +23,9 @@ from ramify.cli import (
     ls,
     pause,
     pin,
+    replan,
     resume,
+    retry,
     run,
     settings,
     show,
@@ -84,6 +86,8 @@ app.command("explain")(explain.explain)
 app.command("cancel")(cancel.cancel)
 app.command("pause")(pause.pause)
 app.command("resume")(resume.resume)
+app.command("retry")(retry.retry)
+app.command("replan")(replan.replan)
 app.command("diff")(diff.diff)
 app.command("fork")(fork.fork)
 app.command("compact")(compact.compact)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17ramify/v1/command.proto\x12\tramify.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xee\x01\n\x07\x43ommand\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12$\n\x04type\x18\x02 \x01(\x0e\x32\x16.ramify.v1.CommandType\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.ramify.v1.CommandState\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07node_id\x18\x46 \x01(\t\x12\x0e\n\x06\x61nswer\x18G \x01(\t\"\x87\x01\n\x0c\x43ommandPatch\x12+\n\x05state\x18\x03 \x01(\x0e\x32\x17.ramify.v1.CommandStateH\x00\x88\x01\x01\x12\x14\n\x07message\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x13\n\x06\x61nswer\x18G \x01(\tH\x02\x88\x01\x01\x42\x08\n\x06_stateB\n\n\x08_messageB\t\n\x07_answer*\xab\x01\n\x0b\x43ommandType\x12\x1c\n\x18\x43OMMAND_TYPE_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x43OMMAND_TYPE_CANCEL_PROJECT\x10\x01\x12\x1e\n\x1a\x43OMMAND_TYPE_PAUSE_PROJECT\x10\x02\x12\x1f\n\x1b\x43OMMAND_TYPE_RESUME_PROJECT\x10\x03\x12\x1c\n\x18\x43OMMAND_TYPE_CANCEL_NODE\x10\x04*{\n\x0c\x43ommandState\x12\x1d\n\x19\x43OMMAND_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43OMMAND_STATE_OPEN\x10\x01\x12\x19\n\x15\x43OMMAND_STATE_APPLIED\x10\x02\x12\x19\n\x15\x43OMMAND_STATE_REFUSED\x10\x03\x42\x30\n\rdev.ramify.v1P\x01Z\x1dramify.dev/ramify/v1;ramifyv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17ramify/v1/command.proto\x12\tramify.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xee\x01\n\x07\x43ommand\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12$\n\x04type\x18\x02 \x01(\x0e\x32\x16.ramify.v1.CommandType\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.ramify.v1.CommandState\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07node_id\x18\x46 \x01(\t\x12\x0e\n\x06\x61nswer\x18G \x01(\t\"\x87\x01\n\x0c\x43ommandPatch\x12+\n\x05state\x18\x03 \x01(\x0e\x32\x17.ramify.v1.CommandStateH\x00\x88\x01\x01\x12\x14\n\x07message\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x13\n\x06\x61nswer\x18G \x01(\tH\x02\x88\x01\x01\x42\x08\n\x06_stateB\n\n\x08_messageB\t\n\x07_answer*\xe6\x01\n\x0b\x43ommandType\x12\x1c\n\x18\x43OMMAND_TYPE_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x43OMMAND_TYPE_CANCEL_PROJECT\x10\x01\x12\x1e\n\x1a\x43OMMAND_TYPE_PAUSE_PROJECT\x10\x02\x12\x1f\n\x1b\x43OMMAND_TYPE_RESUME_PROJECT\x10\x03\x12\x1c\n\x18\x43OMMAND_TYPE_CANCEL_NODE\x10\x04\x12\x1b\n\x17\x43OMMAND_TYPE_RETRY_NODE\x10\x05\x12\x1c\n\x18\x43OMMAND_TYPE_REPLAN_NODE\x10\x06*{\n\x0c\x43ommandState\x12\x1d\n\x19\x43OMMAND_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43OMMAND_STATE_OPEN\x10\x01\x12\x19\n\x15\x43OMMAND_STATE_APPLIED\x10\x02\x12\x19\n\x15\x43OMMAND_STATE_REFUSED\x10\x03\x42\x30\n\rdev.ramify.v1P\x01Z\x1dramify.dev/ramify/v1;ramifyv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,9 +34,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\rdev.ramify.v1P\001Z\035ramify.dev/ramify/v1;ramifyv1'
   _globals['_COMMANDTYPE']._serialized_start=451
-  _globals['_COMMANDTYPE']._serialized_end=622
-  _globals['_COMMANDSTATE']._serialized_start=624
-  _globals['_COMMANDSTATE']._serialized_end=747
+  _globals['_COMMANDTYPE']._serialized_end=681
+  _globals['_COMMANDSTATE']._serialized_start=683
+  _globals['_COMMANDSTATE']._serialized_end=806
   _globals['_COMMAND']._serialized_start=72
   _globals['_COMMAND']._serialized_end=310
   _globals['_COMMANDPATCH']._serialized_start=313

@@ -34,6 +34,10 @@ class _CommandTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CommandTy
     """Go on after a pause."""
     COMMAND_TYPE_CANCEL_NODE: _CommandType.ValueType  # 4
     """Cancel one node with everything below it; `node_id` says which."""
+    COMMAND_TYPE_RETRY_NODE: _CommandType.ValueType  # 5
+    """Give a failed node another attempt, with fresh counts; end a backoff at once."""
+    COMMAND_TYPE_REPLAN_NODE: _CommandType.ValueType  # 6
+    """Let a node be planned anew; what the new plan reuses of the old one is kept."""
 
 class CommandType(_CommandType, metaclass=_CommandTypeEnumTypeWrapper):
     """CommandType is what an operator asks of a run."""
@@ -48,6 +52,10 @@ COMMAND_TYPE_RESUME_PROJECT: CommandType.ValueType  # 3
 """Go on after a pause."""
 COMMAND_TYPE_CANCEL_NODE: CommandType.ValueType  # 4
 """Cancel one node with everything below it; `node_id` says which."""
+COMMAND_TYPE_RETRY_NODE: CommandType.ValueType  # 5
+"""Give a failed node another attempt, with fresh counts; end a backoff at once."""
+COMMAND_TYPE_REPLAN_NODE: CommandType.ValueType  # 6
+"""Let a node be planned anew; what the new plan reuses of the old one is kept."""
 Global___CommandType: _TypeAlias = CommandType  # noqa: Y015
 
 class _CommandState:

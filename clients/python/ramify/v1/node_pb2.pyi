@@ -202,6 +202,70 @@ ERROR_CLASS_REJECTED: ErrorClass.ValueType  # 12
 """A human rejected it in a review, or nobody answered in time. Never retried."""
 Global___ErrorClass: _TypeAlias = ErrorClass  # noqa: Y015
 
+class _ExhaustedPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ExhaustedPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExhaustedPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EXHAUSTED_POLICY_UNSPECIFIED: _ExhaustedPolicy.ValueType  # 0
+    """The run's setting decides; there: fail."""
+    EXHAUSTED_POLICY_FAIL: _ExhaustedPolicy.ValueType  # 1
+    """The node is FAILED."""
+    EXHAUSTED_POLICY_PAUSE: _ExhaustedPolicy.ValueType  # 2
+    """The run is paused; the node gets a fresh start when it is resumed."""
+    EXHAUSTED_POLICY_REPLAN: _ExhaustedPolicy.ValueType  # 3
+    """The node is FAILED and its parent gets a new plan, while it may have one."""
+
+class ExhaustedPolicy(_ExhaustedPolicy, metaclass=_ExhaustedPolicyEnumTypeWrapper):
+    """ExhaustedPolicy says what to do about a node whose recoveries are used up."""
+
+EXHAUSTED_POLICY_UNSPECIFIED: ExhaustedPolicy.ValueType  # 0
+"""The run's setting decides; there: fail."""
+EXHAUSTED_POLICY_FAIL: ExhaustedPolicy.ValueType  # 1
+"""The node is FAILED."""
+EXHAUSTED_POLICY_PAUSE: ExhaustedPolicy.ValueType  # 2
+"""The run is paused; the node gets a fresh start when it is resumed."""
+EXHAUSTED_POLICY_REPLAN: ExhaustedPolicy.ValueType  # 3
+"""The node is FAILED and its parent gets a new plan, while it may have one."""
+Global___ExhaustedPolicy: _TypeAlias = ExhaustedPolicy  # noqa: Y015
+
+class _DependencyPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DependencyPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DependencyPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEPENDENCY_POLICY_UNSPECIFIED: _DependencyPolicy.ValueType  # 0
+    """The run's setting decides; there: fail."""
+    DEPENDENCY_POLICY_FAIL: _DependencyPolicy.ValueType  # 1
+    """The node is FAILED with DEPENDENCY_FAILED."""
+    DEPENDENCY_POLICY_RUN: _DependencyPolicy.ValueType  # 2
+    """The node begins all the same, once everything that it depends on has ended."""
+    DEPENDENCY_POLICY_REPLAN: _DependencyPolicy.ValueType  # 3
+    """The parent gets a new plan, while it may have one. On a node with children: it gets a new
+    plan when none of them is done.
+    """
+    DEPENDENCY_POLICY_SKIP: _DependencyPolicy.ValueType  # 4
+    """The node is CANCELLED with the error, which counts as no failure."""
+
+class DependencyPolicy(_DependencyPolicy, metaclass=_DependencyPolicyEnumTypeWrapper):
+    """DependencyPolicy says what becomes of a node when something that it depends on has failed."""
+
+DEPENDENCY_POLICY_UNSPECIFIED: DependencyPolicy.ValueType  # 0
+"""The run's setting decides; there: fail."""
+DEPENDENCY_POLICY_FAIL: DependencyPolicy.ValueType  # 1
+"""The node is FAILED with DEPENDENCY_FAILED."""
+DEPENDENCY_POLICY_RUN: DependencyPolicy.ValueType  # 2
+"""The node begins all the same, once everything that it depends on has ended."""
+DEPENDENCY_POLICY_REPLAN: DependencyPolicy.ValueType  # 3
+"""The parent gets a new plan, while it may have one. On a node with children: it gets a new
+plan when none of them is done.
+"""
+DEPENDENCY_POLICY_SKIP: DependencyPolicy.ValueType  # 4
+"""The node is CANCELLED with the error, which counts as no failure."""
+Global___DependencyPolicy: _TypeAlias = DependencyPolicy  # noqa: Y015
+
 @_typing.final
 class NodeError(_message.Message):
     """NodeError says why a node or a project failed."""
@@ -321,6 +385,12 @@ class Node(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_REVISION_FIELD_NUMBER: _builtins.int
+    PLAN_COUNT_FIELD_NUMBER: _builtins.int
+    REPLAN_COUNT_FIELD_NUMBER: _builtins.int
+    TIMEOUT_COUNT_FIELD_NUMBER: _builtins.int
+    REPLAN_REASON_FIELD_NUMBER: _builtins.int
+    ON_EXHAUSTED_FIELD_NUMBER: _builtins.int
+    ON_DEPENDENCY_FAILURE_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """Id, unique in its project for ever: `[A-Za-z0-9._~-]{1,128}`."""
     goal: _builtins.str
@@ -355,6 +425,18 @@ class Node(_message.Message):
     """What the node waits for, for example `dependency:ID`; at most 255 characters."""
     update_revision: _builtins.int
     """Revision of the last change. Output only."""
+    plan_count: _builtins.int
+    """Plans adopted so far; numbers the sub-graphs."""
+    replan_count: _builtins.int
+    """New plans asked for since the last order about the node, not counting ordered ones."""
+    timeout_count: _builtins.int
+    """Of `retry_count`, those after a timeout."""
+    replan_reason: _builtins.str
+    """Why the planner is asked again; at most 4 096 characters. Empty once there is a new plan."""
+    on_exhausted: Global___ExhaustedPolicy.ValueType
+    """What to do when its recoveries are used up. Immutable."""
+    on_dependency_failure: Global___DependencyPolicy.ValueType
+    """What to do when something that it depends on has failed. Immutable."""
     @_builtins.property
     def depends_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Nodes whose results this one needs; at most 1 000. Immutable."""
@@ -397,7 +479,7 @@ class Node(_message.Message):
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Commit time of the latest move to a terminal state. Output only."""
+        """Commit time of the move to the terminal state that it is in. Output only."""
 
     def __init__(
         self,
@@ -430,10 +512,16 @@ class Node(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         update_revision: _builtins.int = ...,
+        plan_count: _builtins.int = ...,
+        replan_count: _builtins.int = ...,
+        timeout_count: _builtins.int = ...,
+        replan_reason: _builtins.str = ...,
+        on_exhausted: Global___ExhaustedPolicy.ValueType = ...,
+        on_dependency_failure: Global___DependencyPolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "next_attempt_time", b"next_attempt_time", "result", b"result", "start_time", b"start_time", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "aux_data", b"aux_data", "create_time", b"create_time", "depends_on", b"depends_on", "end_time", b"end_time", "error", b"error", "goal", b"goal", "layer", b"layer", "next_attempt_time", b"next_attempt_time", "node_id", b"node_id", "node_type", b"node_type", "output_summary", b"output_summary", "overall_objective", b"overall_objective", "parent_node_id", b"parent_node_id", "planned_sub_task_ids", b"planned_sub_task_ids", "result", b"result", "retry_count", b"retry_count", "start_time", b"start_time", "state", b"state", "sub_graph_id", b"sub_graph_id", "superseded", b"superseded", "task_type", b"task_type", "update_revision", b"update_revision", "update_time", b"update_time", "usage", b"usage", "version", b"version", "waiting_on", b"waiting_on"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "aux_data", b"aux_data", "create_time", b"create_time", "depends_on", b"depends_on", "end_time", b"end_time", "error", b"error", "goal", b"goal", "layer", b"layer", "next_attempt_time", b"next_attempt_time", "node_id", b"node_id", "node_type", b"node_type", "on_dependency_failure", b"on_dependency_failure", "on_exhausted", b"on_exhausted", "output_summary", b"output_summary", "overall_objective", b"overall_objective", "parent_node_id", b"parent_node_id", "plan_count", b"plan_count", "planned_sub_task_ids", b"planned_sub_task_ids", "replan_count", b"replan_count", "replan_reason", b"replan_reason", "result", b"result", "retry_count", b"retry_count", "start_time", b"start_time", "state", b"state", "sub_graph_id", b"sub_graph_id", "superseded", b"superseded", "task_type", b"task_type", "timeout_count", b"timeout_count", "update_revision", b"update_revision", "update_time", b"update_time", "usage", b"usage", "version", b"version", "waiting_on", b"waiting_on"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -486,6 +574,10 @@ class NodePatch(_message.Message):
     AUX_UPSERTS_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    PLAN_COUNT_FIELD_NUMBER: _builtins.int
+    REPLAN_COUNT_FIELD_NUMBER: _builtins.int
+    TIMEOUT_COUNT_FIELD_NUMBER: _builtins.int
+    REPLAN_REASON_FIELD_NUMBER: _builtins.int
     AUX_REMOVALS_FIELD_NUMBER: _builtins.int
     CLEAR_FIELDS_FIELD_NUMBER: _builtins.int
     goal: _builtins.str
@@ -508,6 +600,14 @@ class NodePatch(_message.Message):
     """New supersede mark."""
     waiting_on: _builtins.str
     """New reason for waiting."""
+    plan_count: _builtins.int
+    """New number of plans."""
+    replan_count: _builtins.int
+    """New number of replans."""
+    timeout_count: _builtins.int
+    """New number of timeouts."""
+    replan_reason: _builtins.str
+    """New reason of a replan."""
     @_builtins.property
     def next_attempt_time(self) -> _timestamp_pb2.Timestamp:
         """New earliest time of the next attempt."""
@@ -547,7 +647,8 @@ class NodePatch(_message.Message):
     @_builtins.property
     def clear_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of fields to empty, for example `error`. A field may not be both set and cleared;
-        `state`, `attempt` and `goal` cannot be cleared.
+        `state`, `attempt` and `goal` cannot be cleared. In deltas `end_time` too, when a node
+        leaves a terminal state.
         """
 
     def __init__(
@@ -571,12 +672,16 @@ class NodePatch(_message.Message):
         aux_upserts: _abc.Mapping[_builtins.str, _struct_pb2.Value] | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        plan_count: _builtins.int | None = ...,
+        replan_count: _builtins.int | None = ...,
+        timeout_count: _builtins.int | None = ...,
+        replan_reason: _builtins.str | None = ...,
         aux_removals: _abc.Iterable[_builtins.str] | None = ...,
         clear_fields: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_agent_name", b"_agent_name", "_attempt", b"_attempt", "_end_time", b"_end_time", "_error", b"_error", "_goal", b"_goal", "_next_attempt_time", b"_next_attempt_time", "_node_type", b"_node_type", "_output_summary", b"_output_summary", "_result", b"_result", "_retry_count", b"_retry_count", "_start_time", b"_start_time", "_state", b"_state", "_sub_graph_id", b"_sub_graph_id", "_superseded", b"_superseded", "_usage", b"_usage", "_waiting_on", b"_waiting_on", "agent_name", b"agent_name", "attempt", b"attempt", "end_time", b"end_time", "error", b"error", "goal", b"goal", "next_attempt_time", b"next_attempt_time", "node_type", b"node_type", "output_summary", b"output_summary", "result", b"result", "retry_count", b"retry_count", "start_time", b"start_time", "state", b"state", "sub_graph_id", b"sub_graph_id", "superseded", b"superseded", "usage", b"usage", "waiting_on", b"waiting_on"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_agent_name", b"_agent_name", "_attempt", b"_attempt", "_end_time", b"_end_time", "_error", b"_error", "_goal", b"_goal", "_next_attempt_time", b"_next_attempt_time", "_node_type", b"_node_type", "_output_summary", b"_output_summary", "_plan_count", b"_plan_count", "_replan_count", b"_replan_count", "_replan_reason", b"_replan_reason", "_result", b"_result", "_retry_count", b"_retry_count", "_start_time", b"_start_time", "_state", b"_state", "_sub_graph_id", b"_sub_graph_id", "_superseded", b"_superseded", "_timeout_count", b"_timeout_count", "_usage", b"_usage", "_waiting_on", b"_waiting_on", "agent_name", b"agent_name", "attempt", b"attempt", "end_time", b"end_time", "error", b"error", "goal", b"goal", "next_attempt_time", b"next_attempt_time", "node_type", b"node_type", "output_summary", b"output_summary", "plan_count", b"plan_count", "replan_count", b"replan_count", "replan_reason", b"replan_reason", "result", b"result", "retry_count", b"retry_count", "start_time", b"start_time", "state", b"state", "sub_graph_id", b"sub_graph_id", "superseded", b"superseded", "timeout_count", b"timeout_count", "usage", b"usage", "waiting_on", b"waiting_on"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_agent_name", b"_agent_name", "_attempt", b"_attempt", "_end_time", b"_end_time", "_error", b"_error", "_goal", b"_goal", "_next_attempt_time", b"_next_attempt_time", "_node_type", b"_node_type", "_output_summary", b"_output_summary", "_result", b"_result", "_retry_count", b"_retry_count", "_start_time", b"_start_time", "_state", b"_state", "_sub_graph_id", b"_sub_graph_id", "_superseded", b"_superseded", "_usage", b"_usage", "_waiting_on", b"_waiting_on", "agent_name", b"agent_name", "attempt", b"attempt", "aux_removals", b"aux_removals", "aux_upserts", b"aux_upserts", "clear_fields", b"clear_fields", "end_time", b"end_time", "error", b"error", "goal", b"goal", "next_attempt_time", b"next_attempt_time", "node_type", b"node_type", "output_summary", b"output_summary", "planned_sub_task_ids", b"planned_sub_task_ids", "result", b"result", "retry_count", b"retry_count", "start_time", b"start_time", "state", b"state", "sub_graph_id", b"sub_graph_id", "superseded", b"superseded", "usage", b"usage", "waiting_on", b"waiting_on"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_agent_name", b"_agent_name", "_attempt", b"_attempt", "_end_time", b"_end_time", "_error", b"_error", "_goal", b"_goal", "_next_attempt_time", b"_next_attempt_time", "_node_type", b"_node_type", "_output_summary", b"_output_summary", "_plan_count", b"_plan_count", "_replan_count", b"_replan_count", "_replan_reason", b"_replan_reason", "_result", b"_result", "_retry_count", b"_retry_count", "_start_time", b"_start_time", "_state", b"_state", "_sub_graph_id", b"_sub_graph_id", "_superseded", b"_superseded", "_timeout_count", b"_timeout_count", "_usage", b"_usage", "_waiting_on", b"_waiting_on", "agent_name", b"agent_name", "attempt", b"attempt", "aux_removals", b"aux_removals", "aux_upserts", b"aux_upserts", "clear_fields", b"clear_fields", "end_time", b"end_time", "error", b"error", "goal", b"goal", "next_attempt_time", b"next_attempt_time", "node_type", b"node_type", "output_summary", b"output_summary", "plan_count", b"plan_count", "planned_sub_task_ids", b"planned_sub_task_ids", "replan_count", b"replan_count", "replan_reason", b"replan_reason", "result", b"result", "retry_count", b"retry_count", "start_time", b"start_time", "state", b"state", "sub_graph_id", b"sub_graph_id", "superseded", b"superseded", "timeout_count", b"timeout_count", "usage", b"usage", "waiting_on", b"waiting_on"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__agent_name: _TypeAlias = _typing.Literal["agent_name"]  # noqa: Y015
     _WhichOneofArgType__agent_name: _TypeAlias = _typing.Literal["_agent_name", b"_agent_name"]  # noqa: Y015
@@ -594,6 +699,12 @@ class NodePatch(_message.Message):
     _WhichOneofArgType__node_type: _TypeAlias = _typing.Literal["_node_type", b"_node_type"]  # noqa: Y015
     _WhichOneofReturnType__output_summary: _TypeAlias = _typing.Literal["output_summary"]  # noqa: Y015
     _WhichOneofArgType__output_summary: _TypeAlias = _typing.Literal["_output_summary", b"_output_summary"]  # noqa: Y015
+    _WhichOneofReturnType__plan_count: _TypeAlias = _typing.Literal["plan_count"]  # noqa: Y015
+    _WhichOneofArgType__plan_count: _TypeAlias = _typing.Literal["_plan_count", b"_plan_count"]  # noqa: Y015
+    _WhichOneofReturnType__replan_count: _TypeAlias = _typing.Literal["replan_count"]  # noqa: Y015
+    _WhichOneofArgType__replan_count: _TypeAlias = _typing.Literal["_replan_count", b"_replan_count"]  # noqa: Y015
+    _WhichOneofReturnType__replan_reason: _TypeAlias = _typing.Literal["replan_reason"]  # noqa: Y015
+    _WhichOneofArgType__replan_reason: _TypeAlias = _typing.Literal["_replan_reason", b"_replan_reason"]  # noqa: Y015
     _WhichOneofReturnType__result: _TypeAlias = _typing.Literal["result"]  # noqa: Y015
     _WhichOneofArgType__result: _TypeAlias = _typing.Literal["_result", b"_result"]  # noqa: Y015
     _WhichOneofReturnType__retry_count: _TypeAlias = _typing.Literal["retry_count"]  # noqa: Y015
@@ -606,6 +717,8 @@ class NodePatch(_message.Message):
     _WhichOneofArgType__sub_graph_id: _TypeAlias = _typing.Literal["_sub_graph_id", b"_sub_graph_id"]  # noqa: Y015
     _WhichOneofReturnType__superseded: _TypeAlias = _typing.Literal["superseded"]  # noqa: Y015
     _WhichOneofArgType__superseded: _TypeAlias = _typing.Literal["_superseded", b"_superseded"]  # noqa: Y015
+    _WhichOneofReturnType__timeout_count: _TypeAlias = _typing.Literal["timeout_count"]  # noqa: Y015
+    _WhichOneofArgType__timeout_count: _TypeAlias = _typing.Literal["_timeout_count", b"_timeout_count"]  # noqa: Y015
     _WhichOneofReturnType__usage: _TypeAlias = _typing.Literal["usage"]  # noqa: Y015
     _WhichOneofArgType__usage: _TypeAlias = _typing.Literal["_usage", b"_usage"]  # noqa: Y015
     _WhichOneofReturnType__waiting_on: _TypeAlias = _typing.Literal["waiting_on"]  # noqa: Y015
@@ -627,6 +740,12 @@ class NodePatch(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__output_summary) -> _WhichOneofReturnType__output_summary | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__plan_count) -> _WhichOneofReturnType__plan_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replan_count) -> _WhichOneofReturnType__replan_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replan_reason) -> _WhichOneofReturnType__replan_reason | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__result) -> _WhichOneofReturnType__result | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__retry_count) -> _WhichOneofReturnType__retry_count | None: ...
@@ -638,6 +757,8 @@ class NodePatch(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sub_graph_id) -> _WhichOneofReturnType__sub_graph_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__superseded) -> _WhichOneofReturnType__superseded | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__timeout_count) -> _WhichOneofReturnType__timeout_count | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__usage) -> _WhichOneofReturnType__usage | None: ...
     @_typing.overload

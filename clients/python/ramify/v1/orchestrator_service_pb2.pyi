@@ -425,6 +425,130 @@ class CancelNodeResponse(_message.Message):
 Global___CancelNodeResponse: _TypeAlias = CancelNodeResponse  # noqa: Y015
 
 @_typing.final
+class RetryNodeRequest(_message.Message):
+    """RetryNodeRequest names a node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """Which project."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat for 24 hours; at most 128 characters. Empty: not repeatable."""
+    reason: _builtins.str
+    """Why; at most 4 096 characters."""
+    actor: _builtins.str
+    """Who orders it; at most 255 characters."""
+    node_id: _builtins.str
+    """Which node."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "node_id", b"node_id", "project_id", b"project_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryNodeRequest: _TypeAlias = RetryNodeRequest  # noqa: Y015
+
+@_typing.final
+class RetryNodeResponse(_message.Message):
+    """RetryNodeResponse says what became of the order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def receipt(self) -> Global___CommandReceipt:
+        """The order."""
+
+    def __init__(
+        self,
+        *,
+        receipt: Global___CommandReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryNodeResponse: _TypeAlias = RetryNodeResponse  # noqa: Y015
+
+@_typing.final
+class ReplanNodeRequest(_message.Message):
+    """ReplanNodeRequest names a node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """Which project."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat for 24 hours; at most 128 characters. Empty: not repeatable."""
+    reason: _builtins.str
+    """Why, which the planner is told; at most 4 096 characters."""
+    actor: _builtins.str
+    """Who orders it; at most 255 characters."""
+    node_id: _builtins.str
+    """Which node."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "node_id", b"node_id", "project_id", b"project_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplanNodeRequest: _TypeAlias = ReplanNodeRequest  # noqa: Y015
+
+@_typing.final
+class ReplanNodeResponse(_message.Message):
+    """ReplanNodeResponse says what became of the order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def receipt(self) -> Global___CommandReceipt:
+        """The order."""
+
+    def __init__(
+        self,
+        *,
+        receipt: Global___CommandReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplanNodeResponse: _TypeAlias = ReplanNodeResponse  # noqa: Y015
+
+@_typing.final
 class GetRunnerRequest(_message.Message):
     """GetRunnerRequest has no fields."""
 

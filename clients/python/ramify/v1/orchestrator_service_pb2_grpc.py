@@ -62,6 +62,16 @@ class OrchestratorServiceStub(object):
                 request_serializer=ramify_dot_v1_dot_orchestrator__service__pb2.CancelNodeRequest.SerializeToString,
                 response_deserializer=ramify_dot_v1_dot_orchestrator__service__pb2.CancelNodeResponse.FromString,
                 _registered_method=True)
+        self.RetryNode = channel.unary_unary(
+                '/ramify.v1.OrchestratorService/RetryNode',
+                request_serializer=ramify_dot_v1_dot_orchestrator__service__pb2.RetryNodeRequest.SerializeToString,
+                response_deserializer=ramify_dot_v1_dot_orchestrator__service__pb2.RetryNodeResponse.FromString,
+                _registered_method=True)
+        self.ReplanNode = channel.unary_unary(
+                '/ramify.v1.OrchestratorService/ReplanNode',
+                request_serializer=ramify_dot_v1_dot_orchestrator__service__pb2.ReplanNodeRequest.SerializeToString,
+                response_deserializer=ramify_dot_v1_dot_orchestrator__service__pb2.ReplanNodeResponse.FromString,
+                _registered_method=True)
         self.GetRunner = channel.unary_unary(
                 '/ramify.v1.OrchestratorService/GetRunner',
                 request_serializer=ramify_dot_v1_dot_orchestrator__service__pb2.GetRunnerRequest.SerializeToString,
@@ -122,6 +132,23 @@ class OrchestratorServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryNode(self, request, context):
+        """Orders another attempt of a failed node, with fresh counts; what failed for it becomes READY
+        when it is DONE. The nodes above it must still be waiting for it. The root of a FAILED
+        project reopens it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplanNode(self, request, context):
+        """Orders a new plan of a node. Finished children that the new plan has again are reused, the
+        others are superseded. The root reopens a project that has ended, unless it was cancelled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetRunner(self, request, context):
         """Returns what this orchestrator does at the moment.
         """
@@ -172,6 +199,16 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
                     servicer.CancelNode,
                     request_deserializer=ramify_dot_v1_dot_orchestrator__service__pb2.CancelNodeRequest.FromString,
                     response_serializer=ramify_dot_v1_dot_orchestrator__service__pb2.CancelNodeResponse.SerializeToString,
+            ),
+            'RetryNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryNode,
+                    request_deserializer=ramify_dot_v1_dot_orchestrator__service__pb2.RetryNodeRequest.FromString,
+                    response_serializer=ramify_dot_v1_dot_orchestrator__service__pb2.RetryNodeResponse.SerializeToString,
+            ),
+            'ReplanNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplanNode,
+                    request_deserializer=ramify_dot_v1_dot_orchestrator__service__pb2.ReplanNodeRequest.FromString,
+                    response_serializer=ramify_dot_v1_dot_orchestrator__service__pb2.ReplanNodeResponse.SerializeToString,
             ),
             'GetRunner': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRunner,
@@ -326,6 +363,60 @@ class OrchestratorService(object):
             '/ramify.v1.OrchestratorService/CancelNode',
             ramify_dot_v1_dot_orchestrator__service__pb2.CancelNodeRequest.SerializeToString,
             ramify_dot_v1_dot_orchestrator__service__pb2.CancelNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramify.v1.OrchestratorService/RetryNode',
+            ramify_dot_v1_dot_orchestrator__service__pb2.RetryNodeRequest.SerializeToString,
+            ramify_dot_v1_dot_orchestrator__service__pb2.RetryNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplanNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramify.v1.OrchestratorService/ReplanNode',
+            ramify_dot_v1_dot_orchestrator__service__pb2.ReplanNodeRequest.SerializeToString,
+            ramify_dot_v1_dot_orchestrator__service__pb2.ReplanNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

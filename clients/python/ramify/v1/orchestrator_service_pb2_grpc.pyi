@@ -52,6 +52,15 @@ class OrchestratorServiceStub:
     """Orders the end of one node and of everything below it. What needs its result is settled as
     after a failure.
     """
+    RetryNode: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.RetryNodeRequest, _orchestrator_service_pb2.RetryNodeResponse]
+    """Orders another attempt of a failed node, with fresh counts; what failed for it becomes READY
+    when it is DONE. The nodes above it must still be waiting for it. The root of a FAILED
+    project reopens it.
+    """
+    ReplanNode: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ReplanNodeRequest, _orchestrator_service_pb2.ReplanNodeResponse]
+    """Orders a new plan of a node. Finished children that the new plan has again are reused, the
+    others are superseded. The root reopens a project that has ended, unless it was cancelled.
+    """
     GetRunner: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetRunnerRequest, _orchestrator_service_pb2.GetRunnerResponse]
     """Returns what this orchestrator does at the moment."""
     ExplainProject: _grpc.UnaryUnaryMultiCallable[_explain_pb2.ExplainProjectRequest, _explain_pb2.ExplainProjectResponse]
@@ -84,6 +93,15 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     CancelNode: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.CancelNodeRequest, _orchestrator_service_pb2.CancelNodeResponse]  # type: ignore[assignment]
     """Orders the end of one node and of everything below it. What needs its result is settled as
     after a failure.
+    """
+    RetryNode: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.RetryNodeRequest, _orchestrator_service_pb2.RetryNodeResponse]  # type: ignore[assignment]
+    """Orders another attempt of a failed node, with fresh counts; what failed for it becomes READY
+    when it is DONE. The nodes above it must still be waiting for it. The root of a FAILED
+    project reopens it.
+    """
+    ReplanNode: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ReplanNodeRequest, _orchestrator_service_pb2.ReplanNodeResponse]  # type: ignore[assignment]
+    """Orders a new plan of a node. Finished children that the new plan has again are reused, the
+    others are superseded. The root reopens a project that has ended, unless it was cancelled.
     """
     GetRunner: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetRunnerRequest, _orchestrator_service_pb2.GetRunnerResponse]  # type: ignore[assignment]
     """Returns what this orchestrator does at the moment."""
@@ -144,6 +162,27 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_orchestrator_service_pb2.CancelNodeResponse, _abc.Awaitable[_orchestrator_service_pb2.CancelNodeResponse]]:
         """Orders the end of one node and of everything below it. What needs its result is settled as
         after a failure.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryNode(
+        self,
+        request: _orchestrator_service_pb2.RetryNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_service_pb2.RetryNodeResponse, _abc.Awaitable[_orchestrator_service_pb2.RetryNodeResponse]]:
+        """Orders another attempt of a failed node, with fresh counts; what failed for it becomes READY
+        when it is DONE. The nodes above it must still be waiting for it. The root of a FAILED
+        project reopens it.
+        """
+
+    @_abc_1.abstractmethod
+    def ReplanNode(
+        self,
+        request: _orchestrator_service_pb2.ReplanNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_service_pb2.ReplanNodeResponse, _abc.Awaitable[_orchestrator_service_pb2.ReplanNodeResponse]]:
+        """Orders a new plan of a node. Finished children that the new plan has again are reused, the
+        others are superseded. The root reopens a project that has ended, unless it was cancelled.
         """
 
     @_abc_1.abstractmethod

@@ -195,12 +195,21 @@ class ProposedTask(_message.Message):
     DEPENDS_ON_FIELD_NUMBER: _builtins.int
     DETAILS_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
+    REUSE_FIELD_NUMBER: _builtins.int
+    ON_EXHAUSTED_FIELD_NUMBER: _builtins.int
+    ON_DEPENDENCY_FAILURE_FIELD_NUMBER: _builtins.int
     goal: _builtins.str
     """What is to be done; 3 to 10 000 characters."""
     task_type: _node_pb2.TaskType.ValueType
     """Kind of work."""
     node_type: _node_pb2.NodeType.ValueType
     """Split or executed; unspecified leaves it to the atomizer."""
+    reuse: _builtins.str
+    """Id of a finished child of the replaced plan that does this already; empty: a new node."""
+    on_exhausted: _node_pb2.ExhaustedPolicy.ValueType
+    """What to do when the recoveries of the node are used up."""
+    on_dependency_failure: _node_pb2.DependencyPolicy.ValueType
+    """What to do when something that the node depends on has failed."""
     @_builtins.property
     def depends_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Positions in the plan, from 0, of the tasks whose results this one needs; at most 1 000."""
@@ -222,10 +231,13 @@ class ProposedTask(_message.Message):
         depends_on: _abc.Iterable[_builtins.int] | None = ...,
         details: _abc.Mapping[_builtins.str, _struct_pb2.Value] | None = ...,
         budget: _budget_pb2.TaskBudget | None = ...,
+        reuse: _builtins.str = ...,
+        on_exhausted: _node_pb2.ExhaustedPolicy.ValueType = ...,
+        on_dependency_failure: _node_pb2.DependencyPolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "depends_on", b"depends_on", "details", b"details", "goal", b"goal", "node_type", b"node_type", "task_type", b"task_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "depends_on", b"depends_on", "details", b"details", "goal", b"goal", "node_type", b"node_type", "on_dependency_failure", b"on_dependency_failure", "on_exhausted", b"on_exhausted", "reuse", b"reuse", "task_type", b"task_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -30,6 +30,9 @@ from tests.unit.orchestrator_svc.driven import (
     planned,
 )
 
+RETRIED = [
+    c for c in ErrorClass if RECOVERY[c, Stage.EXECUTE] in (Recovery.RETRY, Recovery.TIMEOUT)
+]
 S = NodeState
 
 
@@ -140,7 +143,7 @@ def test_an_invalid_plan_is_written_nowhere_and_the_planner_is_asked_again() -> 
     driven.answer("root", plan_of(draft("x", 7), draft("yes", 1)))
     root = driven.node("root")
     assert list(driven.ledger.nodes) == ["root"]
-    assert (root.state, root.attempt, root.retry_count) == (S.READY, 2, 1)
+    assert (root.state, root.attempt, root.replan_count) == (S.NEEDS_REPLAN, 2, 1)
     assert root.error is not None
     assert root.error.error_class is ErrorClass.INVALID_OUTPUT
     for problem in ("1 characters", "[7]", "depends on itself"):
@@ -158,7 +161,7 @@ def test_an_answer_of_another_stage_is_invalid_output() -> None:
     assert error.error_class is ErrorClass.INVALID_OUTPUT
 
 
-@pytest.mark.parametrize("error_class", [c for c in ErrorClass if RECOVERY[c] is Recovery.RETRY])
+@pytest.mark.parametrize("error_class", RETRIED)
 def test_a_failure_that_may_pass_is_retried_with_backoff_up_to_max_retries(
     error_class: ErrorClass,
 ) -> None:
@@ -178,7 +181,7 @@ def test_a_failure_that_may_pass_is_retried_with_backoff_up_to_max_retries(
     assert node.error.error_class is error_class
 
 
-@pytest.mark.parametrize("error_class", [c for c in ErrorClass if RECOVERY[c] is Recovery.FAIL])
+@pytest.mark.parametrize("error_class", [c for c in ErrorClass if c not in RETRIED])
 def test_a_failure_that_cannot_pass_ends_the_node_at_once(error_class: ErrorClass) -> None:
     driven = planned(draft(), draft())
     driven.answer("root.1.0", failed(error_class))

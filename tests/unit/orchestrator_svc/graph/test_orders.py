@@ -27,7 +27,7 @@ def test_a_pause_lets_calls_in_flight_finish_and_begins_no_other() -> None:
         APPLIED,
         "2 agent calls still run: root.1.0, root.1.1",
     )
-    assert driven.ledger.state is ProjectState.PAUSING
+    assert driven.project() is ProjectState.PAUSING
     driven.answer("root.1.0", done())
     assert driven.state("root.1.0") is S.DONE
     assert not driven.calls.keys() - {"root.1.1"}
@@ -42,7 +42,7 @@ def test_a_pause_with_nothing_running_is_complete_at_once() -> None:
     driven = planned(draft())
     driven.answer("root.1.0", failed())
     assert driven.order(PAUSE) == (APPLIED, "nothing runs")
-    assert driven.ledger.state is ProjectState.PAUSED
+    assert driven.project() is ProjectState.PAUSED
     assert driven.ledger.pause_time == driven.now
 
 
@@ -71,7 +71,7 @@ def test_backoffs_stand_still_over_a_crash_while_paused() -> None:
     driven.now = due - 1.0
     driven.order(PAUSE)
     driven.crash()
-    assert driven.ledger.state is ProjectState.PAUSED
+    assert driven.project() is ProjectState.PAUSED
     assert not driven.calls
     driven.now += 500.0
     driven.order(RESUME)
@@ -82,7 +82,7 @@ def test_a_crash_while_pausing_completes_the_pause_with_new_attempts() -> None:
     driven = planned(draft())
     driven.order(PAUSE)
     driven.crash()
-    assert driven.ledger.state is ProjectState.PAUSED
+    assert driven.project() is ProjectState.PAUSED
     assert driven.node("root.1.0").attempt == 2
     assert not driven.calls
     driven.order(RESUME)
@@ -94,7 +94,7 @@ def test_a_node_between_two_stages_waits_and_keeps_its_attempt(crash: bool) -> N
     driven = planned(draft(node_type=None))
     driven.order(PAUSE)
     driven.answer("root.1.0", Decided(NodeType.EXECUTE))
-    assert driven.ledger.state is ProjectState.PAUSED
+    assert driven.project() is ProjectState.PAUSED
     assert driven.state("root.1.0") is S.RUNNING
     if crash:
         driven.crash()
@@ -110,7 +110,7 @@ def test_a_run_that_finishes_while_pausing_ends() -> None:
     driven.answer("root.1.0", done())
     driven.order(PAUSE)
     driven.answer("root", done())
-    assert driven.ledger.state is ProjectState.COMPLETED
+    assert driven.project() is ProjectState.COMPLETED
 
 
 def test_pausing_twice_changes_nothing_and_resuming_a_running_run_is_refused() -> None:
@@ -127,7 +127,7 @@ def test_a_paused_run_can_be_cancelled() -> None:
     driven.order(PAUSE)
     driven.crash()
     driven.cancel()
-    assert driven.ledger.state is ProjectState.CANCELLED
+    assert driven.project() is ProjectState.CANCELLED
     assert driven.ledger.pause_time is None
 
 
@@ -142,7 +142,7 @@ def test_cancelling_a_node_cancels_its_subtree_and_settles_what_needs_it() -> No
     assert driven.state("root.1.2") is S.RUNNING
     driven.answer("root.1.2", done())
     driven.answer("root", done())
-    assert driven.ledger.state is ProjectState.PARTIAL
+    assert driven.project() is ProjectState.PARTIAL
 
 
 def test_a_late_answer_of_a_cancelled_node_is_kept_out_and_frees_its_slot() -> None:
@@ -168,7 +168,7 @@ def test_cancelling_the_root_cancels_the_run() -> None:
     driven = planned(draft())
     assert driven.order(CANCEL, "root")[0] is APPLIED
     driven.answer("root.1.0", failed(ErrorClass.CANCELLED))
-    assert driven.ledger.state is ProjectState.CANCELLED
+    assert driven.project() is ProjectState.CANCELLED
 
 
 def test_what_has_ended_or_does_not_exist_cannot_be_cancelled() -> None:

@@ -12,7 +12,16 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from ramify.v1.command_pb2 import Command, CommandPatch, CommandType
 from ramify.v1.mutation_pb2 import CommandMutation, Mutation
-from ramify.v1.node_pb2 import ErrorClass, Node, NodeError, NodePatch, NodeType, TaskType
+from ramify.v1.node_pb2 import (
+    DependencyPolicy,
+    ErrorClass,
+    ExhaustedPolicy,
+    Node,
+    NodeError,
+    NodePatch,
+    NodeType,
+    TaskType,
+)
 from ramify.v1.payload_pb2 import Payload
 from ramify.v1.project_pb2 import ExecutionSettings, Project
 from state_svc.model import limits, validate
@@ -71,6 +80,7 @@ _NODE: list[tuple[str, Any, Any]] = [
     ("node_type", max(NodeType.values()), max(NodeType.values()) + 1),
     ("agent_name", *_longest(limits.MAX_NAME_CHARS)),
     ("waiting_on", *_longest(limits.MAX_NAME_CHARS)),
+    ("replan_reason", *_longest(limits.MAX_TEXT_CHARS)),
     ("output_summary", *_longest(limits.MAX_TEXT_CHARS)),
     ("sub_graph_id", *_longest(limits.MAX_REQUEST_ID_CHARS)),
     ("result", _payload(_LIMITS.max_payload_bytes), _payload(_LIMITS.max_payload_bytes + 1)),
@@ -106,6 +116,12 @@ _NEW_NODE: list[tuple[str, Any, Any]] = [
     *_NODE,
     ("overall_objective", *_longest(_LIMITS.max_goal_chars)),
     ("task_type", max(TaskType.values()), max(TaskType.values()) + 1),
+    ("on_exhausted", max(ExhaustedPolicy.values()), max(ExhaustedPolicy.values()) + 1),
+    (
+        "on_dependency_failure",
+        max(DependencyPolicy.values()),
+        max(DependencyPolicy.values()) + 1,
+    ),
     ("aux_data", _values(limits.MAX_MAP_KEYS), _values(limits.MAX_MAP_KEYS + 1)),
     (
         "aux_data",
@@ -155,6 +171,7 @@ def test_the_patchable_and_the_new_fields_with_a_limit_are_all_tried_here() -> N
 def test_every_field_of_a_node_has_a_limit_or_needs_none() -> None:
     edges = {"node_id", "layer", "parent_node_id"}  # checked against the other nodes
     numbers = {"attempt", "retry_count", "usage", "superseded"}
+    numbers |= {"plan_count", "replan_count", "timeout_count"}
     covered = {*validate.NODE_FIELDS, *validate.NODE_OUTPUT_ONLY, *edges, *numbers}
     assert {field.name for field in Node.DESCRIPTOR.fields} == covered
     rules = {"aux_upserts", "aux_removals", "clear_fields"}

@@ -1,0 +1,204 @@
+"""New plans: when the planner is asked again, what is superseded and what is reused (S4.6)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from orchestrator_svc.engine.context import agent_input
+from orchestrator_svc.graph.event import Planned
+from orchestrator_svc.graph.plan import DraftTask
+from orchestrator_svc.graph.recovery import MAX_REPLANS
+from orchestrator_svc.graph.types import (
+    CommandState,
+    CommandType,
+    ErrorClass,
+    NodeState,
+    NodeType,
+    OnExhausted,
+    ProjectState,
+    Stage,
+    TaskType,
+)
+from tests.unit.orchestrator_svc.driven import (
+    DEFAULTS,
+    Driven,
+    done,
+    draft,
+    failed,
+    plan_of,
+    planned,
+)
+
+S = NodeState
+REPLAN = CommandType.REPLAN_NODE
+INVALID = plan_of(draft("yes", 1), draft("yes", 0))
+
+
+def task(goal: str, *depends_on: int, reuse: str = "") -> DraftTask:
+    return DraftTask(goal, TaskType.SEARCH, NodeType.EXECUTE, depends_on, {}, reuse=reuse)
+
+
+def of(*tasks: DraftTask) -> Planned:
+    return Planned(tasks)
+
+
+def replanned(*tasks: DraftTask) -> Driven:
+    """Return a run whose root had the plan `tasks`, of which the first is done, and loses it."""
+    driven = planned(*tasks)
+    driven.answer("root.1.0", done("first"))
+    assert driven.order(REPLAN, "root")[0] is CommandState.APPLIED
+    return driven
+
+
+@pytest.mark.parametrize("outcome", [INVALID, failed(ErrorClass.EXECUTION), done()])
+def test_a_planner_that_fails_is_asked_again_with_the_reason_a_few_times(outcome: object) -> None:
+    driven = Driven()
+    for count in range(1, MAX_REPLANS + 1):
+        driven.answer("root", outcome)  # type: ignore[arg-type]
+        root = driven.node("root")
+        assert (root.state, root.replan_count, root.retry_count) == (S.NEEDS_REPLAN, count, 0)
+        assert root.next_attempt_time is not None
+        driven.wait()
+        call = driven.calls["root"]
+        assert (call.stage, call.attempt) == (Stage.PLAN, count + 1)
+        seen = agent_input(driven.run, call, project_id="p", options={})
+        assert root.error is not None
+        assert seen.replan_reason == root.error.message
+    driven.answer("root", outcome)  # type: ignore[arg-type]
+    assert driven.state("root") is S.FAILED
+    assert driven.project() is ProjectState.FAILED
+
+
+def test_a_planner_that_corrects_itself_loses_nothing() -> None:
+    driven = Driven()
+    driven.answer("root", INVALID)
+    driven.crash()
+    driven.wait()
+    driven.answer("root", plan_of(draft()))
+    root = driven.node("root")
+    assert (root.state, root.error, root.replan_reason) == (S.PLAN_DONE, None, "")
+    assert root.children == ("root.1.0",)
+
+
+def test_the_old_plan_is_cancelled_shown_and_superseded_and_ids_are_new() -> None:
+    driven = planned(task("one"), task("two"), task("three", 1))
+    driven.answer("root.1.0", done())
+    assert driven.order(REPLAN, "root")[0] is CommandState.APPLIED
+    assert driven.state("root.1.1") is S.CANCELLED
+    assert driven.state("root.1.2") is S.CANCELLED
+    assert driven.cancelled == ["root.1.1"]
+    call = driven.calls["root"]
+    seen = agent_input(driven.run, call, project_id="p", options={})
+    assert seen.replan_reason == "because"
+    assert [(node.node_id, node.state) for node in seen.previous] == [
+        ("root.1.0", "DONE"),
+        ("root.1.1", "CANCELLED"),
+        ("root.1.2", "CANCELLED"),
+    ]
+    driven.answer("root", of(task("other"), task("another")))
+    root = driven.node("root")
+    assert root.children == ("root.2.0", "root.2.1")
+    assert root.sub_graph_id == "root.2"
+    assert [n.node_id for n in driven.ledger.nodes.values() if n.superseded] == [
+        "root.1.0",
+        "root.1.1",
+        "root.1.2",
+    ]
+
+
+def test_a_finished_task_that_the_new_plan_has_again_is_reused() -> None:
+    driven = replanned(task("one"), task("two"))
+    driven.answer("root", of(task("new"), task("one"), task("last", 0, 1)))
+    assert driven.node("root").children == ("root.2.0", "root.1.0", "root.2.2")
+    assert not driven.node("root.1.0").superseded
+    assert driven.node("root.2.2").depends_on == ("root.2.0", "root.1.0")
+    driven.answer("root.1.1", done())  # late, from the old plan
+    driven.answer("root.2.0", done())
+    driven.answer("root.2.2", done())
+    call = driven.calls["root"]
+    seen = agent_input(driven.run, call, project_id="p", options={})
+    assert [child.output.text for child in seen.children if child.output] == [
+        "done",
+        "first",
+        "done",
+    ]
+    driven.answer("root", done())
+    assert driven.project() is ProjectState.COMPLETED
+    assert driven.moves_of("root.1.0").count(S.DONE) == 1
+
+
+def test_a_task_is_reused_by_its_name_whatever_its_goal() -> None:
+    driven = replanned(task("one"), task("two"))
+    driven.answer("root", of(task("more"), task("reworded", reuse="root.1.0")))
+    assert driven.node("root").children == ("root.2.0", "root.1.0")
+
+
+@pytest.mark.parametrize("name", ["root.1.1", "nobody", "root"])
+def test_what_is_not_finished_cannot_be_reused(name: str) -> None:
+    driven = replanned(task("one"), task("two"))
+    driven.answer("root", of(task("again", reuse=name)))
+    root = driven.node("root")
+    assert root.state is S.NEEDS_REPLAN
+    assert f"'{name}' is no finished task of the last plan" in root.replan_reason
+
+
+def test_a_task_with_other_inputs_is_not_the_same() -> None:
+    driven = planned(task("one"), task("two", 0))
+    driven.answer("root.1.0", done())
+    driven.answer("root.1.1", done())
+    driven.order(REPLAN, "root")
+    driven.answer("root", done())  # the aggregation that was under way: too late
+    driven.answer("root", of(task("zero"), task("two", 0)))
+    assert driven.node("root").children == ("root.2.0", "root.2.1")
+
+
+def test_a_chain_is_reused_as_far_as_it_is_the_same() -> None:
+    driven = planned(task("one"), task("two", 0), task("three", 1))
+    driven.answer("root.1.0", done())
+    driven.answer("root.1.1", done())
+    driven.order(REPLAN, "root")
+    driven.answer("root", of(task("three", 1), task("two", 2), task("one")))
+    assert driven.node("root").children == ("root.2.0", "root.1.1", "root.1.0")
+
+
+def test_a_plan_of_finished_tasks_only_is_aggregated_at_once() -> None:
+    driven = replanned(task("one"), task("two"))
+    driven.answer("root", of(task("one")))
+    assert driven.calls["root"].stage is Stage.AGGREGATE
+
+
+def test_ids_stay_new_over_many_plans_and_crashes() -> None:
+    driven = planned(task("one"))
+    for number in range(2, 5):
+        driven.crash()
+        assert driven.order(REPLAN, "root")[0] is CommandState.APPLIED
+        driven.answer("root", of(task(f"try {number}")))
+        assert driven.node("root").children == (f"root.{number}.0",)
+
+
+def test_an_exhausted_child_lets_its_parent_be_planned_anew_by_policy() -> None:
+    settings = replace(DEFAULTS, max_retries=0, on_exhausted=OnExhausted.REPLAN)
+    driven = planned(task("one"), task("two"), settings=settings)
+    driven.answer("root.1.0", done())
+    for number in range(1, MAX_REPLANS + 1):
+        broken = driven.node("root").children[-1]
+        driven.answer(broken, failed())
+        root = driven.node("root")
+        assert (root.state, root.replan_count) == (S.RUNNING, number)
+        assert broken in root.replan_reason
+        driven.answer("root", of(task("one"), task("two")))
+    driven.answer(driven.node("root").children[-1], failed())
+    assert driven.state(driven.node("root").children[-1]) is S.FAILED
+    driven.answer("root", done())
+    assert driven.project() is ProjectState.PARTIAL
+
+
+def test_a_crash_in_a_replan_loses_neither_the_reason_nor_what_is_finished() -> None:
+    driven = replanned(task("one"), task("two"))
+    driven.crash()
+    seen = agent_input(driven.run, driven.calls["root"], project_id="p", options={})
+    assert seen.replan_reason == "because"
+    driven.answer("root", of(task("one"), task("six")))
+    assert driven.node("root").children == ("root.1.0", "root.2.1")
