@@ -6,6 +6,10 @@ Recovery, time travel and late filtered watchers all come through here.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from google.protobuf.message import DecodeError
 
 from state_svc.codec.segment import SegmentRecord, decode_segment
 from state_svc.codec.snapshot import SnapshotRecord, decode_snapshot
@@ -13,6 +17,8 @@ from state_svc.errors import CorruptRecord
 from state_svc.history.replay import Replay
 from state_svc.store.base import StateStore
 
+#: What replaying content raises that no writer has written.
+_BROKEN = (DecodeError, LookupError, OverflowError, TypeError, ValueError)
 _CHUNK_BYTES = 4 << 20  #: stored bytes replayed at a time
 
 
@@ -37,10 +43,23 @@ async def rebuild(store: StateStore, project_uid: str, revision: int) -> Replay:
 
 
 def _restore(replay: Replay, records: list[SnapshotRecord]) -> None:
-    replay.view, replay.producers = decode_snapshot(records)
+    first = records[0]
+    with _reported(project_uid=first.project_uid, snapshot_revision=first.revision):
+        replay.view, replay.producers = decode_snapshot(records)
 
 
 def _replay(replay: Replay, records: list[SegmentRecord], revision: int) -> None:
     for record in records:
         if replay.view.revision < revision:
-            replay.add_segment(decode_segment(record), revision)
+            with _reported(project_uid=record.project_uid, first_revision=record.first_revision):
+                replay.add_segment(decode_segment(record), revision)
+
+
+@contextmanager
+def _reported(**place: object) -> Iterator[None]:
+    """Report content that cannot be replayed, though its checksum is right, with its place."""
+    try:
+        yield
+    except _BROKEN as error:
+        problem = f"cannot be replayed: {type(error).__name__}: {error}"
+        raise CorruptRecord(**place, problem=problem) from error
