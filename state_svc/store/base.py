@@ -71,7 +71,6 @@ class Commit:
     projects: list[ProjectRecord] = field(default_factory=list)
     producers: list[ProducerRecord] = field(default_factory=list)
     requests: list[RequestRecord] = field(default_factory=list)
-    snapshots: list[SnapshotRecord] = field(default_factory=list)
     references: list[ReferenceRecord] = field(default_factory=list)
     archive: list[ArchiveRecord] = field(default_factory=list)
 

@@ -58,8 +58,6 @@ class MemoryStore:
         for producer in commit.producers:
             self._producers[producer.producer_id] = producer
         self._requests |= {(r.method, r.request_id): r for r in commit.requests}
-        for snapshot in commit.snapshots:
-            await self.put_snapshot_chunk(snapshot)
         self.payloads.add(commit.references, commit.archive)
         self.commits += 1
         if fail == "after":
@@ -192,12 +190,6 @@ class MemoryStore:
                     ],
                     producers=list(self._producers.values()),
                     requests=list(self._requests.values()),
-                    snapshots=[
-                        record
-                        for uid, chunks in self._snapshots.items()
-                        if uid in there
-                        for _, record in sorted(chunks.items())
-                    ],
                     references=[
                         r for r in self.payloads.references.values() if r.project_uid in there
                     ],
@@ -209,6 +201,10 @@ class MemoryStore:
                     ],
                 )
             )
+            for uid, chunks in self._snapshots.items():
+                if uid in there:
+                    for _, record in sorted(chunks.items()):
+                        await copy.put_snapshot_chunk(record)
             for uid, revision in self._compacted.items():
                 if uid in there:
                     await copy.compact(uid, revision)

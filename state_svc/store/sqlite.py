@@ -318,8 +318,6 @@ class SqliteStore:
                     [(record.producer_id, record.epoch) for record in commit.producers],
                 )
             self._put_requests(commit.requests)
-            for snapshot in commit.snapshots:
-                self._put_snapshot_chunk(snapshot)
             put_references(db, ((self._key(r.project_uid), r) for r in commit.references))
             put_archive(db, ((self._key(a.segment.project_uid), a) for a in commit.archive))
             failpoint("before_commit")

@@ -111,9 +111,9 @@ async def test_all_records_of_a_commit_are_visible_when_it_returns(store: StateS
             projects=[_project("v")],
             producers=[producer],
             requests=[request],
-            snapshots=[chunk],
         )
     )
+    await store.put_snapshot_chunk(chunk)
     assert [head.record.project_uid for head in await store.list_projects()] == ["u", "v"]
     assert await store.read_head("v") == 3
     assert await store.read_segments("v", 0, _MANY) == [segment]
@@ -125,9 +125,8 @@ async def test_all_records_of_a_commit_are_visible_when_it_returns(store: StateS
 @pytest.mark.parametrize("data", [b"", b"\0", _ALL_BYTES, "text é".encode(), b"x" * 300_000])
 async def test_records_come_back_byte_for_byte(store: StateStore, data: bytes) -> None:
     segment, chunk = _segment("u", 1, 1, data), _chunk("u", 1, 0, last=True, data=data)
-    await store.commit(
-        Commit(segments=[segment], projects=[_project("u", data)], snapshots=[chunk])
-    )
+    await store.commit(Commit(segments=[segment], projects=[_project("u", data)]))
+    await store.put_snapshot_chunk(chunk)
     assert await store.read_segments("u", 0, _MANY) == [segment]
     assert await store.read_snapshot("u", 1) == [chunk]
     assert [head.record for head in await store.list_projects()] == [_project("u", data)]
@@ -326,12 +325,9 @@ async def test_stored_bytes_are_those_of_the_segments_that_end_after_a_revision(
 
 
 async def test_compaction_forgets_what_ends_at_or_before_its_revision(store: StateStore) -> None:
-    await store.commit(
-        Commit(
-            segments=[_segment("u", at, at + 1) for at in (1, 3, 5, 7)],
-            snapshots=[_chunk("u", revision, 0, last=True) for revision in (3, 6, 8)],
-        )
-    )
+    await store.commit(Commit(segments=[_segment("u", at, at + 1) for at in (1, 3, 5, 7)]))
+    for revision in (3, 6, 8):
+        await store.put_snapshot_chunk(_chunk("u", revision, 0, last=True))
     await store.compact("u", 6)
     found = await store.read_segments("u", 0, _MANY)
     assert [segment.first_revision for segment in found] == [7]
@@ -352,9 +348,9 @@ async def test_compaction_and_deletion_leave_other_projects_alone(store: StateSt
         Commit(
             projects=[_project("v")],
             segments=[_segment("u", 1, 2), kept],
-            snapshots=[_chunk("v", 1, 0, last=True)],
         )
     )
+    await store.put_snapshot_chunk(_chunk("v", 1, 0, last=True))
     await store.compact("u", 2)
     await store.delete_project("u")
     assert await store.read_segments("v", 0, _MANY) == [kept]
@@ -362,9 +358,8 @@ async def test_compaction_and_deletion_leave_other_projects_alone(store: StateSt
 
 
 async def test_of_a_deleted_project_only_the_id_is_left(store: StateStore) -> None:
-    await store.commit(
-        Commit(segments=[_segment("u", 1, 2)], snapshots=[_chunk("u", 2, 0, last=True)])
-    )
+    await store.commit(Commit(segments=[_segment("u", 1, 2)]))
+    await store.put_snapshot_chunk(_chunk("u", 2, 0, last=True))
     await store.delete_project("u")
     (head,) = await store.list_projects()
     assert head.deleted
@@ -459,9 +454,10 @@ async def test_everything_is_there_after_a_reopen(tmp_path: Path) -> None:
         [_project("u"), _project("gone")],
         [ProducerRecord("p", 4)],
         [_request("r", 10)],
-        [_chunk("u", 3, 0, last=True)],
     )
+    chunk = _chunk("u", 3, 0, last=True)
     await store.commit(commit)
+    await store.put_snapshot_chunk(chunk)
     await store.compact("u", 2)
     await store.delete_project("gone")
     before = await store.list_projects()
@@ -471,7 +467,7 @@ async def test_everything_is_there_after_a_reopen(tmp_path: Path) -> None:
     assert await again.list_projects() == before
     assert [head.deleted for head in before] == [False, True]
     assert await again.read_segments("u", 0, _MANY) == segments[1:]
-    assert await again.read_snapshot("u", 4) == commit.snapshots
+    assert await again.read_snapshot("u", 4) == [chunk]
     assert await again.list_producers() == commit.producers
     assert await again.list_requests(0) == commit.requests
     await again.commit(Commit(segments=[_segment("u", 5, 5)]))
@@ -553,7 +549,8 @@ async def test_a_directory_that_cannot_be_made_is_a_bad_setting(tmp_path: Path) 
 
 async def test_a_damaged_page_is_a_corrupt_record_and_not_an_empty_answer(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
-    await store.commit(Commit(projects=[_project("u")], snapshots=[_chunk("u", 1, 0, last=True)]))
+    await store.commit(Commit(projects=[_project("u")]))
+    await store.put_snapshot_chunk(_chunk("u", 1, 0, last=True))
     await store.aclose()
     path = tmp_path / FILE_NAME
     db = apsw.Connection(str(path))
