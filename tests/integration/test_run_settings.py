@@ -14,7 +14,7 @@ from orchestrator_svc.settings import KEYS, to_message
 from ramify.v1.explain_pb2 import BlockerKind, ExplainNodeRequest
 from ramify.v1.node_pb2 import ErrorClass
 from ramify.v1.orchestrator_service_pb2 import GetRunnerRequest
-from ramify.v1.project_pb2 import BroadcastMode, StateSettings
+from ramify.v1.project_pb2 import BroadcastMode, StatePreset, StateSettings
 from tests.support.cli import Up, ramify
 from tests.support.orchestrator_process import Services
 from tests.support.run_history import RunHistory, node_state
@@ -113,21 +113,11 @@ async def test_time_outs_beyond_max_recovery_attempts_fail_the_node(runs: Runs) 
     assert error.error_class == ErrorClass.ERROR_CLASS_TIMEOUT
 
 
-def test_up_hands_keys_to_the_runs_and_the_command_line_shows_them(tmp_path: Path) -> None:
-    up = Up(tmp_path / "data", "--set", "max_retries=2", "--set", "preset=debug")
-    scripted = ("run", "a goal", "--profile", "scripted", "--project", "p")
-    assert ramify(*scripted, "--set", "max_execution_steps=99", env=up.env).returncode == 0
-    shown = ramify("settings", "p", env=up.env).stdout
-    rows = {line.split()[0]: line.split()[1:3] for line in shown.splitlines()[1:] if line.strip()}
-    assert rows["max_retries"] == ["2", "*"]
-    assert rows["max_execution_steps"] == ["99", "*"]
-    assert rows["preset"] == ["debug", "*"]
-    assert rows["max_concurrent_nodes"][:1] == ["10"]
-    assert up.stop(signal.SIGTERM) == (0, "")
-
-
-async def test_the_high_load_example_acts(tmp_path: Path) -> None:
-    up = Up(tmp_path / "data", "--config", str(EXAMPLES / "high-load.yaml"))
+async def test_the_high_load_example_acts_below_flags_and_the_command_line_shows_it(
+    tmp_path: Path,
+) -> None:
+    high_load = ("--config", str(EXAMPLES / "high-load.yaml"))
+    up = Up(tmp_path / "data", *high_load, "--set", "max_retries=2", "--set", "preset=debug")
     state, orchestrator = (line["address"] for line in up.ready)
     async with connect_both(state, orchestrator) as runs:
         hang = {"node": "root.1.*", "hang": True}
@@ -136,7 +126,10 @@ async def test_the_high_load_example_acts(tmp_path: Path) -> None:
         )
         project = await runs.wire.project(started.project_id)
         assert project.state_settings == StateSettings(
-            state_batch_size=100, state_batch_timeout_ms=50, enable_state_compression=True
+            preset=StatePreset.STATE_PRESET_DEBUG,
+            state_batch_size=100,
+            state_batch_timeout_ms=50,
+            enable_state_compression=True,
         )
         assert project.settings.broadcast_mode == BroadcastMode.BROADCAST_MODE_BATCH
 
@@ -145,6 +138,12 @@ async def test_the_high_load_example_acts(tmp_path: Path) -> None:
             return [(p.running_nodes, p.ready_nodes) for p in runner.projects] == [(15, 25)]
 
         await eventually(full, "15 calls are open")
+        shown = ramify("settings", started.project_id, env=up.env).stdout
         await runs.cancel(started.project_id)
         assert (await runs.finish(started.project_id)).state == "CANCELLED"
     assert up.stop(signal.SIGTERM) == (0, "")
+    rows = {line.split()[0]: line.split()[1:3] for line in shown.splitlines()[1:] if line.strip()}
+    assert rows["max_retries"] == ["2", "*"]
+    assert rows["preset"] == ["debug", "*"]
+    assert rows["execution_strategy"] == ["realtime", "*"]
+    assert rows["max_recursion_depth"][0] == "5"
