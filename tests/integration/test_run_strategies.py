@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import product
 
+import grpc
+import grpc.aio
 import pytest
 
 from ramify.v1.mutation_pb2 import Change
 from ramify.v1.project_pb2 import BroadcastMode, ExecutionStrategy, ProjectState
 from ramify.v1.state_service_pb2 import WatchProjectRequest
-from tests.support.orchestrator_process import Services
+from tests.support.orchestrator_process import STATE, Services
 from tests.support.run_history import RunHistory, node_state
 from tests.support.runs import Runs, connect_both
 from tests.support.view import NodeView
@@ -40,24 +43,38 @@ class SlowWatcher:
         self.whole_changes = 0
         self.partial_changes = 0
         self.open_states: set[str] = set()  #: states of nodes that may go on, as told by changes
+        self._resume = 0
 
     async def watch(self, runs: Runs, project_id: str) -> None:
-        """Read until the project's end was told."""
-        call = runs.wire.stub.WatchProject(
-            WatchProjectRequest(project_id=project_id, snapshot=True)
-        )
+        """Read until the project's end was told, resuming after each loss of the connection."""
+        request = WatchProjectRequest(project_id=project_id, snapshot=True)
+        while True:
+            with suppress(grpc.aio.AioRpcError):
+                if await self._read(runs, request):
+                    return
+            await asyncio.sleep(SLOW_READ)
+            if self._resume:
+                request.after_revision = self._resume
+            else:
+                self.view = NodeView()
+
+    async def _read(self, runs: Runs, request: WatchProjectRequest) -> bool:
+        call = runs.wire.stub.WatchProject(request)
         async for message in call:
+            if message.HasField("resync"):
+                self.view = NodeView()
             for node in message.snapshot.nodes:
                 self.view.add(node)
             self.view.apply(message.delta.changes, message.delta.revisions)
+            self._resume = message.resume_revision or self._resume
             for change in message.delta.changes:
                 self._count(change)
                 project = change.project
                 if _ENDED in (project.patch.state, project.project.state):
                     call.cancel()
-                    return
+                    return True
             await asyncio.sleep(SLOW_READ)
-        raise AssertionError("the watch ended before the project")
+        return False
 
     def _count(self, change: Change) -> None:
         effect = change.node.WhichOneof("effect")
@@ -70,9 +87,9 @@ class SlowWatcher:
             self.open_states |= {state} - {"DONE"}
 
 
-@pytest.mark.parametrize("leaves", [6, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("leaves, kills", [(6, 0), pytest.param(60, 3, marks=pytest.mark.slow)])
 async def test_no_pair_loses_an_update_or_a_terminal_state_or_stands_still(
-    make_services: Callable[..., Services], leaves: int
+    make_services: Callable[..., Services], leaves: int, kills: int
 ) -> None:
     services = make_services()
     await services.start(failpoints=f"before_commit=sleep:{SLOW_COMMIT}")
@@ -82,6 +99,15 @@ async def test_no_pair_loses_an_update_or_a_terminal_state_or_stands_still(
     ):
         for strategy, mode in PAIRS:
             group.create_task(play_pair(runs, strategy, mode, leaves))
+        if kills:
+            group.create_task(kill_in_the_middle(services, kills))
+
+
+async def kill_in_the_middle(services: Services, kills: int) -> None:
+    """Kill state_svc again and again while the runs go on."""
+    for _ in range(kills):
+        await asyncio.sleep(0.7)
+        await services.kill_and_restart([STATE])
 
 
 async def play_pair(
