@@ -18,6 +18,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from prometheus_client import start_http_server
 
 from orchestrator_svc import __version__
+from orchestrator_svc.agents.processes.client import Processes
 from orchestrator_svc.agents.profile import built_in_profiles
 from orchestrator_svc.config import ServiceConfig
 from orchestrator_svc.engine.leases import LeaseKeeper
@@ -54,7 +55,10 @@ async def run(config: ServiceConfig) -> None:
     started = Timestamp()
     started.GetCurrentTime()
     metrics = Metrics()
-    profiles = built_in_profiles(config.data / INDEX_FOLDER)
+    processes = Processes(config.max_processes)
+    profiles = built_in_profiles(
+        config.data / INDEX_FOLDER, processes=processes, plans_refused=config.plans_refused()
+    )
     if profiles.get(config.default_profile) is None:
         known = ", ".join(profiles.names())
         raise StartupError(
@@ -110,6 +114,8 @@ async def run(config: ServiceConfig) -> None:
         _log.info("drained")
     finally:
         await server.stop(LATE_CALL_SECONDS)
+        await profiles.aclose()
+        await processes.aclose()
         await channel.close()
 
 

@@ -8,16 +8,17 @@ key with dashes, for execution keys too. Those are listed in `ExecutionSettings`
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from orchestrator_svc.agents.profile import DEFAULT_PROFILE
+from orchestrator_svc.agents.profile import DEFAULT_MAX_PROCESSES, DEFAULT_PROFILE
 from orchestrator_svc.errors import StartupError
 from orchestrator_svc.graph.settings import Scalar, choose
 from orchestrator_svc.settings import (
@@ -77,9 +78,40 @@ class ServiceConfig(BaseModel):
     drain_seconds: float = Field(
         10.0, gt=0, le=3_600, description="longest time that stopping may take"
     )
+    allow_plans: Literal["loopback", "always", "never"] = Field(
+        "loopback",
+        description="who may run plans, which hold commands: loopback: only while this service "
+        "and state_svc listen on this machine alone",
+    )
+    max_processes: int = Field(
+        DEFAULT_MAX_PROCESSES, ge=1, le=10_000, description="child processes at one time"
+    )
     execution: dict[str, Scalar] = Field(
         default_factory=dict, description="execution keys chosen for projects that do not set them"
     )
+
+    def plans_refused(self) -> str:
+        """Return why no plan is run here; empty if plans are."""
+        if self.allow_plans == "never":
+            return "this orchestrator runs no plans (allow_plans is never)"
+        addresses = (self.listen, self.state)
+        if self.allow_plans == "loopback" and not all(map(is_loopback, addresses)):
+            return (
+                "plans hold commands, and this orchestrator or its state_svc can be reached from "
+                "elsewhere; start it with --allow-plans always to run them all the same"
+            )
+        return ""
+
+
+def is_loopback(address: str) -> bool:
+    """Return whether only this machine can reach an address."""
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def load_config(

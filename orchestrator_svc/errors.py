@@ -2,6 +2,7 @@
 
 RamifyError
 ├── InvalidRequest, InvalidMutation, IllegalTransition
+├── PlanNotAllowed
 ├── ProjectNotFound, NodeNotFound, ReviewNotFound, ProjectExists, ProfileNotFound
 ├── ProjectEnded, ReviewClosed, CommandRefused
 ├── PayloadNotFound, PayloadTooLarge
@@ -78,6 +79,10 @@ class ProjectExists(RamifyError):
 
 class ProfileNotFound(RamifyError):
     """No profile has this name. GetRunner lists those that exist."""
+
+
+class PlanNotAllowed(RamifyError):
+    """This orchestrator does not run plans, which hold commands. Allow it with `allow_plans`."""
 
 
 class ProjectEnded(RamifyError):

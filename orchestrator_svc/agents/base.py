@@ -84,6 +84,7 @@ class RelatedNode(_Frozen):
     output: Output | None = None  #: present when the node is DONE
     error: str = ""  #: present when the node is FAILED
     shortened: bool = False  #: whether goal and output are cut to fit; then the text is plain
+    details: dict[str, JsonValue] = Field(default_factory=dict)  #: what its planner attached
 
 
 class Verdict(_Frozen):
@@ -105,6 +106,7 @@ class PlannedTask(_Frozen):
     reuse: str = ""  #: id of a DONE node of `AgentInput.previous` that does this already
     on_exhausted: OnExhausted | None = None  #: None: as the run's settings say
     on_dependency_failure: OnDependencyFailure | None = None
+    max_retries: int | None = Field(default=None, ge=0, le=100)  #: None: the project's
 
 
 class Plan(_Frozen):

@@ -7,15 +7,21 @@ made when a profile is first used, so that a service which never runs a profile 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from orchestrator_svc.agents.base import Aggregator, Atomizer, Executor, Planner
 from orchestrator_svc.graph.types import Stage, TaskType
 
+if TYPE_CHECKING:
+    from orchestrator_svc.agents.processes.client import Processes
+
+DEFAULT_MAX_PROCESSES = 64  #: child processes at one time
 DEFAULT_PROFILE = "corpus"
+PLAN_PROFILE = "plan"
 
 
 class AgentSet(Atomizer, Planner, Executor, Aggregator, Protocol):
@@ -55,8 +61,10 @@ class ProfileEntry:
         make_agents: Callable[[], AgentSet],
         check_options: Callable[[Mapping[str, JsonValue]], None],
         service_options: Mapping[str, JsonValue] | None = None,
+        refusal: str = "",
     ) -> None:
         self.profile = profile
+        self.refusal = refusal  #: why this orchestrator executes no project of the profile
         self.service_options = dict(service_options or {})  #: added to those of each project
         self.check_options = check_options  #: raises ValueError with a remedy
         self._make_agents = make_agents
@@ -69,6 +77,12 @@ class ProfileEntry:
             self._agents = self._make_agents()
         return self._agents
 
+    async def aclose(self) -> None:
+        """Release what the agents hold, if they were made and hold anything."""
+        aclose = getattr(self._agents, "aclose", None)
+        if aclose is not None:
+            await aclose()
+
 
 class ProfileRegistry:
     """The profiles of a service, by name. Immutable."""
@@ -80,13 +94,23 @@ class ProfileRegistry:
         """Return all names in alphabetical order."""
         return sorted(self._entries)
 
+    async def aclose(self) -> None:
+        """Release what the agents hold."""
+        for entry in self._entries.values():
+            await entry.aclose()
+
     def get(self, name: str) -> ProfileEntry | None:
         """Return a profile."""
         return self._entries.get(name)
 
 
-def built_in_profiles(corpus_cache_dir: Path) -> ProfileRegistry:
-    """Return the profiles that ship with Ramify."""
+def built_in_profiles(
+    corpus_cache_dir: Path, *, processes: Processes | None = None, plans_refused: str = ""
+) -> ProfileRegistry:
+    """Return the profiles that ship with Ramify.
+
+    `processes` runs what plans say; `plans_refused` is why no plan is run at all.
+    """
     cache = {"corpus_cache_dir": str(corpus_cache_dir)}
     corpus = Profile(
         name="corpus",
@@ -107,8 +131,22 @@ def built_in_profiles(corpus_cache_dir: Path) -> ProfileRegistry:
         aggregator="scripted",
         executor="scripted",
     )
+    plan = Profile(
+        name=PLAN_PROFILE,
+        atomizer="plan.tree",
+        planner="plan.tree",
+        aggregator="plan.report",
+        executor="plan.command",
+        executors={TaskType.CUSTOM: "plan.python", TaskType.SEARCH: "plan.http"},
+    )
     return ProfileRegistry(
         {
+            PLAN_PROFILE: ProfileEntry(
+                plan,
+                partial(_plan_agents, processes),
+                _check_plan_options,
+                refusal=plans_refused,
+            ),
             "corpus": ProfileEntry(corpus, _corpus_agents, _check_corpus_options, cache),
             "scripted": ProfileEntry(scripted, _scripted_agents, _check_script),
         }
@@ -135,6 +173,18 @@ def _check_corpus_options(options: Mapping[str, JsonValue]) -> None:
         validate_corpus(corpus)
     except AgentError as error:
         raise ValueError(error.message) from error
+
+
+def _plan_agents(processes: Processes | None) -> AgentSet:
+    from orchestrator_svc.agents.plan import PlanAgents
+    from orchestrator_svc.agents.processes.client import Processes
+
+    return PlanAgents(processes or Processes(DEFAULT_MAX_PROCESSES))
+
+
+def _check_plan_options(options: Mapping[str, JsonValue]) -> None:
+    if options:
+        raise ValueError(f"agent option {min(options)!r} is not known, plans take none")
 
 
 def _scripted_agents() -> AgentSet:

@@ -180,6 +180,7 @@ def _related(node: Node, fetched: Result | None = None) -> RelatedNode:
         state=str(node.state),
         output=output,
         error=f"{node.error.error_class}: {node.error.message}" if node.error else "",
+        details=node.details,
     )
 
 
@@ -206,6 +207,7 @@ def outcome_of(answer: object) -> Outcome:
                     task.reuse,
                     task.on_exhausted,
                     task.on_dependency_failure,
+                    task.max_retries,
                 )
                 for task in answer.tasks
             )

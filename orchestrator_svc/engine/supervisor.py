@@ -212,7 +212,10 @@ class Supervisor:
             return
         entry = self._profiles.get(project.profile or self._default_profile)
         if entry is None:
-            await self._refuse(project, lease)
+            await self._refuse(project, lease, f"there is no profile {project.profile!r}")
+            return
+        if entry.refusal:
+            await self._refuse(project, lease, entry.refusal)
             return
         runner = self._make_runner(project, lease, entry)
         lease.on_lost = lambda: runner.abandon(ProducerFenced(project_id=lease.project_id))
@@ -245,9 +248,9 @@ class Supervisor:
             metrics=self._metrics,
         )
 
-    async def _refuse(self, project: LoadedProject, lease: Lease) -> None:
-        """End a project that names a profile which does not exist: it would wait for ever."""
-        failure = Failure(ErrorClass.EXECUTION, f"there is no profile {project.profile!r}")
+    async def _refuse(self, project: LoadedProject, lease: Lease, reason: str) -> None:
+        """End a project that cannot be executed here: it would wait for ever."""
+        failure = Failure(ErrorClass.EXECUTION, reason)
         patch = PatchProject(ProjectState.FAILED, error=failure)
         await self._store.open_lane(project.project_id, project.project_uid)
         try:

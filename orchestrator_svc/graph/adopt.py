@@ -105,6 +105,7 @@ def adopt_plan(run: Run, node: Node, tasks: tuple[DraftTask, ...]) -> None:
                 depends_on=needs,
                 details={key: canonical(value) for key, value in task.details.items()},
                 budget=task.budget,
+                max_retries=task.max_retries,
                 on_exhausted=task.on_exhausted,
                 on_dependency_failure=task.on_dependency_failure,
             )

@@ -233,6 +233,7 @@ def _ready(scene: Scene, node: Node, now: float) -> Blocker:
     live, settings = scene.live, scene.settings
     if due is not None and due > now:
         failure = node.error
+        most = settings.max_retries if node.max_retries is None else node.max_retries
         limited = failure is not None and failure.error_class is ErrorClass.RATE_LIMIT
         after = f" after {failure.error_class}: {failure.message}" if failure else ""
         return _leaf(
@@ -240,7 +241,7 @@ def _ready(scene: Scene, node: Node, now: float) -> Blocker:
             node,
             BlockerKind.RATE_LIMIT if limited else BlockerKind.BACKOFF,
             f"attempt {node.attempt} begins in {due - now:.1f} s "
-            f"(retry {node.retry_count} of {settings.max_retries}){after}",
+            f"(retry {node.retry_count} of {most}){after}",
             f"ramify watch {scene.project_id}",
             until=due,
         )

@@ -46,7 +46,8 @@ def _may_retry(run: Run, node: Node, recovery: Recovery) -> bool:
     settings = run.settings
     if recovery is Recovery.TIMEOUT and node.timeout_count >= settings.max_recovery_attempts:
         return False
-    return node.retry_count < settings.max_retries
+    most = settings.max_retries if node.max_retries is None else node.max_retries
+    return node.retry_count < most
 
 
 def _delay(run: Run, failures: int) -> float:

@@ -67,6 +67,7 @@ class CreateNode:
     budget: Budget | None = None
     on_exhausted: OnExhausted | None = None
     on_dependency_failure: OnDependencyFailure | None = None
+    max_retries: int | None = None
 
 
 @dataclass(slots=True)

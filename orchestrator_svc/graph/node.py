@@ -62,6 +62,7 @@ class Node:
     node_type: NodeType | None = None
     attempt: int = 0  #: number of the current or announced dispatch
     retry_count: int = 0
+    max_retries: int | None = None  #: None: the project's
     next_attempt_time: float | None = None  #: Unix seconds; set while no call may begin yet
     agent_name: str = ""
     result: Result | None = None  #: dropped once the parent has ended

@@ -39,6 +39,7 @@ class DraftTask:
     reuse: str = ""  #: id of a finished child of the replaced plan that does this
     on_exhausted: OnExhausted | None = None  #: None: as the run's settings say
     on_dependency_failure: OnDependencyFailure | None = None
+    max_retries: int | None = None  #: None: the project's
 
 
 def check_plan(

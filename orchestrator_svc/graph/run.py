@@ -187,6 +187,7 @@ class Run:
         budget: Budget | None = None,
         on_exhausted: OnExhausted | None = None,
         on_dependency_failure: OnDependencyFailure | None = None,
+        max_retries: int | None = None,
     ) -> Node:
         """Add a node. Its dependencies are known, or created in the same group and indexed."""
         node = Node(
@@ -202,6 +203,7 @@ class Run:
             budget=budget,
             on_exhausted=on_exhausted,
             on_dependency_failure=on_dependency_failure,
+            max_retries=max_retries,
         )
         self.nodes[node_id] = node
         self.accounts.enter(node)
@@ -220,6 +222,7 @@ class Run:
                 budget,
                 on_exhausted,
                 on_dependency_failure,
+                max_retries,
             )
         )
         return node

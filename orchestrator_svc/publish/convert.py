@@ -1,9 +1,9 @@
 """Puts decisions into the words of the contract, and reads projects and nodes back.
 
-A node's `aux_data` carries the runner's own: `details` and `budget`, from the plan,
-`crash_redispatches`, the dispatches in a row that were cut off by a crash, `progress`, what its
-agent said last about how far it had come, `review`, the latest review whose answer still matters,
-and `reviews`, how many there were.
+A node's `aux_data` carries the runner's own: `details`, `budget` and `max_retries`, from
+the plan; `crash_redispatches`, the dispatches in a row that were cut off by a crash;
+`progress`, what its agent said last about how far it had come; `review`, the latest review whose
+answer still matters; and `reviews`, how many there were.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from orchestrator_svc.publish.value import read_value, set_value
 from ramify.v1 import command_pb2, mutation_pb2, node_pb2, payload_pb2, project_pb2
 
 DETAILS_KEY = "details"
+MAX_RETRIES_KEY = "max_retries"
 CRASHES_KEY = "crash_redispatches"
 FORCED_KEY = "forced_by"
 REVIEW_KEY = "review"
@@ -115,6 +116,8 @@ def _set_node(node: node_pb2.Node, mutation: CreateNode) -> None:
         node.on_dependency_failure = DEPENDENCY_POLICIES[mutation.on_dependency_failure]
     if mutation.details:
         set_value(node.aux_data[DETAILS_KEY], dict(mutation.details))
+    if mutation.max_retries is not None:
+        node.aux_data[MAX_RETRIES_KEY].number_value = mutation.max_retries
 
 
 def _set_patch(patch: node_pb2.NodePatch, changes: NodeChanges) -> None:
@@ -266,6 +269,9 @@ def read_node(message: node_pb2.Node) -> Node:
     crashes = 0
     if CRASHES_KEY in message.aux_data:
         crashes = int(message.aux_data[CRASHES_KEY].number_value)
+    max_retries = None
+    if MAX_RETRIES_KEY in message.aux_data:
+        max_retries = int(message.aux_data[MAX_RETRIES_KEY].number_value)
     progress = ""
     if PROGRESS_KEY in message.aux_data:
         progress = message.aux_data[PROGRESS_KEY].string_value
@@ -284,6 +290,7 @@ def read_node(message: node_pb2.Node) -> Node:
         node_type=_NODE_TYPE_OF.get(message.node_type),
         attempt=message.attempt,
         retry_count=message.retry_count,
+        max_retries=max_retries,
         next_attempt_time=(
             read_time(message.next_attempt_time) if message.HasField("next_attempt_time") else None
         ),

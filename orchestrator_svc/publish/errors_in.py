@@ -34,6 +34,7 @@ BY_REASON: dict[str, type[errors.RamifyError]] = {
     "STORE_UNAVAILABLE": errors.StoreUnavailable,
     "CORRUPT_RECORD": errors.CorruptRecord,
     "LEASE_HELD": errors.LeaseHeld,
+    "PLAN_NOT_ALLOWED": errors.PlanNotAllowed,
     "PROFILE_NOT_FOUND": errors.ProfileNotFound,
     "PROJECT_ENDED": errors.ProjectEnded,
     "COMMAND_REFUSED": errors.CommandRefused,

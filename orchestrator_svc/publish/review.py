@@ -103,6 +103,8 @@ def set_plan(message: review_pb2.ProposedPlan, tasks: Sequence[DraftTask]) -> No
         if task.budget:
             for field, limit in asdict(task.budget).items():
                 setattr(item.budget, field, limit)
+        if task.max_retries is not None:
+            item.max_retries = task.max_retries
 
 
 def read_plan(message: review_pb2.ProposedPlan) -> tuple[DraftTask, ...]:
@@ -118,6 +120,7 @@ def read_plan(message: review_pb2.ProposedPlan) -> tuple[DraftTask, ...]:
             task.reuse,
             EXHAUSTED_OF.get(task.on_exhausted),
             DEPENDENCY_OF.get(task.on_dependency_failure),
+            task.max_retries if task.HasField("max_retries") else None,
         )
         for task in message.tasks
     )

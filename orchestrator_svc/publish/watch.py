@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 import structlog
+from google.protobuf.json_format import MessageToDict
 
 from orchestrator_svc.errors import (
     ProjectNotFound,
@@ -19,7 +20,7 @@ from orchestrator_svc.errors import (
     StoreUnavailable,
 )
 from orchestrator_svc.graph.event import CommandGiven, ReviewClosed
-from orchestrator_svc.graph.node import Node
+from orchestrator_svc.graph.node import Json, Node
 from orchestrator_svc.graph.review import Review
 from orchestrator_svc.graph.types import TERMINAL_NODE_STATES
 from orchestrator_svc.publish.backoff import Backoff
@@ -40,6 +41,7 @@ from ramify.v1 import state_service_pb2 as pb
 if TYPE_CHECKING:  # exists in the stub file only
     from ramify.v1.state_service_pb2_grpc import StateServiceAsyncStub
 
+PLAN_OPTION = "plan"  #: where `agents/plan` finds the plan
 LOAD_TIMEOUT = 60.0  #: seconds for the whole snapshot
 
 _KINDS_LOADED = [
@@ -120,11 +122,19 @@ def _loaded(
         root_id=project.root_node_id,
         pause_time=read_time(project.pause_time) if project.HasField("pause_time") else None,
         settings=read_stored(project.settings),
-        agent_options=read_fields(project.agent_options),
+        agent_options=_options(project),
         nodes=tuple(nodes),
         open_commands=tuple(commands),
         reviews=tuple(reviews),
     )
+
+
+def _options(project: project_pb2.Project) -> dict[str, Json]:
+    """Return what the agents of a project get: its options, and its plan if it has one."""
+    options = read_fields(project.agent_options)
+    if project.HasField("plan"):
+        options[PLAN_OPTION] = MessageToDict(project.plan, preserving_proto_field_name=True)
+    return options
 
 
 async def _closed_reviews(

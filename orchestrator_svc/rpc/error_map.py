@@ -30,6 +30,7 @@ TABLE: dict[type[errors.RamifyError], tuple[Code, str, bool]] = {
     errors.ReviewNotFound: (Code.NOT_FOUND, "REVIEW_NOT_FOUND", False),
     errors.ReviewClosed: (Code.FAILED_PRECONDITION, "REVIEW_CLOSED", False),
     errors.ProjectExists: (Code.ALREADY_EXISTS, "PROJECT_EXISTS", False),
+    errors.PlanNotAllowed: (Code.PERMISSION_DENIED, "PLAN_NOT_ALLOWED", False),
     errors.ProfileNotFound: (Code.INVALID_ARGUMENT, "PROFILE_NOT_FOUND", False),
     errors.ProjectEnded: (Code.FAILED_PRECONDITION, "PROJECT_ENDED", False),
     errors.CommandRefused: (Code.FAILED_PRECONDITION, "COMMAND_REFUSED", False),

@@ -26,7 +26,7 @@ ResponseT = TypeVar("ResponseT", bound=Message)
 
 SERVICE = orchestrator_service_pb2.DESCRIPTOR.services_by_name["OrchestratorService"]
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
-MAX_REQUEST_BYTES = 1 << 20
+MAX_REQUEST_BYTES = 2 << 20  #: a plan has up to 1 MiB
 
 #: A server with default options ends a stream whose client pings as often as ours do.
 SERVER_OPTIONS: list[tuple[str, int]] = [

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from orchestrator_svc import __version__
-from orchestrator_svc.agents.profile import ProfileRegistry
+from orchestrator_svc.agents.profile import PLAN_PROFILE, ProfileRegistry
 from orchestrator_svc.engine.supervisor import Supervisor
 from orchestrator_svc.errors import (
     InvalidRequest,
@@ -23,6 +24,7 @@ from orchestrator_svc.publish.stream import MutationStream
 from orchestrator_svc.publish.value import read_fields
 from orchestrator_svc.rpc.explain import Explainer
 from orchestrator_svc.rpc.orders import OrderDesk, check_request_id
+from orchestrator_svc.rpc.plans import checked_plan, needed_settings
 from orchestrator_svc.settings import (
     InvalidSetting,
     from_message,
@@ -33,6 +35,15 @@ from orchestrator_svc.settings import (
 from ramify.v1 import orchestrator_service_pb2 as pb
 from ramify.v1 import project_pb2, state_service_pb2
 from ramify.v1.command_pb2 import CommandType
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What a run is about."""
+
+    goal: str
+    profile: str
+    settings: project_pb2.ExecutionSettings
 
 
 class OrchestratorServicer:
@@ -70,20 +81,22 @@ class OrchestratorServicer:
     async def start_project(self, request: pb.StartProjectRequest) -> pb.StartProjectResponse:
         """Create a project, or find the one of the same `request_id`, and execute it."""
         self._check_open()
-        profile = request.profile or self._default_profile
-        self._check_start(request, profile)
-        settings = self._settings_for(request)
+        work = self._work_of(request)
+        self._check_start(request, work.goal, work.profile)
+        if request.validate_only:
+            return pb.StartProjectResponse(project=_shown(request, work))
         project = await self._client.create_project(
             state_service_pb2.CreateProjectRequest(
                 project_id=request.project_id,
-                goal=request.goal,
-                profile=profile,
-                settings=settings,
+                goal=work.goal,
+                profile=work.profile,
+                settings=work.settings,
                 state_settings=self._state_settings_for(request),
                 agent_options=request.agent_options,
                 labels=request.labels,
                 request_id=request.request_id,
                 actor=request.actor,
+                plan=request.plan if request.HasField("plan") else None,
             )
         )
         if read_project_state(project.state) not in TERMINAL_PROJECT_STATES:
@@ -148,11 +161,20 @@ class OrchestratorServicer:
             settings=to_message(settle(self._execution)),
         )
 
-    def _settings_for(self, request: pb.StartProjectRequest) -> project_pb2.ExecutionSettings:
-        """Return all keys of a run: its own, else those of this orchestrator."""
+    def _work_of(self, request: pb.StartProjectRequest) -> _Work:
+        """Return what a request is about. Its settings are all keys of the run: its own, else
+        those that follow from its plan, else those of this orchestrator."""
         try:
-            own = from_message(request.settings)
-            return to_message(settle(self._execution, own), self._execution, own)
+            chosen = from_message(request.settings)
+            if not request.HasField("plan"):
+                settings = to_message(settle(self._execution, chosen), self._execution, chosen)
+                return _Work(request.goal, request.profile or self._default_profile, settings)
+            tree = checked_plan(request, self._profiles)
+            needed = needed_settings(tree, settle(self._execution), chosen)
+            settings = to_message(
+                settle(self._execution, needed, chosen), self._execution, needed, chosen
+            )
+            return _Work(request.plan.goal, PLAN_PROFILE, settings)
         except InvalidSetting as error:
             raise InvalidRequest(error.problem, field=f"settings.{error.key}") from error
 
@@ -167,10 +189,10 @@ class OrchestratorServicer:
         if self.draining:
             raise ServerDraining()
 
-    def _check_start(self, request: pb.StartProjectRequest, profile: str) -> None:
+    def _check_start(self, request: pb.StartProjectRequest, goal: str, profile: str) -> None:
         """Refuse what could not run, before a project is made of it."""
         check_request_id(request.request_id)
-        length = len(request.goal)
+        length = len(goal)
         if not MIN_GOAL_CHARS <= length <= MAX_GOAL_CHARS:
             raise InvalidRequest(
                 f"a goal has {MIN_GOAL_CHARS} to {MAX_GOAL_CHARS} characters, not {length}",
@@ -179,7 +201,22 @@ class OrchestratorServicer:
         entry = self._profiles.get(profile)
         if entry is None:
             raise ProfileNotFound(profile=profile, known=", ".join(self._profiles.names()))
+        if profile == PLAN_PROFILE and not request.HasField("plan"):
+            raise InvalidRequest(f"the profile {PLAN_PROFILE} needs one", field="plan")
         try:
             entry.check_options(read_fields(request.agent_options))
         except ValueError as error:
             raise InvalidRequest(str(error), field="agent_options") from error
+
+
+def _shown(request: pb.StartProjectRequest, work: _Work) -> project_pb2.Project:
+    """Return the project that a request would make."""
+    return project_pb2.Project(
+        project_id=request.project_id,
+        goal=work.goal,
+        profile=work.profile,
+        settings=work.settings,
+        agent_options=request.agent_options,
+        labels=request.labels,
+        plan=request.plan if request.HasField("plan") else None,
+    )

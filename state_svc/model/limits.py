@@ -39,3 +39,4 @@ MAX_REQUEST_ID_CHARS = 128
 MAX_ID_CHARS = 128
 MAX_REVIEW_BYTES = 3_000_000  #: a message of its own must take it
 MAX_PINS = 64
+MAX_PLAN_BYTES = 1 << 20  #: of a project whose tasks are given

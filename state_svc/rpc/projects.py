@@ -23,6 +23,7 @@ from state_svc.lease.clock import lease_is_held
 from state_svc.model import validate
 from state_svc.model.entity import create_project
 from state_svc.model.ids import is_project_id
+from state_svc.model.limits import MAX_PLAN_BYTES
 from state_svc.model.project import Applied, LiveProject, View
 from state_svc.rpc.convert import MAX_PAGE_BYTES, check_enum, page_size
 from state_svc.rpc.once import once
@@ -93,7 +94,7 @@ class ProjectRpcs:
             for field, value in request.ListFields():
                 if field.name in ("goal", "profile"):
                     setattr(entity, field.name, value)
-                elif field.name in ("settings", "state_settings"):
+                elif field.name in ("settings", "state_settings", "plan"):
                     getattr(entity, field.name).CopyFrom(value)
             for key, option in request.agent_options.items():
                 entity.agent_options[key].CopyFrom(option)
@@ -145,12 +146,13 @@ class ProjectRpcs:
                 entity, self._service.leases
             ):
                 continue
-            taken += entity.ByteSize()
+            taken += entity.ByteSize() - entity.plan.ByteSize()
             if len(response.projects) == size or (response.projects and taken > MAX_PAGE_BYTES):
                 response.next_page_token = response.projects[-1].project_id
                 break
             shown = response.projects.add()
             shown.CopyFrom(entity)
+            shown.ClearField("plan")
             shown.revision = revision
             shown.compacted_revision = compacted
         if skipping:
@@ -168,6 +170,9 @@ class ProjectRpcs:
             raise InvalidRequest(field="project_id", problem="is not a valid project id")
         if not request.goal:
             raise InvalidRequest(field="goal", problem="is needed")
+        if request.plan.ByteSize() > MAX_PLAN_BYTES:
+            problem = f"at most {MAX_PLAN_BYTES} bytes"
+            raise InvalidRequest(field="plan", problem=problem)
         found = validate.first_problem(request, validate.PROJECT_FIELDS)
         if found is not None:
             raise InvalidRequest(field=found[0], problem=found[1])

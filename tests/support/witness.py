@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestrator_svc import __main__ as service
 from orchestrator_svc import app
@@ -78,6 +79,12 @@ class Witness:
         self._note(task, "aggregate")
         return await self._agents.aggregate(task)
 
+    async def aclose(self) -> None:
+        """Hand it on."""
+        aclose = getattr(self._agents, "aclose", None)
+        if aclose is not None:
+            await aclose()
+
     def _note(self, task: AgentInput, stage: str) -> None:
         call = AgentCall(
             task.project_id, task.node_id, task.attempt, stage, time.time(), os.getpid()
@@ -89,8 +96,8 @@ def main() -> int:
     """Run the service; return its exit code."""
     path = calls_file(Path(sys.argv[sys.argv.index("--data") + 1]))
 
-    def witnessed(corpus_cache_dir: Path) -> ProfileRegistry:
-        known = built_in_profiles(corpus_cache_dir)
+    def witnessed(corpus_cache_dir: Path, **more: Any) -> ProfileRegistry:
+        known = built_in_profiles(corpus_cache_dir, **more)
         entries = ((name, known.get(name)) for name in known.names())
         return ProfileRegistry({name: _wrap(entry, path) for name, entry in entries if entry})
 
@@ -104,6 +111,7 @@ def _wrap(entry: ProfileEntry, path: Path) -> ProfileEntry:
         lambda: Witness(entry.agents, path),
         entry.check_options,
         entry.service_options,
+        entry.refusal,
     )
 
 

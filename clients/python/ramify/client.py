@@ -23,6 +23,7 @@ from ramify.v1.explain_pb2 import Explanation
 from ramify.v1.mutation_pb2 import Mutation
 from ramify.v1.node_pb2 import Node, NodeState
 from ramify.v1.orchestrator_service_pb2_grpc import OrchestratorServiceStub
+from ramify.v1.plan_pb2 import Plan
 from ramify.v1.project_pb2 import ExecutionSettings, Project, ProjectState, StateSettings
 from ramify.v1.state_service_pb2_grpc import StateServiceStub
 from ramify.view import View
@@ -81,8 +82,9 @@ class AsyncClient:
 
     async def start_project(
         self,
-        goal: str,
+        goal: str = "",
         *,
+        plan: Plan | None = None,
         project_id: str = "",
         profile: str = "",
         settings: ExecutionSettings | None = None,
@@ -90,22 +92,30 @@ class AsyncClient:
         agent_options: Mapping[str, Value] | None = None,
         labels: Mapping[str, str] | None = None,
         request_id: str = "",
+        validate_only: bool = False,
     ) -> Project:
         """Create a project and begin to execute it; return it as it is then.
 
-        Repeating a `request_id` within 24 hours returns the first project.
+        It has either a goal, which agents plan, or a plan (`ramify.plan_file` reads one from a
+        file). Repeating a `request_id` within 24 hours returns the first project;
+        `validate_only` returns what it would be like. Raises `PlanNotAllowedError`.
         """
+        if bool(goal) == (plan is not None):
+            raise ValueError("a run has either a goal or a plan")
         request = orchestrator_pb2.StartProjectRequest(
             request_id=request_id or new_request_id(),
             project_id=project_id,
-            goal=goal,
+            plan=plan,
             profile=profile,
             settings=settings,
             state_settings=state_settings,
             agent_options=agent_options,
             labels=labels,
             actor=self._actor,
+            validate_only=validate_only,
         )
+        if plan is None:
+            request.goal = goal
         method = self._orchestrator.StartProject
         response = await call(
             method, request, address=self.orchestrator_address, policy=self._policy

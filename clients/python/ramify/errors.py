@@ -106,6 +106,10 @@ class LeaseHeldError(RamifyError):
     """Another holder has the lease of the project. Try later."""
 
 
+class PlanNotAllowedError(RamifyError):
+    """The orchestrator does not run plans, which hold commands. The message says why."""
+
+
 class ProjectEndedError(RamifyError):
     """The project has ended, so the command cannot have an effect."""
 
@@ -184,6 +188,7 @@ BY_REASON: Mapping[str, type[RamifyError]] = {
     "DAMAGED_FILE": DamagedFileError,
     "LEASE_HELD": LeaseHeldError,
     "PROFILE_NOT_FOUND": ProfileNotFoundError,
+    "PLAN_NOT_ALLOWED": PlanNotAllowedError,
     "PROJECT_ENDED": ProjectEndedError,
     "PROJECT_ACTIVE": ProjectActiveError,
     "COMMAND_REFUSED": CommandRefusedError,

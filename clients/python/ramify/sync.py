@@ -16,6 +16,7 @@ from ramify.v1 import orchestrator_service_pb2 as orchestrator_pb2
 from ramify.v1 import state_service_pb2 as state_pb2
 from ramify.v1.explain_pb2 import Explanation
 from ramify.v1.node_pb2 import Node, NodeState
+from ramify.v1.plan_pb2 import Plan
 from ramify.v1.project_pb2 import ExecutionSettings, Project, ProjectState, StateSettings
 from ramify.watch import WatchPolicy
 
@@ -69,8 +70,9 @@ class RamifyClient:
 
     def start_project(
         self,
-        goal: str,
+        goal: str = "",
         *,
+        plan: Plan | None = None,
         project_id: str = "",
         profile: str = "",
         settings: ExecutionSettings | None = None,
@@ -83,6 +85,7 @@ class RamifyClient:
         return self._run(
             self._client.start_project(
                 goal,
+                plan=plan,
                 project_id=project_id,
                 profile=profile,
                 settings=settings,

@@ -112,6 +112,7 @@ class Ledger:
             depends_on=mutation.depends_on,
             details=mutation.details,
             budget=mutation.budget,
+            max_retries=mutation.max_retries,
             state=mutation.state,
             on_exhausted=mutation.on_exhausted,
             on_dependency_failure=mutation.on_dependency_failure,

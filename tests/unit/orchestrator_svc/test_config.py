@@ -164,3 +164,22 @@ def test_a_data_folder_that_cannot_be_used_is_an_error_for_the_operator(tmp_path
     (tmp_path / "name").write_text("not a name!")
     with pytest.raises(StartupError, match="does not hold a name"):
         producer_id(tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    "allow, listen, state, allowed",
+    [
+        ("loopback", "127.0.0.1:1", "localhost:2", True),
+        ("loopback", "[::1]:1", "127.8.8.8:2", True),
+        ("loopback", "0.0.0.0:1", "127.0.0.1:2", False),
+        ("loopback", "127.0.0.1:1", "state.example:2", False),
+        ("always", "0.0.0.0:1", "state.example:2", True),
+        ("never", "127.0.0.1:1", "127.0.0.1:2", False),
+    ],
+)
+def test_plans_run_only_where_they_are_allowed(
+    allow: str, listen: str, state: str, allowed: bool
+) -> None:
+    argv = ["--state", state, "--listen", listen, "--allow-plans", allow]
+    refused = load_config(argv, {}).plans_refused()
+    assert (refused == "") is allowed

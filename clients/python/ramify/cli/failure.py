@@ -15,6 +15,11 @@ _TABLE: tuple[tuple[type[errors.RamifyError], str, ExitCode], ...] = (
     (errors.ProjectEndedError, "`ramify show ID` has its result", ExitCode.REFUSED),
     (errors.CommandRefusedError, "", ExitCode.REFUSED),
     (errors.ProjectActiveError, "`ramify cancel ID --wait` ends it", ExitCode.REFUSED),
+    (
+        errors.PlanNotAllowedError,
+        "its --allow-plans decides; by default plans run on loopback only",
+        ExitCode.REFUSED,
+    ),
     (errors.LeaseHeldError, "try again when its holder is done", ExitCode.REFUSED),
     (errors.VersionConflictError, "try again", ExitCode.REFUSED),
     (

@@ -20,11 +20,21 @@ if TYPE_CHECKING:
     from ramify.cli.attend import OnInterrupt
     from ramify.cli.display import Display
     from ramify.client import AsyncClient
+    from ramify.plan_file import PlanFile
     from ramify.v1.project_pb2 import Project
 
 
 def run(
-    goal: Annotated[str, typer.Argument(metavar="GOAL", help="What the run is for.")],
+    goal: Annotated[
+        str, typer.Argument(metavar="[GOAL]", help="What the run is for; or give --plan.")
+    ] = "",
+    plan: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Run the tasks of a YAML or JSON file."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --plan: check it, print its tree, run nothing.")
+    ] = False,
     profile: Annotated[
         str, typer.Option(metavar="NAME", help="Name of the set of agents.")
     ] = "corpus",
@@ -85,12 +95,15 @@ def run(
       ramify run "What does retry do?" --corpus ./docs > report.md
       ramify run "..." --set max_concurrent_nodes=4 --label team=docs
       ramify run "..." --profile scripted --option depth=3 --option delay_ms=200
+      ramify run --plan examples/checks.yaml --dry-run
+      ramify run --plan examples/checks.yaml --set max_concurrent_nodes=4
       ramify run "..." --detach            # then: ramify watch ID
       ramify run "..." --json | jq .       # every change, then the project
 
     `ramify settings` lists the keys for --set.
     """
     from ramify.cli.attend import OnInterrupt
+    from ramify.cli.plan import read as read_plan
     from ramify.cli.session import run_session
     from ramify.cli.values import read_labels, read_options, read_settings
 
@@ -102,15 +115,24 @@ def run(
         ) from None
     if output is not None and not output.absolute().parent.is_dir():
         raise CliError(f"--output {output}: no such folder", "create it first", ExitCode.USAGE)
-    keys, storage = read_settings(settings or ())
-    marks = read_labels(labels or ())
+    if (plan is None) == (not goal):
+        raise CliError("a run has either a GOAL or --plan FILE", "", ExitCode.USAGE)
+    file = read_plan(plan) if plan is not None else None
+    if dry_run:
+        return _dry_run(file)
+    wanted = [*(file.settings if file else ()), *(settings or ())]
+    keys, storage = read_settings(wanted)
+    marks = {**(file.labels if file else {}), **read_labels(labels or ())}
     agent_options = read_options(options or ())
-    if profile == "corpus":
+    if file is not None:
+        profile = ""
+    elif profile == "corpus":
         agent_options.setdefault("corpus", _corpus_option(corpus, orchestrator_svc))
 
     async def work(client: "AsyncClient") -> int:
         started = await client.start_project(
             goal,
+            plan=file.plan if file is not None else None,
             project_id=project,
             profile=profile,
             settings=keys,
@@ -124,6 +146,17 @@ def run(
         return await _follow(client, started, wish, output, json)
 
     return run_session(work, state_svc, orchestrator_svc)
+
+
+def _dry_run(file: "PlanFile | None") -> int:
+    from ramify.cli.plan import count, draw
+    from ramify.cli.terminal import note, print_raw
+
+    if file is None:
+        raise CliError("--dry-run is for --plan", "", ExitCode.USAGE)
+    print_raw(draw(file.plan))
+    note(f"{file.source.path} is a good plan of {count(file.plan.tasks)} tasks; nothing was run")
+    return ExitCode.OK
 
 
 def _corpus_option(corpus: str, orchestrator: str) -> "Value":

@@ -87,6 +87,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_PAYLOAD_TOO_LARGE: _ErrorReason.ValueType  # 31
     """A body is larger than the payload store takes, or inflates to more (INVALID_ARGUMENT)."""
+    ERROR_REASON_PLAN_NOT_ALLOWED: _ErrorReason.ValueType  # 45
+    """This orchestrator does not run plans, which hold commands (PERMISSION_DENIED). Use one that
+    listens on this machine only, or allow it there with `allow_plans`.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 19
     """Anything else (INTERNAL). The server's log has the cause."""
 
@@ -158,6 +162,10 @@ what would work.
 """
 ERROR_REASON_PAYLOAD_TOO_LARGE: ErrorReason.ValueType  # 31
 """A body is larger than the payload store takes, or inflates to more (INVALID_ARGUMENT)."""
+ERROR_REASON_PLAN_NOT_ALLOWED: ErrorReason.ValueType  # 45
+"""This orchestrator does not run plans, which hold commands (PERMISSION_DENIED). Use one that
+listens on this machine only, or allow it there with `allow_plans`.
+"""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 19
 """Anything else (INTERNAL). The server's log has the cause."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

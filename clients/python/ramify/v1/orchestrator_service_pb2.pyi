@@ -10,6 +10,7 @@ from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from ramify.v1 import command_pb2 as _command_pb2
+from ramify.v1 import plan_pb2 as _plan_pb2
 from ramify.v1 import project_pb2 as _project_pb2
 import builtins as _builtins
 import sys
@@ -72,12 +73,14 @@ class StartProjectRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     PROJECT_ID_FIELD_NUMBER: _builtins.int
     GOAL_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     AGENT_OPTIONS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     STATE_SETTINGS_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat for 24 hours; at most 128 characters. Empty: not repeatable."""
     project_id: _builtins.str
@@ -88,6 +91,15 @@ class StartProjectRequest(_message.Message):
     """Name of the set of agents; empty: the orchestrator's default."""
     actor: _builtins.str
     """Who starts it; at most 255 characters."""
+    validate_only: _builtins.bool
+    """Checks the request and makes no project: the answer shows what it would be like."""
+    @_builtins.property
+    def plan(self) -> _plan_pb2.Plan:
+        """Tasks to run. Refused with PLAN_NOT_ALLOWED unless the orchestrator allows plans. The
+        profile is `plan` then; `max_execution_steps`, `max_recursion_depth` and
+        `node_execution_timeout_seconds` follow from the plan unless `settings` has them.
+        """
+
     @_builtins.property
     def settings(self) -> _project_pb2.ExecutionSettings:
         """Execution keys that differ from the orchestrator's."""
@@ -110,18 +122,22 @@ class StartProjectRequest(_message.Message):
         request_id: _builtins.str = ...,
         project_id: _builtins.str = ...,
         goal: _builtins.str = ...,
+        plan: _plan_pb2.Plan | None = ...,
         profile: _builtins.str = ...,
         settings: _project_pb2.ExecutionSettings | None = ...,
         agent_options: _abc.Mapping[_builtins.str, _struct_pb2.Value] | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         actor: _builtins.str = ...,
         state_settings: _project_pb2.StateSettings | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings", "state_settings", b"state_settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["goal", b"goal", "plan", b"plan", "settings", b"settings", "state_settings", b"state_settings", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "agent_options", b"agent_options", "goal", b"goal", "labels", b"labels", "profile", b"profile", "project_id", b"project_id", "request_id", b"request_id", "settings", b"settings", "state_settings", b"state_settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "agent_options", b"agent_options", "goal", b"goal", "labels", b"labels", "plan", b"plan", "profile", b"profile", "project_id", b"project_id", "request_id", b"request_id", "settings", b"settings", "state_settings", b"state_settings", "validate_only", b"validate_only", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["goal", "plan"]  # noqa: Y015
+    _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_work) -> _WhichOneofReturnType_work | None: ...
 
 Global___StartProjectRequest: _TypeAlias = StartProjectRequest  # noqa: Y015
 

@@ -12,6 +12,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from ramify.v1 import node_pb2 as _node_pb2
+from ramify.v1 import plan_pb2 as _plan_pb2
 from ramify.v1 import review_pb2 as _review_pb2
 import builtins as _builtins
 import sys
@@ -926,6 +927,7 @@ class Project(_message.Message):
     COMPACTED_REVISION_FIELD_NUMBER: _builtins.int
     NODE_COUNTS_FIELD_NUMBER: _builtins.int
     FORKED_FROM_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
     OPEN_REVIEW_COUNT_FIELD_NUMBER: _builtins.int
     REVIEW_COUNT_FIELD_NUMBER: _builtins.int
     PAUSE_TIME_FIELD_NUMBER: _builtins.int
@@ -1000,6 +1002,10 @@ class Project(_message.Message):
         """Where a forked project came from. Output only."""
 
     @_builtins.property
+    def plan(self) -> _plan_pb2.Plan:
+        """The tasks of the run, if they were given. Not set in lists of projects."""
+
+    @_builtins.property
     def pause_time(self) -> _timestamp_pb2.Timestamp:
         """When the run was paused; set while it is PAUSING or PAUSED. Timers stand still since then."""
 
@@ -1034,15 +1040,16 @@ class Project(_message.Message):
         compacted_revision: _builtins.int = ...,
         node_counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         forked_from: Global___ForkOrigin | None = ...,
+        plan: _plan_pb2.Plan | None = ...,
         open_review_count: _builtins.int = ...,
         review_count: _builtins.int = ...,
         pause_time: _timestamp_pb2.Timestamp | None = ...,
         state_settings: Global___StateSettings | None = ...,
         pins: Global___Pins | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "forked_from", b"forked_from", "lease", b"lease", "pause_time", b"pause_time", "pins", b"pins", "settings", b"settings", "start_time", b"start_time", "state_settings", b"state_settings", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "forked_from", b"forked_from", "lease", b"lease", "pause_time", b"pause_time", "pins", b"pins", "plan", b"plan", "settings", b"settings", "start_time", b"start_time", "state_settings", b"state_settings", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_options", b"agent_options", "compacted_revision", b"compacted_revision", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "forked_from", b"forked_from", "goal", b"goal", "labels", b"labels", "lease", b"lease", "node_counts", b"node_counts", "open_review_count", b"open_review_count", "pause_time", b"pause_time", "pins", b"pins", "profile", b"profile", "project_id", b"project_id", "project_uid", b"project_uid", "review_count", b"review_count", "revision", b"revision", "root_node_id", b"root_node_id", "settings", b"settings", "start_time", b"start_time", "state", b"state", "state_settings", b"state_settings", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_options", b"agent_options", "compacted_revision", b"compacted_revision", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "forked_from", b"forked_from", "goal", b"goal", "labels", b"labels", "lease", b"lease", "node_counts", b"node_counts", "open_review_count", b"open_review_count", "pause_time", b"pause_time", "pins", b"pins", "plan", b"plan", "profile", b"profile", "project_id", b"project_id", "project_uid", b"project_uid", "review_count", b"review_count", "revision", b"revision", "root_node_id", b"root_node_id", "settings", b"settings", "start_time", b"start_time", "state", b"state", "state_settings", b"state_settings", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -198,6 +198,7 @@ class ProposedTask(_message.Message):
     REUSE_FIELD_NUMBER: _builtins.int
     ON_EXHAUSTED_FIELD_NUMBER: _builtins.int
     ON_DEPENDENCY_FAILURE_FIELD_NUMBER: _builtins.int
+    MAX_RETRIES_FIELD_NUMBER: _builtins.int
     goal: _builtins.str
     """What is to be done; 3 to 10 000 characters."""
     task_type: _node_pb2.TaskType.ValueType
@@ -210,6 +211,8 @@ class ProposedTask(_message.Message):
     """What to do when the recoveries of the node are used up."""
     on_dependency_failure: _node_pb2.DependencyPolicy.ValueType
     """What to do when something that the node depends on has failed."""
+    max_retries: _builtins.int
+    """Counted failures of the child before it fails, 0 to 100; absent: the project's `max_retries`."""
     @_builtins.property
     def depends_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Positions in the plan, from 0, of the tasks whose results this one needs; at most 1 000."""
@@ -234,12 +237,15 @@ class ProposedTask(_message.Message):
         reuse: _builtins.str = ...,
         on_exhausted: _node_pb2.ExhaustedPolicy.ValueType = ...,
         on_dependency_failure: _node_pb2.DependencyPolicy.ValueType = ...,
+        max_retries: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_retries", b"_max_retries", "budget", b"budget", "max_retries", b"max_retries"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "depends_on", b"depends_on", "details", b"details", "goal", b"goal", "node_type", b"node_type", "on_dependency_failure", b"on_dependency_failure", "on_exhausted", b"on_exhausted", "reuse", b"reuse", "task_type", b"task_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_retries", b"_max_retries", "budget", b"budget", "depends_on", b"depends_on", "details", b"details", "goal", b"goal", "max_retries", b"max_retries", "node_type", b"node_type", "on_dependency_failure", b"on_dependency_failure", "on_exhausted", b"on_exhausted", "reuse", b"reuse", "task_type", b"task_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__max_retries: _TypeAlias = _typing.Literal["max_retries"]  # noqa: Y015
+    _WhichOneofArgType__max_retries: _TypeAlias = _typing.Literal["_max_retries", b"_max_retries"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_retries) -> _WhichOneofReturnType__max_retries | None: ...
 
 Global___ProposedTask: _TypeAlias = ProposedTask  # noqa: Y015
 

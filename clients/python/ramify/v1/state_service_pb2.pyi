@@ -16,6 +16,7 @@ from ramify.v1 import error_pb2 as _error_pb2
 from ramify.v1 import mutation_pb2 as _mutation_pb2
 from ramify.v1 import node_pb2 as _node_pb2
 from ramify.v1 import payload_pb2 as _payload_pb2
+from ramify.v1 import plan_pb2 as _plan_pb2
 from ramify.v1 import project_pb2 as _project_pb2
 from ramify.v1 import review_pb2 as _review_pb2
 from ramify.v1 import stage_pb2 as _stage_pb2
@@ -1191,6 +1192,7 @@ class CreateProjectRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     STATE_SETTINGS_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """Its id; empty: assigned."""
     goal: _builtins.str
@@ -1217,6 +1219,10 @@ class CreateProjectRequest(_message.Message):
     def state_settings(self) -> _project_pb2.StateSettings:
         """How it is stored, where that differs from the service's configuration."""
 
+    @_builtins.property
+    def plan(self) -> _plan_pb2.Plan:
+        """As in `Project`; at most 1 MiB encoded. Kept as it is; the orchestrator checks it."""
+
     def __init__(
         self,
         *,
@@ -1229,10 +1235,11 @@ class CreateProjectRequest(_message.Message):
         request_id: _builtins.str = ...,
         actor: _builtins.str = ...,
         state_settings: _project_pb2.StateSettings | None = ...,
+        plan: _plan_pb2.Plan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings", "state_settings", b"state_settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "settings", b"settings", "state_settings", b"state_settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "agent_options", b"agent_options", "goal", b"goal", "labels", b"labels", "profile", b"profile", "project_id", b"project_id", "request_id", b"request_id", "settings", b"settings", "state_settings", b"state_settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "agent_options", b"agent_options", "goal", b"goal", "labels", b"labels", "plan", b"plan", "profile", b"profile", "project_id", b"project_id", "request_id", b"request_id", "settings", b"settings", "state_settings", b"state_settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -92,7 +92,7 @@ def test_a_bad_script_is_refused_with_its_key(options: dict[str, JsonValue], key
 
 def test_profiles_name_an_agent_for_every_stage_and_task_type(tmp_path: Path) -> None:
     profiles = built_in_profiles(tmp_path)
-    assert profiles.names() == ["corpus", "scripted"]
+    assert profiles.names() == ["corpus", "plan", "scripted"]
     for name in profiles.names():
         entry = profiles.get(name)
         assert entry is not None
@@ -109,6 +109,7 @@ def test_profiles_name_an_agent_for_every_stage_and_task_type(tmp_path: Path) ->
         ("corpus", {"corpus": "no-such-folder"}, "does not exist"),
         ("corpus", {"corpus": "stdlib", "colour": 1}, "'colour' is not known"),
         ("scripted", {"x": 1}, "x"),
+        ("plan", {"x": 1}, "plans take none"),
     ],
 )
 def test_options_that_cannot_work_are_refused(

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from orchestrator_svc.agents.profile import built_in_profiles
+from orchestrator_svc.agents.profile import ProfileRegistry, built_in_profiles
 from orchestrator_svc.engine.leases import Lease, LeaseKeeper
 from orchestrator_svc.engine.supervisor import Supervisor
 from orchestrator_svc.errors import InvalidMutation, ProducerFenced, StoreUnavailable
@@ -34,7 +34,12 @@ class Keeper(LeaseKeeper):
 class World:
     """One orchestrator over a fake store."""
 
-    def __init__(self, store: FakeStore | None = None, leases: FakeLeases | None = None) -> None:
+    def __init__(
+        self,
+        store: FakeStore | None = None,
+        leases: FakeLeases | None = None,
+        profiles: ProfileRegistry | None = None,
+    ) -> None:
         self.store = store or FakeStore()
         self.leases = leases or FakeLeases(self.store)
         self.metrics = Metrics()
@@ -43,7 +48,7 @@ class World:
             store=self.store,
             projects=self.leases,
             leases=self.keeper,
-            profiles=built_in_profiles(Path("unused")),
+            profiles=profiles or built_in_profiles(Path("unused")),
             default_profile="scripted",
             execution=EXECUTION,
             max_projects=10,

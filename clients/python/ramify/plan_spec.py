@@ -1,0 +1,86 @@
+"""The words of a plan file, strict: unknown keys and wrong types are errors."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+
+Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$")]
+Goal = Annotated[str, Field(min_length=3, max_length=10_000)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Retries = Annotated[int, Field(ge=0, le=100)]
+
+
+def _text(value: object) -> object:
+    """Take a whole number for its text, as in `[sleep, 1]`; anything else has to be quoted."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _command(value: object) -> object:
+    if isinstance(value, str) and value.strip():
+        return value
+    if isinstance(value, list) and value:
+        words = [_text(word) for word in value]
+        for word in words:
+            if not isinstance(word, str):
+                raise ValueError(f"has a word that is no text ({word!r}); put it into quotes")
+        return words
+    raise ValueError("is a line for the shell or a list of arguments")
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+Env = dict[str, Text]
+
+
+class Strict(BaseModel):
+    """Refuses what it does not know."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class HttpSpec(Strict):
+    """A request."""
+
+    url: str = Field(pattern=r"^https?://[^/\s]+")
+    method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] = "GET"
+    headers: Env = Field(default_factory=dict)
+    body: str = ""
+    expected_status: list[Annotated[int, Field(ge=100, le=599)]] = Field(default_factory=list)
+
+
+class Inherited(Strict):
+    """What a plan and a group hand down to their tasks."""
+
+    working_directory: str = ""
+    env: Env = Field(default_factory=dict)
+    timeout_seconds: Seconds | None = None
+    retries: Retries | None = None
+
+
+class TaskSpec(Inherited):
+    """A task with one of `command`, `python` and `http`, or a group with `tasks`."""
+
+    id: Id
+    goal: Goal | None = None
+    depends_on: list[Id] = Field(default_factory=list)
+    command: Annotated[Any, BeforeValidator(_command)] = None  #: str or list[str]
+    python: str | None = Field(default=None, pattern=r"^[\w.]+:[\w.]+$")
+    args: list[JsonValue] = Field(default_factory=list)
+    kwargs: dict[str, JsonValue] = Field(default_factory=dict)
+    http: HttpSpec | None = None
+    output: Literal["text", "json"] = "text"
+    pass_dependencies: bool = False
+    tasks: list["TaskSpec"] = Field(default_factory=list)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The keys that say what the task does; exactly one is right."""
+        return [kind for kind in ("command", "python", "http", "tasks") if getattr(self, kind)]
+
+
+class PlanSpec(Inherited):
+    """A whole file."""
+
+    goal: Goal
+    settings: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    labels: Env = Field(default_factory=dict)
+    tasks: list[TaskSpec] = Field(min_length=1)

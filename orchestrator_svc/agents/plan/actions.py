@@ -1,0 +1,241 @@
+"""Runs the action of one task and makes its result, or the reason why there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+
+import aiohttp
+from google.protobuf.json_format import MessageToDict
+from pydantic import JsonValue
+
+from orchestrator_svc.agents.base import AgentError, ErrorClass, Output, report, stop_wish
+from orchestrator_svc.agents.plan.tree import Task
+from orchestrator_svc.agents.processes.client import (
+    Command,
+    Ended,
+    Function,
+    Processes,
+    Refused,
+)
+from ramify.v1.plan_pb2 import PlanOutput
+
+MAX_OUTPUT_BYTES = 256 << 10  #: of what a task prints or a server answers
+_TAIL_CHARS = 1_500  #: of what a failed task said last
+_SUMMARY_CHARS = 300
+
+_BY_STATUS = {
+    401: ErrorClass.AUTH,
+    403: ErrorClass.AUTH,
+    408: ErrorClass.TIMEOUT,
+    429: ErrorClass.RATE_LIMIT,
+}
+
+
+class Actions:
+    """Runs actions. Owned by the loop; `aclose` ends what still runs."""
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+        self._session: aiohttp.ClientSession | None = None
+
+    async def run(
+        self, task: Task, env: Mapping[str, str], dependencies: Mapping[str, JsonValue]
+    ) -> Output:
+        """Return the result of a task. Raises `AgentError`."""
+        deadline = asyncio.timeout(task.timeout)
+        try:
+            async with deadline:
+                kind = task.message.WhichOneof("action")
+                if kind == "http":
+                    return await self._request(task)
+                return await self._run_process(task, env, dependencies)
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise AgentError(ErrorClass.CONNECTION, f"no answer: {error}") from error
+            message = f"did not end within {task.timeout:g} s and was ended"
+            raise AgentError(ErrorClass.TIMEOUT, message) from error
+
+    async def aclose(self) -> None:
+        """Close connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    # Commands and functions
+
+    async def _run_process(
+        self, task: Task, env: Mapping[str, str], dependencies: Mapping[str, JsonValue]
+    ) -> Output:
+        message = task.message
+        stdin = ""
+        what: Command | Function
+        if message.HasField("python"):
+            what = _function(task, dependencies)
+        else:
+            argv = list(message.command.argv) or ["/bin/sh", "-c", message.command.shell]
+            what = Command(argv=argv)
+            if message.pass_dependencies:
+                stdin = json.dumps(dependencies)
+        try:
+            ended = await self._processes.run(
+                what,
+                env={**task.env, **env},
+                cwd=task.working_directory,
+                stdin=stdin,
+                max_output=MAX_OUTPUT_BYTES,
+                on_line=report,
+            )
+        except Refused as error:
+            raise AgentError(ErrorClass.EXECUTION, f"cannot be started: {error}") from error
+        if ended.status:
+            if stop_wish().is_set():
+                raise AgentError(ErrorClass.TIMEOUT, f"was asked to stop: {_failure(ended)}")
+            raise AgentError(ErrorClass.EXECUTION, _failure(ended))
+        if isinstance(what, Function):
+            return _value_output(ended)
+        return _body_output(ended.out, ended.out_dropped, message.command.output, _success(ended))
+
+    # HTTP
+
+    async def _request(self, task: Task) -> Output:
+        action = task.message.http
+        method = action.method or "GET"
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None))
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        report(f"{method} {action.url}")
+        try:
+            async with self._session.request(
+                method,
+                action.url,
+                headers=dict(action.headers),
+                data=action.body.encode() or None,
+            ) as response:
+                body, dropped = await _read_body(response)
+        except aiohttp.InvalidURL as error:
+            raise AgentError(ErrorClass.EXECUTION, f"{action.url} is no address") from error
+        except (aiohttp.ClientError, OSError) as error:
+            text = f"{method} {action.url}: {str(error) or type(error).__name__}"
+            raise AgentError(ErrorClass.CONNECTION, text) from error
+        seconds = loop.time() - started
+        said = f"{method} {action.url} answered {response.status} in {seconds:.3g} s"
+        status = response.status
+        good = status in action.expected_status if action.expected_status else status // 100 == 2
+        if not good:
+            error_class = _BY_STATUS.get(status, ErrorClass.EXECUTION)
+            if status in (502, 503, 504):
+                error_class = ErrorClass.CONNECTION
+            raise AgentError(error_class, f"{said}: {_tail(body)}")
+        return _body_output(body, dropped, action.output, said, response.content_type)
+
+
+async def _read_body(response: aiohttp.ClientResponse) -> tuple[bytes, int]:
+    """Return a body, cut at the limit, and how much of it is missing."""
+    body, total = bytearray(), 0
+    async for part in response.content.iter_chunked(64 << 10):
+        total += len(part)
+        body += part[: MAX_OUTPUT_BYTES - len(body)]
+        report()
+    return bytes(body), total - len(body)
+
+
+def _function(task: Task, dependencies: Mapping[str, JsonValue]) -> Function:
+    action = task.message.python
+    kwargs: dict[str, object] = {
+        name: MessageToDict(value) for name, value in action.kwargs.items()
+    }
+    if task.message.pass_dependencies:
+        kwargs["dependencies"] = dict(dependencies)
+    args = [_whole(MessageToDict(value)) for value in action.args]
+    return Function(
+        name=action.function,
+        args=args,
+        kwargs={name: _whole(value) for name, value in kwargs.items()},
+    )
+
+
+def _whole(value: object) -> object:
+    """Return JSON with whole numbers as ints: the contract has one kind of number."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    return value
+
+
+# Results
+
+
+def _value_output(ended: Ended) -> Output:
+    value: object = None
+    with suppress(ValueError, KeyError):
+        value = json.loads(ended.value)["value"]
+    if value is None:
+        return _body_output(
+            ended.out, ended.out_dropped, PlanOutput.PLAN_OUTPUT_TEXT, _success(ended)
+        )
+    summary = _success(ended)
+    if isinstance(value, str):
+        return Output(text=value, summary=summary)
+    text = json.dumps(value, ensure_ascii=False)
+    return Output(content_type="application/json", text=text, summary=summary)
+
+
+def _body_output(
+    body: bytes,
+    dropped: int,
+    kind: PlanOutput.ValueType,
+    summary: str,
+    content_type: str = "text/plain",
+) -> Output:
+    if dropped:
+        summary += f"; {dropped} bytes of its output are left out"
+    if kind == PlanOutput.PLAN_OUTPUT_JSON:
+        if dropped:
+            text = f"the output is longer than {MAX_OUTPUT_BYTES} bytes, so it is not whole JSON"
+            raise AgentError(ErrorClass.INVALID_OUTPUT, text)
+        try:
+            json.loads(body)
+        except ValueError as error:
+            text = f"the output is not JSON: {error}"
+            raise AgentError(ErrorClass.INVALID_OUTPUT, text) from error
+        content_type = "application/json"
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        if not dropped:
+            if content_type.startswith("text/"):
+                content_type = "application/octet-stream"
+            return Output(content_type=content_type, data=body, summary=summary)
+        text = body.decode(errors="replace")
+    return Output(content_type=content_type, text=text, summary=summary)
+
+
+def _success(ended: Ended) -> str:
+    summary = f"exit code 0 after {ended.seconds:.3g} s"
+    said = _tail(ended.err, _SUMMARY_CHARS)
+    return f"{summary}; on standard error: {said}" if said else summary
+
+
+def _failure(ended: Ended) -> str:
+    how = f"exit code {ended.status}"
+    if ended.status < 0:
+        how = f"killed by signal {-ended.status}"
+    reason = ""
+    with suppress(ValueError, KeyError, TypeError):
+        reason = str(json.loads(ended.value)["error"])
+    said = _tail(ended.err) or _tail(ended.out)
+    text = f"{how} after {ended.seconds:.3g} s"
+    if reason:
+        text += f": {reason}"
+    return f"{text}\n{said}" if said else text
+
+
+def _tail(data: bytes, chars: int = _TAIL_CHARS) -> str:
+    text = data.decode(errors="replace").strip()
+    return text if len(text) <= chars else "…" + text[1 - chars :]

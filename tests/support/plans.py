@@ -1,0 +1,137 @@
+"""Plans that cannot be run, as files and as the contract has them: both sides refuse them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from google.protobuf.json_format import ParseDict
+
+from ramify.v1.plan_pb2 import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class BadPlan:
+    """A plan with one problem."""
+
+    name: str
+    text: str  #: of the file; `command`, `python` and `http` are those of the contract too
+    line: int  #: that the client names
+    path: str  #: that the orchestrator names
+    said: str  #: by both, a part of the message
+
+
+BAD_PLANS = [
+    BadPlan(
+        "an id twice",
+        "goal: a goal\ntasks:\n- {id: a, command: {shell: ls}}\n- {id: a, command: {shell: ls}}\n",
+        4,
+        "tasks[1].id",
+        "a",
+    ),
+    BadPlan(
+        "an unknown dependency",
+        "goal: a goal\ntasks:\n- id: a\n  depends_on: [b]\n  command: {shell: ls}\n",
+        4,
+        "tasks[0].depends_on",
+        "there is no task b",
+    ),
+    BadPlan(
+        "a dependency on itself",
+        "goal: a goal\ntasks:\n- id: a\n  depends_on: [a]\n  command: {shell: ls}\n",
+        4,
+        "tasks[0].depends_on",
+        "depends on itself",
+    ),
+    BadPlan(
+        "a dependency on its group",
+        "goal: a goal\ntasks:\n"
+        "- id: g\n  tasks:\n  - {id: a, depends_on: [g], command: {shell: l}}\n",
+        5,
+        "tasks[0].tasks[0].depends_on",
+        "so it ends later",
+    ),
+    BadPlan(
+        "a dependency on its part",
+        "goal: a goal\ntasks:\n"
+        "- id: g\n  depends_on: [a]\n  tasks:\n  - {id: a, command: {shell: l}}\n",
+        4,
+        "tasks[0].depends_on",
+        "so it is done anyway",
+    ),
+    BadPlan(
+        "a circle between groups",
+        "goal: a goal\ntasks:\n"
+        "- {id: g, tasks: [{id: a, depends_on: [d], command: {shell: l}}]}\n"
+        "- {id: h, tasks: [{id: d, command: {shell: l}},"
+        " {id: e, depends_on: [a], command: {shell: l}}]}\n",
+        3,
+        "tasks[0].depends_on",
+        "in a circle: g → h → g",
+    ),
+    BadPlan(
+        "a task without an action",
+        "goal: a goal\ntasks:\n- id: a\n",
+        3,
+        "tasks[0]",
+        "",
+    ),
+    BadPlan(
+        "a time-out of a group",
+        "goal: a goal\ntasks:\n"
+        "- id: g\n  timeout: 5s\n  tasks:\n  - {id: a, command: {shell: l}}\n",
+        3,
+        "tasks[0].timeout",
+        "a group has no",
+    ),
+    BadPlan(
+        "an id with a blank",
+        "goal: a goal\ntasks:\n- {id: 'a b', command: {shell: ls}}\n",
+        3,
+        "tasks[0].id",
+        "",
+    ),
+    BadPlan(
+        "a function without a module",
+        "goal: a goal\ntasks:\n- id: a\n  python: {function: run}\n",
+        4,
+        "tasks[0].python",
+        "",
+    ),
+    BadPlan(
+        "an address of a file",
+        "goal: a goal\ntasks:\n- id: a\n  http:\n    url: 'file:///etc/passwd'\n",
+        5,
+        "tasks[0].http.url",
+        "",
+    ),
+    BadPlan(
+        "too many retries",
+        "goal: a goal\ntasks:\n- id: a\n  retries: 101\n  command: {shell: ls}\n",
+        4,
+        "tasks[0].retries",
+        "",
+    ),
+    BadPlan("no tasks", "goal: a goal\ntasks: []\n", 2, "tasks", ""),
+    BadPlan("a short goal", "goal: ab\ntasks:\n- {id: a, command: {shell: ls}}\n", 1, "goal", ""),
+]
+
+
+def contract_plan(text: str) -> Plan:
+    """Return a plan as a client of the contract may send it."""
+    return ParseDict(yaml.safe_load(text), Plan())
+
+
+def plan_file(folder: Path, text: str) -> Path:
+    """Write a plan, with the words of the contract put into those of files."""
+    for ours, theirs in (
+        ("{shell: ls}", "ls"),
+        ("{shell: l}", "l"),
+        ("{function: run}", "run"),
+        ("timeout: 5s", "timeout_seconds: 5"),
+    ):
+        text = text.replace(ours, theirs)
+    path = folder / "plan.yaml"
+    path.write_text(text)
+    return path

@@ -1,0 +1,160 @@
+"""Plan files: what they mean, and what is said about those that cannot be run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from google.protobuf.json_format import MessageToDict
+
+from ramify.plan_file import PlanFileError, read_plan_file
+from tests.support.plans import BAD_PLANS, BadPlan, plan_file
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+
+def read(folder: Path, text: str) -> dict[str, object]:
+    """Return the plan of a text, as JSON."""
+    plan = read_plan_file(plan_file(folder, text)).plan
+    return MessageToDict(plan, preserving_proto_field_name=True)
+
+
+def refusal(folder: Path, text: str) -> str:
+    """Return why a text is no plan."""
+    with pytest.raises(PlanFileError) as error:
+        read_plan_file(plan_file(folder, text))
+    return str(error.value)
+
+
+def test_every_word_has_its_place_in_the_contract(tmp_path: Path) -> None:
+    text = """
+goal: everything
+working_directory: sub
+env: {A: b, PORT: 8080}
+timeout_seconds: 1.5
+retries: 2
+settings: {max_concurrent_nodes: 3, skip_atomization: true}
+labels: {team: docs}
+tasks:
+- id: shell
+  command: echo hello
+- id: argv
+  goal: sleep a little
+  depends_on: [shell]
+  command: [sleep, 1]
+  output: json
+  pass_dependencies: true
+  retries: 0
+- id: group
+  env: {C: d}
+  tasks:
+  - {id: fn, python: "a.b:c", args: [1, x, [null]], kwargs: {k: {deep: true}}}
+  - id: web
+    http:
+      {url: "http://localhost/x", method: POST, headers: {X-A: b}, body: hi, expected_status: [201]}
+"""
+    file = read_plan_file(plan_file(tmp_path, text))
+    assert file.settings == ["max_concurrent_nodes=3", "skip_atomization=true"]
+    assert file.labels == {"team": "docs"}
+    plan = MessageToDict(file.plan, preserving_proto_field_name=True)
+    assert plan == {
+        "goal": "everything",
+        "working_directory": str(tmp_path / "sub"),
+        "env": {"A": "b", "PORT": "8080"},
+        "timeout": "1.500s",
+        "retries": 2,
+        "tasks": [
+            {
+                "id": "shell",
+                "command": {"shell": "echo hello", "output": "PLAN_OUTPUT_TEXT"},
+            },
+            {
+                "id": "argv",
+                "goal": "sleep a little",
+                "depends_on": ["shell"],
+                "command": {"argv": ["sleep", "1"], "output": "PLAN_OUTPUT_JSON"},
+                "pass_dependencies": True,
+                "retries": 0,
+            },
+            {
+                "id": "group",
+                "env": {"C": "d"},
+                "tasks": [
+                    {
+                        "id": "fn",
+                        "python": {
+                            "function": "a.b:c",
+                            "args": [1.0, "x", [None]],
+                            "kwargs": {"k": {"deep": True}},
+                        },
+                    },
+                    {
+                        "id": "web",
+                        "http": {
+                            "url": "http://localhost/x",
+                            "method": "POST",
+                            "headers": {"X-A": "b"},
+                            "body": "hi",
+                            "expected_status": [201],
+                            "output": "PLAN_OUTPUT_TEXT",
+                        },
+                    },
+                ],
+            },
+        ],
+    }
+
+
+def test_json_is_read_too(tmp_path: Path) -> None:
+    document = {"goal": "a goal", "tasks": [{"id": "a", "command": ["true"]}]}
+    assert read(tmp_path, json.dumps(document))["goal"] == "a goal"
+
+
+@pytest.mark.parametrize("bad", BAD_PLANS, ids=lambda bad: bad.name)
+def test_a_bad_plan_is_refused_with_its_line(tmp_path: Path, bad: BadPlan) -> None:
+    said = refusal(tmp_path, bad.text)
+    assert said.startswith(f"{tmp_path}/plan.yaml:{bad.line}: "), said
+    assert bad.said in said
+    assert "\n" not in said, "one problem, one line"
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("goal: a goal\ntasks:\n- id: a\n  comand: ls\n", ":4: task a: comand: is not a key here"),
+        (
+            "goal: a goal\ntasks:\n- {id: a, command: [ls, yes]}\n",
+            ":3: task a: command: has a word that is no text (True)",
+        ),
+        ("goal: a goal\ntasks:\n- {id: a, command: [sleep, 1.5]}\n", "(1.5); put it into quotes"),
+        ("goal: a goal\ngoal: b goal\ntasks: []\n", ":2: 'goal' is there twice"),
+        ("goal: a goal\ntasks:\n- id: [\n", ":4: "),
+        ("goal: a goal\n", ":1: tasks: is needed"),
+        ("- a\n", "is no mapping"),
+        ("", "is no mapping"),
+        ("goal: a goal\ntasks:\n- {id: a, command: ls, python: 'a:b'}\n", "command and python"),
+        ("goal: a goal\ntasks:\n- {id: a, command: ls, args: [1]}\n", "args and kwargs are for"),
+    ],
+)
+def test_a_file_of_another_shape_is_refused_with_its_line(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    assert said in refusal(tmp_path, text)
+
+
+def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
+    text = "goal: a goal\ntasks:\n- {id: a, depends_on: [x], command: ls}\n- {id: b}\n"
+    assert len(refusal(tmp_path, text).splitlines()) == 2
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PlanFileError, match=r"absent\.yaml: No such file"):
+        read_plan_file(tmp_path / "absent.yaml")
+    (tmp_path / "latin.yaml").write_bytes("goal: \xe9t\xe9".encode("latin-1"))
+    with pytest.raises(PlanFileError, match=r"latin\.yaml: is not UTF-8"):
+        read_plan_file(tmp_path / "latin.yaml")
+
+
+def test_the_example_is_a_good_plan() -> None:
+    assert len(read_plan_file(EXAMPLES / "take_stock.yaml").plan.tasks) == 5

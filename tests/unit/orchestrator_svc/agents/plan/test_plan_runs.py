@@ -1,0 +1,286 @@
+"""Plans through the whole engine over a store in memory, with real child processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from google.protobuf.json_format import MessageToDict
+
+from orchestrator_svc.agents.processes.client import Processes
+from orchestrator_svc.agents.profile import built_in_profiles
+from orchestrator_svc.graph.node import Node
+from orchestrator_svc.graph.types import ErrorClass, NodeState, ProjectState
+from ramify.v1.plan_pb2 import Plan
+from tests.support.plans import contract_plan
+from tests.unit.orchestrator_svc.agents.processes.test_processes import is_alive
+from tests.unit.orchestrator_svc.engine.fake_store import FakeStore
+from tests.unit.orchestrator_svc.engine.test_supervisor import World
+from tests.unit.orchestrator_svc.ledger import Ledger
+
+S = NodeState
+ROOT = str(Path(__file__).parents[5])
+TARGETS = "tests.unit.orchestrator_svc.agents.plan.targets"
+
+
+@asynccontextmanager
+async def world_of_plans() -> AsyncIterator[World]:
+    """An orchestrator that runs plans."""
+    processes = Processes(16)
+    profiles = built_in_profiles(Path("unused"), processes=processes)
+    world = World(FakeStore(), profiles=profiles)
+    try:
+        async with world.running():
+            yield world
+    finally:
+        await profiles.aclose()
+        await processes.aclose()
+
+
+async def run(tasks: str, **settings: int | float | bool) -> dict[str, Node]:
+    """Run a plan to its end; return its nodes by task id, the root as "root"."""
+    return by_task(await ledger_of(tasks, **settings))
+
+
+async def ledger_of(tasks: str, **settings: int | float | bool) -> Ledger:
+    """Run a plan to its end."""
+    text = f"goal: a goal\nworking_directory: {ROOT}\ntasks:\n{tasks}"
+    return await ledger_of_plan(contract_plan(text), **settings)
+
+
+async def ledger_of_plan(plan: Plan, **settings: int | float | bool) -> Ledger:
+    """Run a plan to its end."""
+    async with world_of_plans() as world:
+        options = MessageToDict(plan, preserving_proto_field_name=True)
+        world.store.add(
+            profile="plan",
+            settings={"max_execution_steps": 0, "retry_delay_seconds": 0.0, **settings},
+            plan=options,
+        )
+        world.supervisor.take_up("p")
+        return await world.store.until_ended()
+
+
+def by_task(ledger: Ledger) -> dict[str, Node]:
+    """Return nodes by their task."""
+    return {str(node.details.get("task", "root")): node for node in ledger.nodes.values()}
+
+
+def text(node: Node) -> str:
+    """Return a node's result."""
+    assert node.result is not None, node.error
+    return node.result.text
+
+
+async def test_commands_functions_and_groups_run_to_a_truthful_report() -> None:
+    ledger = await ledger_of(f"""
+- {{id: hello, command: {{shell: 'echo hello; echo careful >&2'}}}}
+- id: group
+  depends_on: [hello]
+  tasks:
+  - {{id: sum, python: {{function: '{TARGETS}:add', args: [2, 3]}}}}
+  - {{id: number, command: {{argv: [echo, '[1]'], output: PLAN_OUTPUT_JSON}}}}
+""")
+    nodes = by_task(ledger)
+    assert ledger.state is ProjectState.COMPLETED
+    assert text(nodes["hello"]) == "hello\n"
+    assert nodes["hello"].result is not None
+    assert nodes["hello"].result.summary.startswith("exit code 0 after ")
+    assert nodes["hello"].result.summary.endswith("; on standard error: careful")
+    assert (text(nodes["sum"]), text(nodes["number"])) == ("5", "[1]\n")
+    assert nodes["number"].result is not None
+    assert nodes["number"].result.content_type == "application/json"
+    assert nodes["number"].agent_name == "plan.command"
+    report = text(nodes["root"])
+    assert report.startswith("# a goal\n\n2 of 2 tasks done.")
+    assert "| hello | DONE | exit code 0 after" in report
+    assert "## group\n\n2 of 2 tasks done." in report
+    assert "| sum | DONE |" in report
+
+
+async def test_a_failure_says_how_and_keeps_only_its_dependants_from_running() -> None:
+    ledger = await ledger_of(f"""
+- {{id: broken, command: {{shell: 'echo the reason >&2; exit 3'}}}}
+- {{id: after, depends_on: [broken], command: {{argv: ['true']}}}}
+- {{id: raises, python: {{function: '{TARGETS}:fail', args: [no luck]}}}}
+- {{id: absent, command: {{argv: [no-such-program-here]}}}}
+- {{id: fine, command: {{argv: ['true']}}}}
+- {{id: words, command: {{argv: [echo, words], output: PLAN_OUTPUT_JSON}}}}
+""")
+    nodes = by_task(ledger)
+    assert ledger.state is ProjectState.PARTIAL
+    errors = {id_: node.error for id_, node in nodes.items() if node.error}
+    assert {id_: error.error_class for id_, error in errors.items()} == {
+        "broken": ErrorClass.EXECUTION,
+        "after": ErrorClass.DEPENDENCY_FAILED,
+        "raises": ErrorClass.EXECUTION,
+        "absent": ErrorClass.EXECUTION,
+        "words": ErrorClass.INVALID_OUTPUT,
+    }
+    assert errors["broken"].message.startswith("exit code 3 after ")
+    assert errors["broken"].message.endswith("the reason")
+    assert ": RuntimeError: no luck\n" in errors["raises"].message
+    assert errors["absent"].message.startswith("cannot be started: No such file")
+    report = text(nodes["root"])
+    assert "1 of 6 tasks done, 5 FAILED." in report
+    assert "## broken failed" in report
+    assert "the reason" in report
+
+
+async def test_a_task_is_tried_again_as_often_as_the_plan_says(tmp_path: Path) -> None:
+    count = 'echo x >> "$FILE"; test $(wc -l < "$FILE") -ge 3'
+    nodes = await run(f"""
+- {{id: twice, retries: 2, env: {{FILE: {tmp_path}/a}}, command: {{shell: '{count}'}}}}
+- {{id: once, env: {{FILE: {tmp_path}/b}}, command: {{shell: '{count}'}}}}
+""")
+    assert (nodes["twice"].state, nodes["twice"].retry_count) == (S.DONE, 2)
+    assert (nodes["once"].state, nodes["once"].retry_count) == (S.FAILED, 0)
+    assert len((tmp_path / "b").read_text().splitlines()) == 1
+
+
+async def test_a_task_that_takes_too_long_is_ended_with_all_it_started(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    nodes = await run(
+        f"- {{id: slow, timeout: 1s, command: {{shell: 'sleep 600 & echo $! > {pid_file}; wait'}}}}"
+    )
+    error = nodes["slow"].error
+    assert error is not None
+    assert error.error_class is ErrorClass.TIMEOUT
+    assert error.message == "did not end within 1 s and was ended"
+    assert not is_alive(int(pid_file.read_text()))
+
+
+async def test_results_are_handed_on(tmp_path: Path) -> None:
+    nodes = await run(f"""
+- {{id: one, python: {{function: '{TARGETS}:add', args: [1, 2]}}}}
+- {{id: two, command: {{argv: [echo, hi]}}}}
+- {{id: fn, depends_on: [two, one], pass_dependencies: true,
+   python: {{function: '{TARGETS}:given'}}}}
+- {{id: sh, depends_on: [one], pass_dependencies: true, command: {{argv: [cat]}}}}
+- {{id: env, command: {{shell: 'echo $RAMIFY_PROJECT_ID $RAMIFY_TASK_ID $RAMIFY_ATTEMPT'}}}}
+""")
+    assert json.loads(text(nodes["fn"])) == {"two": "hi\n", "one": 3}
+    assert json.loads(text(nodes["sh"])) == {"one": 3}
+    assert text(nodes["env"]) == "p env 1\n"
+
+
+async def test_cancelling_a_run_ends_its_processes(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    shell = f"echo $$ > {pid_file}.part; mv {pid_file}.part {pid_file}; exec sleep 600"
+    plan = contract_plan(f"goal: a goal\ntasks:\n- {{id: a, command: {{shell: '{shell}'}}}}\n")
+    async with world_of_plans() as world:
+        options = MessageToDict(plan, preserving_proto_field_name=True)
+        world.store.add(profile="plan", plan=options)
+        world.supervisor.take_up("p")
+        await world.until(lambda: pid_file.exists())
+        world.store.order_cancel()
+        ledger = await world.store.until_ended()
+        assert ledger.state is ProjectState.CANCELLED
+        assert not is_alive(int(pid_file.read_text()))
+
+
+async def test_what_a_task_prints_is_its_progress() -> None:
+    nodes = await run("- {id: a, command: {shell: 'echo step one; sleep 0.2'}}")
+    assert nodes["a"].progress == "step one"
+
+
+@asynccontextmanager
+async def http_server() -> AsyncIterator[str]:
+    """A server that echoes, and answers `/status/N` with N."""
+
+    async def echo(request: web.Request) -> web.Response:
+        said = {"method": request.method, "body": await request.text(), "x": request.headers["X"]}
+        return web.json_response(said)
+
+    async def status(request: web.Request) -> web.Response:
+        return web.Response(status=int(request.match_info["n"]), text="as asked")
+
+    app = web.Application()
+    app.router.add_route("*", "/echo", echo)
+    app.router.add_route("*", "/status/{n}", status)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        host, port = runner.addresses[0][:2]
+        yield f"http://{host}:{port}"
+    finally:
+        await runner.cleanup()
+
+
+async def test_requests_are_made_and_their_status_is_judged() -> None:
+    async with http_server() as base:
+        nodes = await run(f"""
+- {{id: post, http: {{url: '{base}/echo', method: POST, headers: {{X: y}}, body: hi,
+   output: PLAN_OUTPUT_JSON}}}}
+- {{id: gone, http: {{url: '{base}/status/410'}}}}
+- {{id: expected, http: {{url: '{base}/status/410', expected_status: [410]}}}}
+- {{id: busy, http: {{url: '{base}/status/429'}}}}
+- {{id: nobody, http: {{url: 'http://127.0.0.1:9/'}}}}
+""")
+    assert json.loads(text(nodes["post"])) == {"method": "POST", "body": "hi", "x": "y"}
+    assert text(nodes["expected"]) == "as asked"
+    classes = {id_: n.error.error_class for id_, n in nodes.items() if n.error}
+    assert classes == {
+        "gone": ErrorClass.EXECUTION,
+        "busy": ErrorClass.RATE_LIMIT,
+        "nobody": ErrorClass.CONNECTION,
+    }
+    assert nodes["gone"].error is not None
+    assert " answered 410 in " in nodes["gone"].error.message
+
+
+async def test_a_project_of_this_profile_without_a_plan_fails_and_says_why() -> None:
+    async with world_of_plans() as world:
+        world.store.add(profile="plan")
+        world.supervisor.take_up("p")
+        ledger = await world.store.until_ended()
+    assert ledger.state is ProjectState.FAILED
+    assert ledger.error is not None
+    assert "the project has no plan" in ledger.error.message
+
+
+async def test_an_orchestrator_that_runs_no_plans_ends_such_a_project_without_a_call() -> None:
+    profiles = built_in_profiles(Path("unused"), plans_refused="plans are not run here")
+    world = World(FakeStore(), profiles=profiles)
+    async with world.running():
+        world.store.add(profile="plan", plan={"goal": "a goal"})
+        world.supervisor.take_up("p")
+        ledger = await world.store.until_ended()
+    assert ledger.state is ProjectState.FAILED
+    assert ledger.error is not None
+    assert ledger.error.message == "plans are not run here"
+    assert not ledger.nodes
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_two_thousand_tasks_in_layers_respect_every_dependency(tmp_path: Path) -> None:
+    layers, width = 20, 100
+    log = tmp_path / "log"
+    plan = Plan(goal="a goal", working_directory=ROOT)
+    for layer in range(layers):
+        for place in range(width):
+            task = plan.tasks.add(id=f"t{layer}-{place}")
+            if layer:  # three tasks of the layer before, so that layers overlap while they run
+                near = {(place * step + layer) % width for step in (1, 3, 7)}
+                task.depends_on.extend(f"t{layer - 1}-{other}" for other in sorted(near))
+            if place % 10:
+                task.python.function = f"{TARGETS}:note"
+                task.python.args.add(string_value=str(log))
+                task.python.args.add(string_value=task.id)
+            else:
+                task.command.shell = f"echo begin {task.id} >> {log}; echo end {task.id} >> {log}"
+    ledger = await ledger_of_plan(plan, max_concurrent_nodes=32)
+    assert ledger.state is ProjectState.COMPLETED
+    lines = [line.split() for line in log.read_text().splitlines()]
+    assert len(lines) == 2 * layers * width, "every task ran once"
+    at = {(what, task_id): number for number, (what, task_id) in enumerate(lines)}
+    for task in plan.tasks:
+        for dependency in task.depends_on:
+            assert at["end", dependency] < at["begin", task.id]
