@@ -12,7 +12,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import uvloop
 
-from tests.bench import echo, orchestrator, state
+from tests.bench import echo, orchestrator, state, store
 from tests.bench.report import Report
 
 Scenario = Callable[[Report, float], Coroutine[None, None, None]]
@@ -27,8 +27,12 @@ def scenarios() -> dict[str, Scenario]:
     return {
         "echo": echo.frames,
         "throughput": state.throughput,
+        "results": store.results,
+        "interleaved": store.interleaved,
+        "rows": store.row_per_mutation,
         "latency": state.ack_latency,
         "fanout": fan_out,
+        "large": store.large,
         "nodes": orchestrator.no_op_nodes,
         "hops": orchestrator.hops,
     }

@@ -31,19 +31,27 @@ class Process:
 
 
 @asynccontextmanager
-async def service(module: str, *flags: str) -> AsyncIterator[Process]:
-    """Run `python -m module` until the block ends; data go to a temporary directory."""
+async def service(
+    module: str, *flags: str, data: Path | None = None, kill: bool = False
+) -> AsyncIterator[Process]:
+    """Run `python -m module` until the block ends, then drain it (or `kill` it).
+
+    Its data go to a temporary directory unless `data` names one that stays.
+    """
     with tempfile.TemporaryDirectory(prefix="ramify-bench-") as directory:
-        data = Path(directory) / "data"
+        folder = data or Path(directory) / "data"
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", module, "--data", str(data), "--listen", "127.0.0.1:0",
+            sys.executable, "-m", module, "--data", str(folder), "--listen", "127.0.0.1:0",
             "--log-level", "WARNING", *flags,
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         assert process.stdout is not None
         try:
             ready = json.loads(await process.stdout.readline())
-            yield Process(ready["address"], process.pid, data)
+            yield Process(ready["address"], process.pid, folder)
         finally:
-            process.terminate()
+            if kill:
+                process.kill()
+            else:
+                process.terminate()
             await process.wait()

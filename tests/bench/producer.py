@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 import grpc
@@ -13,6 +14,8 @@ from ramify.v1 import state_service_pb2 as pb
 from ramify.v1.mutation_pb2 import MutationBatch
 from ramify.v1.node_pb2 import TaskType
 
+_LETTERS = "etaoinshrdlu"
+_WORDS = ["".join(Random(n).choices(_LETTERS, k=2 + n % 7)) for n in range(2_000)]
 _PATH = "/ramify.v1.StateService/StreamMutations"
 
 
@@ -37,6 +40,20 @@ def patch_batch(
         mutation.node_id = f"n{number % nodes}"
         mutation.patch.retry_count = number // nodes + 1
         mutation.patch.waiting_on = f"dependency:n{number}"
+    return batch
+
+
+def result_batch(
+    project_id: str, sequence: int, first: int, count: int, nodes: int, size: int
+) -> MutationBatch:
+    """Return a batch of results of `size` bytes each: text as agents write it, no two alike."""
+    batch = MutationBatch(project_id=project_id, sequence=sequence)
+    random = Random(first)
+    for number in range(first, first + count):
+        mutation = batch.mutations.add().node
+        mutation.node_id = f"n{number % nodes}"
+        words = random.choices(_WORDS, k=size // 5)
+        mutation.patch.result.text = f"{number}: {' '.join(words)}"[:size]
     return batch
 
 
@@ -118,6 +135,28 @@ class Producer:
                         await asyncio.sleep(delay)
                 await room.acquire()
                 await self.send(data, project_id, first + number)
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(receive())
+            tasks.create_task(transmit())
+
+    async def run_many(self, frames: Sequence[tuple[bytes, str, int]], *, window: int) -> None:
+        """Send (frame, project, its last sequence) of many projects, at most `window` unacked."""
+        room, left = asyncio.Semaphore(window), len(frames)
+
+        async def receive() -> None:
+            nonlocal left
+            while left:
+                known = len(self.ack_seconds)
+                await self.read()
+                for _ in range(len(self.ack_seconds) - known):
+                    left -= 1
+                    room.release()
+
+        async def transmit() -> None:
+            for data, project_id, sequence in frames:
+                await room.acquire()
+                await self.send(data, project_id, sequence)
 
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(receive())
