@@ -21,6 +21,7 @@ import structlog
 from pydantic import JsonValue
 
 from orchestrator_svc.agents.profile import AgentSet
+from orchestrator_svc.engine.abandon import bounded
 from orchestrator_svc.engine.activity import Activity
 from orchestrator_svc.engine.calls import call_agent
 from orchestrator_svc.engine.context import agent_input, missing_results
@@ -298,9 +299,10 @@ class Runner:
         )
         self._activities[call.node_id] = activity
         try:
-            outcome = await call_agent(
+            work = call_agent(
                 self._agents, call.stage, task, call.timeout, activity, self._patience
             )
+            outcome = await bounded(work, call.timeout)
         except asyncio.CancelledError:
             # Said here, where the cost is known; `_call_over` says it of calls that never began.
             self._call_cancelled(call, activity.usage)
