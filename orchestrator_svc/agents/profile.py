@@ -117,6 +117,7 @@ def built_in_profiles(
         atomizer="corpus.atomizer",
         planner="corpus.planner",
         aggregator="corpus.aggregator",
+        modifier="corpus.modifier",
         executor="corpus.writer",
         executors={
             TaskType.SEARCH: "corpus.searcher",
@@ -129,6 +130,7 @@ def built_in_profiles(
         atomizer="scripted",
         planner="scripted",
         aggregator="scripted",
+        modifier="scripted",
         executor="scripted",
     )
     plan = Profile(

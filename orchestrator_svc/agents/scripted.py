@@ -42,6 +42,7 @@ from orchestrator_svc.agents.base import (
     report,
     spend,
 )
+from orchestrator_svc.agents.edits import edited
 from orchestrator_svc.graph.types import Stage
 
 MAX_DELAY_MS = 3_600_000
@@ -109,7 +110,7 @@ def read_script(options: Mapping[str, JsonValue]) -> Script:
 
 
 class ScriptedAgents:
-    """All four roles. Keeps nothing between calls but parsed scripts."""
+    """All five roles. Keeps nothing between calls but parsed scripts."""
 
     def __init__(self) -> None:
         self._scripts: dict[str, tuple[Mapping[str, JsonValue], Script]] = {}
@@ -137,10 +138,24 @@ class ScriptedAgents:
             )
         )
 
+    async def modify(self, task: AgentInput) -> Plan:
+        """Return the proposed plan after the edits that `edits.py` knows."""
+        await self._play(task, Stage.MODIFY)
+        if task.proposal is None:
+            raise AgentError(ErrorClass.EXECUTION, "there is no plan to change")
+        count = len(task.proposal.tasks)
+
+        def make(goal: str) -> PlannedTask:
+            return _child(task, count, (), NodeType.EXECUTE).model_copy(update={"goal": goal})
+
+        return edited(task.proposal, task.instructions, make)
+
     async def execute(self, task: AgentInput) -> Output:
         """Return a line that names the node and what it depends on."""
         script = await self._play(task, Stage.EXECUTE)
         text = f"{task.node_id} done"
+        if task.instructions:
+            text += f", heeding “{task.instructions}”"
         if task.dependencies:
             text += " after " + ", ".join(_shown(node) for node in task.dependencies)
         if script.output_chars:

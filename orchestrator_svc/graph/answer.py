@@ -85,9 +85,11 @@ def plan_problems(run: Run, node: Node, tasks: tuple[DraftTask, ...]) -> list[st
 def modification_failed(run: Run, node: Node, message: str) -> None:
     """Show the human the proposal again with the reason why it is still the same."""
     review = run.reviews.get(node.review_id)
-    proposal = review.proposal if review is not None else None
-    note = f"The plan could not be changed as requested: {message}"
-    ask(run, node, Checkpoint.PLAN_MODIFICATION, proposal, note)
+    if review is None:
+        return
+    plan = review.checkpoint in PLAN_CHECKPOINTS
+    checkpoint = Checkpoint.PLAN_MODIFICATION if plan else review.checkpoint
+    ask(run, node, checkpoint, review.proposal, f"It could not be changed as requested: {message}")
 
 
 def _rejected(answer: Answer) -> Failure:

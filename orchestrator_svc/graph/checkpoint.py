@@ -115,6 +115,15 @@ _STAGE_OF = {
 }
 
 
+def asked_again(run: Run, node: Node, stage: Stage) -> bool:
+    """Return whether a human has asked this stage for another proposal."""
+    review = run.reviews.get(node.review_id)
+    if review is None or not review.asks_again:
+        return False
+    proposes = review.checkpoint is not Checkpoint.BEFORE_EXECUTION
+    return proposes and _STAGE_OF[review.checkpoint] is stage
+
+
 def instructions_of(run: Run, node: Node, stage: Stage) -> str:
     """Return what a human wants the agent of this stage to heed; empty if nothing."""
     review = run.reviews.get(node.review_id)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from orchestrator_svc.graph.adopt import adopt_plan
 from orchestrator_svc.graph.answer import modification_failed, plan_problems, review_closed
 from orchestrator_svc.graph.cancel import end_if_cancelled
-from orchestrator_svc.graph.checkpoint import ask, asks, expire, modifies, settle_waiting
+from orchestrator_svc.graph.checkpoint import ask, asked_again, asks, expire, settle_waiting
 from orchestrator_svc.graph.dispatch import (
     CALLED_STATES,
     WAITING_STATES,
@@ -120,7 +120,7 @@ def _call_ended(run: Run, event: CallEnded, now: float) -> None:
         _decided(run, node, outcome.node_type, now)
     elif isinstance(outcome, Planned):
         _planned(run, node, outcome.tasks, stage or Stage.PLAN, now)
-    elif isinstance(outcome, Failed) and stage is Stage.MODIFY and modifies(run, node):
+    elif isinstance(outcome, Failed) and stage is not None and asked_again(run, node, stage):
         modification_failed(run, node, outcome.message)
     elif isinstance(outcome, Produced) and (
         stage is Stage.AGGREGATE and asks(run, node, Checkpoint.AGGREGATION_REVIEW)
@@ -161,12 +161,13 @@ def _planned(run: Run, node: Node, tasks: tuple[DraftTask, ...], stage: Stage, n
     problems = plan_problems(run, node, tasks)
     if problems:
         text = "invalid plan: " + "; ".join(problems)
-        if modified and modifies(run, node):
+        if modified and asked_again(run, node, Stage.MODIFY):
             modification_failed(run, node, text)
         else:
             call_failed(run, node, stage, ErrorClass.INVALID_OUTPUT, text, now)
         return
-    checkpoint = Checkpoint.PLAN_MODIFICATION if modified else Checkpoint.PLAN_GENERATION
+    again = modified or node.children  # changed on request, or made anew
+    checkpoint = Checkpoint.PLAN_MODIFICATION if again else Checkpoint.PLAN_GENERATION
     if asks(run, node, checkpoint):
         ask(run, node, checkpoint, tasks)
     else:

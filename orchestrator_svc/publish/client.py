@@ -12,7 +12,7 @@ from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES, ProjectState
 from orchestrator_svc.publish.convert import PROJECT_STATES
 from orchestrator_svc.publish.errors_in import from_rpc
 from orchestrator_svc.publish.scene import StoredScene, load_moves, load_scene
-from ramify.v1 import command_pb2, explain_pb2, mutation_pb2, project_pb2
+from ramify.v1 import command_pb2, explain_pb2, mutation_pb2, node_pb2, project_pb2, review_pb2
 from ramify.v1 import state_service_pb2 as pb
 
 if TYPE_CHECKING:  # exists in the stub file only
@@ -113,6 +113,34 @@ class StateClient:
             mutations=[mutation] if reopens is None else [_reopening(reopens), mutation],
             request_id=request_id,
             actor=command.actor,
+        )
+        response = await translated(self._stub.CommitBatch(request, timeout=CALL_TIMEOUT))
+        return response.revision
+
+    async def get_node(self, project_id: str, node_id: str) -> node_pb2.Node:
+        """Return a node."""
+        request = pb.GetNodeRequest(project_id=project_id, node_id=node_id)
+        response = await translated(self._stub.GetNode(request, timeout=CALL_TIMEOUT))
+        return response.node
+
+    async def get_review(self, project_id: str, review_id: str) -> tuple[review_pb2.Review, int]:
+        """Return a review and the revision at which it was read."""
+        request = pb.GetReviewRequest(project_id=project_id, review_id=review_id)
+        response = await translated(self._stub.GetReview(request, timeout=CALL_TIMEOUT))
+        return response.review, response.revision
+
+    async def resolve_review(
+        self, project_id: str, mutation: mutation_pb2.ReviewMutation, *, request_id: str, actor: str
+    ) -> int:
+        """Make a decision durable, whoever holds the lease; return its revision (SEM 2, 19).
+
+        Raises `ReviewClosed` or `VersionConflict`.
+        """
+        request = pb.CommitBatchRequest(
+            project_id=project_id,
+            mutations=[mutation_pb2.Mutation(review=mutation)],
+            request_id=request_id,
+            actor=actor,
         )
         response = await translated(self._stub.CommitBatch(request, timeout=CALL_TIMEOUT))
         return response.revision

@@ -59,6 +59,9 @@ class RpcServer:
             "ResumeProject": _unary(
                 servicer.resume_project, orchestrator_service_pb2.ResumeProjectRequest
             ),
+            "ResolveReview": _unary(
+                servicer.resolve_review, orchestrator_service_pb2.ResolveReviewRequest
+            ),
             "CancelNode": _unary(servicer.cancel_node, orchestrator_service_pb2.CancelNodeRequest),
             "RetryNode": _unary(servicer.retry_node, orchestrator_service_pb2.RetryNodeRequest),
             "ReplanNode": _unary(servicer.replan_node, orchestrator_service_pb2.ReplanNodeRequest),

@@ -25,6 +25,7 @@ from orchestrator_svc.publish.value import read_fields
 from orchestrator_svc.rpc.explain import Explainer
 from orchestrator_svc.rpc.orders import OrderDesk, check_request_id
 from orchestrator_svc.rpc.plans import checked_plan, needed_settings
+from orchestrator_svc.rpc.review import ReviewDesk
 from orchestrator_svc.settings import (
     InvalidSetting,
     from_message,
@@ -65,6 +66,7 @@ class OrchestratorServicer:
         self._stream = stream
         self._supervisor = supervisor
         self._orders = OrderDesk(client, supervisor)
+        self._reviews = ReviewDesk(client, supervisor)
         self._profiles = profiles
         self._default_profile = default_profile
         self._execution = execution
@@ -138,6 +140,11 @@ class OrchestratorServicer:
         self._check_open()
         receipt = await self._orders.carry_out(request, CommandType.COMMAND_TYPE_REPLAN_NODE)
         return pb.ReplanNodeResponse(receipt=receipt)
+
+    async def resolve_review(self, request: pb.ResolveReviewRequest) -> pb.ResolveReviewResponse:
+        """Decide a review; the holder of the lease acts on it (SEM 19, 27)."""
+        self._check_open()
+        return await self._reviews.resolve(request)
 
     async def get_runner(self, _: pb.GetRunnerRequest) -> pb.GetRunnerResponse:
         """Return what this orchestrator does now."""

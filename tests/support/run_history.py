@@ -156,7 +156,8 @@ class RunHistory:
         assert after.usage.agent_calls == before.usage.agent_calls + 1, where
         assert _has_call(after), f"{where}: an agent call in {node_state(after.state)}"
         stage = _stage(after)
-        key = (after.node_id, after.attempt, stage)
+        # A human may ask for another proposal in the same attempt.
+        key = (after.node_id, after.attempt, f"{stage} {before.waiting_on}")
         assert key not in self._announced, f"{where}: {stage} of attempt {after.attempt} again"
         self._announced.add(key)
         self.dispatches.append(Dispatch(revision, *key))

@@ -17,7 +17,7 @@ from typing import Any
 
 from orchestrator_svc import __main__ as service
 from orchestrator_svc import app
-from orchestrator_svc.agents.base import AgentInput, Output, Plan, Verdict
+from orchestrator_svc.agents.base import AgentInput, Modifier, Output, Plan, Verdict
 from orchestrator_svc.agents.profile import (
     AgentSet,
     ProfileEntry,
@@ -84,6 +84,12 @@ class Witness:
         aclose = getattr(self._agents, "aclose", None)
         if aclose is not None:
             await aclose()
+
+    async def modify(self, task: AgentInput) -> Plan:
+        """Note it and hand it on."""
+        self._note(task, "modify")
+        assert isinstance(self._agents, Modifier)
+        return await self._agents.modify(task)
 
     def _note(self, task: AgentInput, stage: str) -> None:
         call = AgentCall(

@@ -25,6 +25,7 @@ from ramify.v1.node_pb2 import Node, NodeState
 from ramify.v1.orchestrator_service_pb2_grpc import OrchestratorServiceStub
 from ramify.v1.plan_pb2 import Plan
 from ramify.v1.project_pb2 import ExecutionSettings, Project, ProjectState, StateSettings
+from ramify.v1.review_pb2 import ProposedPlan, Review, ReviewDecision, ReviewState
 from ramify.v1.state_service_pb2_grpc import StateServiceStub
 from ramify.view import View
 from ramify.watch import WatchPolicy, watch
@@ -234,6 +235,40 @@ class AsyncClient:
         )
         return response.receipt
 
+    async def resolve_review(
+        self,
+        project_id: str,
+        review_id: str,
+        decision: ReviewDecision.ValueType,
+        *,
+        etag: int = 0,
+        instructions: str = "",
+        modified_plan: ProposedPlan | None = None,
+        comment: str = "",
+        request_id: str = "",
+    ) -> Review:
+        """Decide an open review; return it as it is then. The decision is durable on return.
+
+        With `etag`, the review's version, raises `VersionConflictError` if it has changed since.
+        Raises `ReviewClosedError` if it was decided before; the message says what and by whom.
+        """
+        request = orchestrator_pb2.ResolveReviewRequest(
+            project_id=project_id,
+            review_id=review_id,
+            etag=etag,
+            decision=decision,
+            instructions=instructions,
+            modified_plan=modified_plan,
+            comment=comment,
+            request_id=request_id or new_request_id(),
+            actor=self._actor,
+        )
+        method = self._orchestrator.ResolveReview
+        response = await call(
+            method, request, address=self.orchestrator_address, policy=self._policy
+        )
+        return response.review
+
     async def get_runner(self) -> orchestrator_pb2.GetRunnerResponse:
         """Return what the orchestrator does at the moment."""
         request = orchestrator_pb2.GetRunnerRequest()
@@ -364,6 +399,33 @@ class AsyncClient:
             page = await call(method, request, address=self.state_address, policy=self._policy)
             for node in page.nodes:
                 yield node
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def get_review(self, project_id: str, review_id: str) -> Review:
+        """Return one review, open or closed."""
+        request = state_pb2.GetReviewRequest(project_id=project_id, review_id=review_id)
+        method = self._state.GetReview
+        response = await call(method, request, address=self.state_address, policy=self._policy)
+        return response.review
+
+    async def list_reviews(
+        self,
+        project_id: str = "",
+        *,
+        states: Sequence[ReviewState.ValueType] = (),
+        node_id: str = "",
+    ) -> AsyncGenerator[state_pb2.ListedReview, None]:
+        """Yield the reviews of a project, or of all projects, oldest first."""
+        request = state_pb2.ListReviewsRequest(
+            project_id=project_id, page_size=PAGE_SIZE, states=states, node_id=node_id
+        )
+        method = self._state.ListReviews
+        while True:
+            page = await call(method, request, address=self.state_address, policy=self._policy)
+            for item in page.reviews:
+                yield item
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token

@@ -18,6 +18,7 @@ from ramify.v1.explain_pb2 import Explanation
 from ramify.v1.node_pb2 import Node, NodeState
 from ramify.v1.plan_pb2 import Plan
 from ramify.v1.project_pb2 import ExecutionSettings, Project, ProjectState, StateSettings
+from ramify.v1.review_pb2 import ProposedPlan, Review, ReviewDecision, ReviewState
 from ramify.watch import WatchPolicy
 
 _T = TypeVar("_T")
@@ -180,6 +181,42 @@ class RamifyClient:
     ) -> Iterator[Node]:
         """Yield nodes in the order of their creation, all as of one revision."""
         return self._iterate(self._client.list_nodes(project_id, states=states))
+
+    def get_review(self, project_id: str, review_id: str) -> Review:
+        """Return one review, open or closed."""
+        return self._run(self._client.get_review(project_id, review_id))
+
+    def list_reviews(
+        self, project_id: str = "", *, states: Sequence[ReviewState.ValueType] = ()
+    ) -> Iterator[state_pb2.ListedReview]:
+        """Yield the reviews of a project, or of all projects, oldest first."""
+        return self._iterate(self._client.list_reviews(project_id, states=states))
+
+    def resolve_review(
+        self,
+        project_id: str,
+        review_id: str,
+        decision: ReviewDecision.ValueType,
+        *,
+        etag: int = 0,
+        instructions: str = "",
+        modified_plan: ProposedPlan | None = None,
+        comment: str = "",
+        request_id: str = "",
+    ) -> Review:
+        """Decide an open review; return it as it is then."""
+        return self._run(
+            self._client.resolve_review(
+                project_id,
+                review_id,
+                decision,
+                etag=etag,
+                instructions=instructions,
+                modified_plan=modified_plan,
+                comment=comment,
+                request_id=request_id,
+            )
+        )
 
     def get_stats(self, project_id: str = "") -> state_pb2.GetStatsResponse:
         """Return the counters of one project, or of the whole service."""

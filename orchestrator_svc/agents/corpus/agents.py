@@ -1,4 +1,4 @@
-"""The corpus agents: atomizer, planner, executor and aggregator of extractive research.
+"""The corpus agents: atomizer, planner, modifier, executor and aggregator of extractive research.
 
 They keep nothing between calls. What a planner decides travels in the details of its children,
 what an executor finds in its output, so a run continues in another process as if nothing happened.
@@ -42,7 +42,13 @@ from orchestrator_svc.agents.corpus.messages import (
     Selection,
     read_message,
 )
-from orchestrator_svc.agents.corpus.planning import clause_plan, facet_tasks, quote_task, step_tasks
+from orchestrator_svc.agents.corpus.planning import (
+    clause_plan,
+    clause_task,
+    facet_tasks,
+    quote_task,
+    step_tasks,
+)
 from orchestrator_svc.agents.corpus.report import (
     failure_text,
     gap_text,
@@ -53,6 +59,7 @@ from orchestrator_svc.agents.corpus.report import (
 )
 from orchestrator_svc.agents.corpus.research import Evidence, investigate
 from orchestrator_svc.agents.corpus.selection import candidates, findings_of, select
+from orchestrator_svc.agents.edits import edited
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +70,7 @@ _STEPS = (Role.SEARCH, Role.THINK, Role.WRITE)
 
 
 class CorpusAgents:
-    """All four agent roles over one corpus per project; see `Options` for what they read.
+    """All five agent roles over one corpus per project; see `Options` for what they read.
 
     Safe to share between projects and threads. Work that reads the disk runs in a thread.
     """
@@ -75,6 +82,7 @@ class CorpusAgents:
 
     async def atomize(self, task: AgentInput) -> Verdict:
         """Return PLAN for a question, clause or facet above the depth limit, else EXECUTE."""
+        _refuse_instructions(task)
         assignment = Assignment.of(task)
         if task.layer >= task.max_depth:
             return Verdict(node_type=NodeType.EXECUTE, reason="at the depth limit")
@@ -94,12 +102,21 @@ class CorpusAgents:
         """Return the children of a question, clause or facet; NO_EVIDENCE when there are none."""
         return await asyncio.to_thread(self._plan, task)
 
+    async def modify(self, task: AgentInput) -> Plan:
+        """Return the proposed plan without some parts, or with a question more.
+
+        What `edits.py` does not understand, and a question that the corpus has no evidence for,
+        are errors that say so.
+        """
+        return await asyncio.to_thread(self._modify, task)
+
     async def execute(self, task: AgentInput) -> Output:
         """Return the output of one step, or a whole passage for a node without a plan."""
         return await asyncio.to_thread(self._execute, task)
 
     async def aggregate(self, task: AgentInput) -> Output:
         """Return the merged findings of the children, for the root as the report."""
+        _refuse_instructions(task)
         assignment = Assignment.of(task)
         parts: list[Findings] = []
         for child in task.children:
@@ -142,7 +159,23 @@ class CorpusAgents:
                 tasks += _research_tasks(made, evidence, task, first=len(tasks))
             return Plan(tasks=tuple(tasks))
 
+    def _modify(self, task: AgentInput) -> Plan:
+        if task.proposal is None:
+            raise AgentError(ErrorClass.EXECUTION, "there is no plan to change")
+        first = Assignment.model_validate(task.proposal.tasks[0].details)
+
+        def make(goal: str) -> PlannedTask:
+            clause = Assignment(role=Role.CLAUSE, clause=goal, index=first.index)
+            with self._open(task, clause) as index:
+                evidence = self._study(index, goal, ())
+            if not evidence.excerpts:
+                raise _nothing(task, [evidence])
+            return clause_task(clause, plan=task.layer + 1 < task.max_depth)
+
+        return edited(task.proposal, task.instructions, make)
+
     def _execute(self, task: AgentInput) -> Output:
+        _refuse_instructions(task)
         if task.task_type in (TaskType.CODE_INTERPRET, TaskType.IMAGE_GENERATION):
             raise AgentError(
                 ErrorClass.EXECUTION, f"the corpus agents do not do {task.task_type} work"
@@ -253,6 +286,13 @@ def _research_tasks(
         made = clause.model_copy(update={"role": Role.FACET, "facet": facet})
         tasks += step_tasks(made, terms, first + len(tasks))
     return tasks
+
+
+def _refuse_instructions(task: AgentInput) -> None:
+    """Say that instructions cannot be followed: these agents quote, they understand no wishes."""
+    if task.instructions:
+        text = "the corpus agents follow instructions about plans only; approve or reject this"
+        raise AgentError(ErrorClass.EXECUTION, text)
 
 
 def _nothing(task: AgentInput, studied: Sequence[Evidence]) -> AgentError:

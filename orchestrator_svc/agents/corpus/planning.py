@@ -36,14 +36,19 @@ def clause_plan(clauses: Sequence[str], index: str) -> Plan:
     )
 
 
-def quote_task(clause: Assignment) -> PlannedTask:
-    """Return `clause` as a child that retrieves and quotes in one step."""
+def clause_task(clause: Assignment, *, plan: bool) -> PlannedTask:
+    """Return `clause` as a child that is planned, or answered in one step."""
     return PlannedTask(
         goal=_short(as_heading(clause.clause)),
         task_type=TaskType.WRITE,
-        node_type=NodeType.EXECUTE,
+        node_type=NodeType.PLAN if plan else NodeType.EXECUTE,
         details=_details(clause),
     )
+
+
+def quote_task(clause: Assignment) -> PlannedTask:
+    """Return `clause` as a child that retrieves and quotes in one step."""
+    return clause_task(clause, plan=False)
 
 
 def facet_tasks(clause: Assignment, facets: Sequence[Facet], terms: str) -> list[PlannedTask]:

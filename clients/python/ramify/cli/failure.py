@@ -7,12 +7,14 @@ from ramify.cli.exits import CliError, ExitCode
 _TABLE: tuple[tuple[type[errors.RamifyError], str, ExitCode], ...] = (
     (errors.ProjectNotFoundError, "`ramify ls` lists the runs there are", ExitCode.NOT_FOUND),
     (errors.NodeNotFoundError, "`ramify show ID` lists its nodes", ExitCode.NOT_FOUND),
+    (errors.ReviewNotFoundError, "`ramify review list --all` lists them", ExitCode.NOT_FOUND),
     (errors.NotFoundError, "", ExitCode.NOT_FOUND),
     (errors.ProfileNotFoundError, "`ramify stats` lists the profiles", ExitCode.USAGE),
     (errors.InvalidRequestError, "", ExitCode.USAGE),
     (errors.InvalidMutationError, "", ExitCode.USAGE),
     (errors.ProjectExistsError, "choose another --project, ids are never reused", ExitCode.REFUSED),
     (errors.ProjectEndedError, "`ramify show ID` has its result", ExitCode.REFUSED),
+    (errors.ReviewClosedError, "`ramify review show ID REVIEW` has it all", ExitCode.REFUSED),
     (errors.CommandRefusedError, "", ExitCode.REFUSED),
     (errors.ProjectActiveError, "`ramify cancel ID --wait` ends it", ExitCode.REFUSED),
     (

@@ -8,8 +8,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from ramify.cli.format import one_line, plural, seconds_of
 from ramify.events import WatchDelta, WatchEvent, WatchSnapshot
 from ramify.states import node_state_name, project_state_name
-from ramify.v1.mutation_pb2 import NodeChange, ProjectChange, Removal, RevisionInfo
+from ramify.v1.mutation_pb2 import (
+    NodeChange,
+    ProjectChange,
+    Removal,
+    ReviewChange,
+    RevisionInfo,
+)
 from ramify.v1.node_pb2 import Node, NodePatch, TaskType
+from ramify.v1.review_pb2 import ReviewDecision, ReviewState
 
 _GOAL_WIDTH = 80
 
@@ -41,6 +48,8 @@ class LineWriter:
                     yield from self._node(change.node, info)
                 elif change.HasField("project"):
                     yield from _project(change.project, info)
+                elif change.HasField("review"):
+                    yield from _review(change.review, info)
 
     def _node(self, change: NodeChange, info: RevisionInfo) -> Iterator[str]:
         effect = change.WhichOneof("effect")
@@ -76,6 +85,21 @@ def _project(change: ProjectChange, info: RevisionInfo) -> Iterator[str]:
     else:
         return
     yield _line(info.commit_time, info.revision, project_state_name(state), "project", text)
+
+
+def _review(change: ReviewChange, info: RevisionInfo) -> Iterator[str]:
+    if change.HasField("review"):
+        word, text = "REVIEW", change.review.message
+    elif change.patch.HasField("state"):
+        state = ReviewState.Name(change.patch.state).removeprefix("REVIEW_STATE_")
+        decision = ReviewDecision.Name(change.patch.decision).removeprefix("REVIEW_DECISION_")
+        who = f" by {change.patch.actor}" if change.patch.actor else ""
+        word, text = state, f"{decision}{who}" if change.patch.decision else ""
+    elif change.patch.overdue:
+        word, text = "OVERDUE", "nobody has answered in time"
+    else:
+        return
+    yield _line(info.commit_time, info.revision, word, change.review_id, text)
 
 
 def _label(node: Node) -> str:

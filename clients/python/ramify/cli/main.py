@@ -26,6 +26,7 @@ from ramify.cli import (
     replan,
     resume,
     retry,
+    review,
     run,
     settings,
     show,
@@ -83,6 +84,7 @@ app.command("watch")(watch.watch)
 app.command("ls")(ls.ls)
 app.command("show")(show.show)
 app.command("explain")(explain.explain)
+app.add_typer(review.app, name="review")
 app.command("cancel")(cancel.cancel)
 app.command("pause")(pause.pause)
 app.command("resume")(resume.resume)

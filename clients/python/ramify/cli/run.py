@@ -66,6 +66,12 @@ def run(
         list[str] | None,
         typer.Option("--label", metavar="K=V", help="A mark to select by; repeatable."),
     ] = None,
+    review: Annotated[
+        bool,
+        typer.Option(
+            "--review", help="Let a human approve the root's plan; `--set hitl_...` asks for more."
+        ),
+    ] = False,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Print the id and do not follow.")
     ] = False,
@@ -97,6 +103,7 @@ def run(
       ramify run "..." --profile scripted --option depth=3 --option delay_ms=200
       ramify run --plan examples/checks.yaml --dry-run
       ramify run --plan examples/checks.yaml --set max_concurrent_nodes=4
+      ramify run "..." --review            # then: ramify review
       ramify run "..." --detach            # then: ramify watch ID
       ramify run "..." --json | jq .       # every change, then the project
 
@@ -122,6 +129,8 @@ def run(
         return _dry_run(file)
     wanted = [*(file.settings if file else ()), *(settings or ())]
     keys, storage = read_settings(wanted)
+    if review:
+        keys.enable_hitl = True
     marks = {**(file.labels if file else {}), **read_labels(labels or ())}
     agent_options = read_options(options or ())
     if file is not None:

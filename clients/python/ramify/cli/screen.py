@@ -22,6 +22,7 @@ from ramify.view import View
 
 _MIN_ROWS = 3
 _ACTIVITY_ROWS = 2
+_REVIEW_ROWS = 3
 _COUNTED = ("RUNNING", "AGGREGATING", "READY", "PENDING", "FAILED", "CANCELLED")
 
 
@@ -132,11 +133,27 @@ def _footer(frame: Frame, console: Console, ended: bool) -> list[RenderableType]
             )
             for node in active_nodes(frame.view)[:_ACTIVITY_ROWS]
         ]
+    if not ended:
+        asked = (one_line(line, console.width) for line in _asked(frame))
+        footer += [Text(line, style="bold yellow") for line in asked]
     if frame.trouble:
         footer.append(Text(one_line(frame.trouble, console.width), style="yellow"))
     if frame.notice:
         footer.append(Text(one_line(frame.notice, console.width), style="yellow"))
     return footer
+
+
+def _asked(frame: Frame) -> list[str]:
+    """Return what waits for a human, and how to answer."""
+    found = frame.view.open_reviews()
+    if not found:
+        return []
+    lines = [f"REVIEW {item.review_id}: {item.message}" for item in found[:_REVIEW_ROWS]]
+    if len(found) > _REVIEW_ROWS:
+        lines.append(f"and {len(found) - _REVIEW_ROWS} more reviews")
+    which = f" {found[0].review_id}" if len(found) > 1 else ""
+    project_id = frame.project.project_id
+    return [*lines, f"to answer: ramify review, or ramify review approve {project_id}{which}"]
 
 
 def task_name(node: Node) -> str:

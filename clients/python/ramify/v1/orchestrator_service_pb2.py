@@ -28,9 +28,10 @@ from ramify.v1 import command_pb2 as ramify_dot_v1_dot_command__pb2
 from ramify.v1 import explain_pb2 as ramify_dot_v1_dot_explain__pb2
 from ramify.v1 import plan_pb2 as ramify_dot_v1_dot_plan__pb2
 from ramify.v1 import project_pb2 as ramify_dot_v1_dot_project__pb2
+from ramify.v1 import review_pb2 as ramify_dot_v1_dot_review__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$ramify/v1/orchestrator_service.proto\x12\tramify.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17ramify/v1/command.proto\x1a\x17ramify/v1/explain.proto\x1a\x14ramify/v1/plan.proto\x1a\x17ramify/v1/project.proto\"\x90\x04\n\x13StartProjectRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x0e\n\x04goal\x18\x03 \x01(\tH\x00\x12\x1f\n\x04plan\x18P \x01(\x0b\x32\x0f.ramify.v1.PlanH\x00\x12\x0f\n\x07profile\x18\x04 \x01(\t\x12.\n\x08settings\x18\x05 \x01(\x0b\x32\x1c.ramify.v1.ExecutionSettings\x12G\n\ragent_options\x18\x06 \x03(\x0b\x32\x30.ramify.v1.StartProjectRequest.AgentOptionsEntry\x12:\n\x06labels\x18\x07 \x03(\x0b\x32*.ramify.v1.StartProjectRequest.LabelsEntry\x12\r\n\x05\x61\x63tor\x18\x08 \x01(\t\x12\x30\n\x0estate_settings\x18x \x01(\x0b\x32\x18.ramify.v1.StateSettings\x12\x15\n\rvalidate_only\x18Q \x01(\x08\x1aK\n\x11\x41gentOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x06\n\x04work\";\n\x14StartProjectResponse\x12#\n\x07project\x18\x01 \x01(\x0b\x32\x12.ramify.v1.Project\"]\n\x14\x43\x61ncelProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"=\n\x15\x43\x61ncelProjectResponse\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"n\n\x0e\x43ommandReceipt\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.ramify.v1.CommandState\x12\x0e\n\x06\x61nswer\x18\x04 \x01(\t\"\\\n\x13PauseProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"B\n\x14PauseProjectResponse\x12*\n\x07receipt\x18\x01 \x01(\x0b\x32\x19.ramify.v1.CommandReceipt\"]\n\x14ResumeProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"C\n\x15ResumeProjectResponse\x12*\n\x07receipt\x18\x01 \x01(\x0b\x32\x19.ramify.v1.CommandReceipt\"k\n\x11\x43\x61ncelNodeRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0f\n\x07node_id\x18\x05 \x01(\t\"@\n\x12\x43\x61ncelNodeResponse\x12*\n\x07receipt\x18\x01 \x01(\x0b\x32\x19.ramify.v1.CommandReceipt\"j\n\x10RetryNodeRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0f\n\x07node_id\x18\x05 \x01(\t\"?\n\x11RetryNodeResponse\x12*\n\x07receipt\x18\x01 \x01(\x0b\x32\x19.ramify.v1.CommandReceipt\"k\n\x11ReplanNodeRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0f\n\x07node_id\x18\x05 \x01(\t\"@\n\x12ReplanNodeResponse\x12*\n\x07receipt\x18\x01 \x01(\x0b\x32\x19.ramify.v1.CommandReceipt\"\x12\n\x10GetRunnerRequest\"\xa3\x01\n\rActiveProject\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x13\n\x0blease_epoch\x18\x02 \x01(\x04\x12\x15\n\rrunning_nodes\x18\x03 \x01(\r\x12\x13\n\x0bready_nodes\x18\x04 \x01(\r\x12\r\n\x05steps\x18\x05 \x01(\x04\x12.\n\x08settings\x18n \x01(\x0b\x32\x1c.ramify.v1.ExecutionSettings\"\xeb\x01\n\x11GetRunnerResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x08projects\x18\x04 \x03(\x0b\x32\x18.ramify.v1.ActiveProject\x12\x10\n\x08profiles\x18\x05 \x03(\t\x12\x17\n\x0funacked_batches\x18\x06 \x01(\r\x12.\n\x08settings\x18n \x01(\x0b\x32\x1c.ramify.v1.ExecutionSettings2\xaa\x06\n\x13OrchestratorService\x12O\n\x0cStartProject\x12\x1e.ramify.v1.StartProjectRequest\x1a\x1f.ramify.v1.StartProjectResponse\x12R\n\rCancelProject\x12\x1f.ramify.v1.CancelProjectRequest\x1a .ramify.v1.CancelProjectResponse\x12O\n\x0cPauseProject\x12\x1e.ramify.v1.PauseProjectRequest\x1a\x1f.ramify.v1.PauseProjectResponse\x12R\n\rResumeProject\x12\x1f.ramify.v1.ResumeProjectRequest\x1a .ramify.v1.ResumeProjectResponse\x12I\n\nCancelNode\x12\x1c.ramify.v1.CancelNodeRequest\x1a\x1d.ramify.v1.CancelNodeResponse\x12\x46\n\tRetryNode\x12\x1b.ramify.v1.RetryNodeRequest\x1a\x1c.ramify.v1.RetryNodeResponse\x12I\n\nReplanNode\x12\x1c.ramify.v1.ReplanNodeRequest\x1a\x1d.ramify.v1.ReplanNodeResponse\x12\x46\n\tGetRunner\x12\x1b.ramify.v1.GetRunnerRequest\x1a\x1c.ramify.v1.GetRunnerResponse\x12U\n\x0e\x45xplainProject\x12 .ramify.v1.ExplainProjectRequest\x1a!.ramify.v1.ExplainProjectResponse\x12L\n\x0b\x45xplainNode\x12\x1d.ramify.v1.ExplainNodeRequest\x1a\x1e.ramify.v1.ExplainNodeResponseB0\n\rdev.ramify.v1P\x01Z\x1dramify.dev/ramify/v1;ramifyv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$ramify/v1/orchestrator_service.proto\x12\tramify.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17ramify/v1/command.proto\x1a\x17ramify/v1/explain.proto\x1a\x14ramify/v1/plan.proto\x1a\x17ramify/v1/project.proto\x1a\x16ramify/v1/review.proto\"\x90\x04\n\x13StartProjectRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x0e\n\x04goal\x18\x03 \x01(\tH\x00\x12\x1f\n\x04plan\x18P \x01(\x0b\x32\x0f.ramify.v1.PlanH\x00\x12\x0f\n\x07profile\x18\x04 \x01(\t\x12.\n\x08settings\x18\x05 \x01(\x0b\x32\x1c.ramify.v1.ExecutionSettings\x12G\n\ragent_options\x18\x06 \x03(\x0b\x32\x30.ramify.v1.StartProjectRequest.AgentOptionsEntry\x12:\n\x06labels\x18\x07 \x03(\x0b\x32*.ramify.v1.StartProjectRequest.LabelsEntry\x12\r\n\x05\x61\x63tor\x18\x08 \x01(\t\x12\x30\n\x0estate_settings\x18x \x01(\x0b\x32\x18.ramify.v1.StateSettings\x12\x15\n\rvalidate_only\x18Q \x01(\x08\x1aK\n\x11\x41gentOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x06\n\x04work\";\n\x14StartProjectResponse\x12#\n\x07project\x18\x01 \x01(\x0b\x32\x12.ramify.v1.Project\"]\n\x14\x43\x61ncelProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"=\n\x15\x43\x61ncelProjectResponse\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"n\n\x0e\x43ommandReceipt\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.ramify.v1.CommandState\x12\x0e\n\x06\x61nswer\x18\x04 \x01(\t\"\\\n\x13PauseProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"B\n\x14PauseProjectResponse\x12*\n\x07receipt\x18\x01 \x01(\x0b\x32\x19.ramify.v1.CommandReceipt\"]\n\x14ResumeProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"C\n\x15ResumeProjectResponse\x12*\n\x07receipt\x18\x01 \x01(\x0b\x32\x19.ramify.v1.CommandReceipt\"k\n\x11\x43\x61ncelNodeRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0f\n\x07node_id\x18\x05 \x01(\t\"@\n\x12\x43\x61ncelNodeResponse\x12*\n\x07receipt\x18\x01 \x01(\x0b\x32\x19.ramify.v1.CommandReceipt\"j\n\x10RetryNodeRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0f\n\x07node_id\x18\x05 \x01(\t\"?\n\x11RetryNodeResponse\x12*\n\x07receipt\x18\x01 \x01(\x0b\x32\x19.ramify.v1.CommandReceipt\"k\n\x11ReplanNodeRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0f\n\x07node_id\x18\x05 \x01(\t\"@\n\x12ReplanNodeResponse\x12*\n\x07receipt\x18\x01 \x01(\x0b\x32\x19.ramify.v1.CommandReceipt\"\xf2\x01\n\x14ResolveReviewRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x11\n\treview_id\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\x04\x12+\n\x08\x64\x65\x63ision\x18\x04 \x01(\x0e\x32\x19.ramify.v1.ReviewDecision\x12\x14\n\x0cinstructions\x18\x05 \x01(\t\x12.\n\rmodified_plan\x18\x06 \x01(\x0b\x32\x17.ramify.v1.ProposedPlan\x12\x0f\n\x07\x63omment\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\r\n\x05\x61\x63tor\x18\t \x01(\t\"L\n\x15ResolveReviewResponse\x12!\n\x06review\x18\x01 \x01(\x0b\x32\x11.ramify.v1.Review\x12\x10\n\x08revision\x18\x02 \x01(\x04\"\x12\n\x10GetRunnerRequest\"\xa3\x01\n\rActiveProject\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x13\n\x0blease_epoch\x18\x02 \x01(\x04\x12\x15\n\rrunning_nodes\x18\x03 \x01(\r\x12\x13\n\x0bready_nodes\x18\x04 \x01(\r\x12\r\n\x05steps\x18\x05 \x01(\x04\x12.\n\x08settings\x18n \x01(\x0b\x32\x1c.ramify.v1.ExecutionSettings\"\xeb\x01\n\x11GetRunnerResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x08projects\x18\x04 \x03(\x0b\x32\x18.ramify.v1.ActiveProject\x12\x10\n\x08profiles\x18\x05 \x03(\t\x12\x17\n\x0funacked_batches\x18\x06 \x01(\r\x12.\n\x08settings\x18n \x01(\x0b\x32\x1c.ramify.v1.ExecutionSettings2\xfe\x06\n\x13OrchestratorService\x12O\n\x0cStartProject\x12\x1e.ramify.v1.StartProjectRequest\x1a\x1f.ramify.v1.StartProjectResponse\x12R\n\rCancelProject\x12\x1f.ramify.v1.CancelProjectRequest\x1a .ramify.v1.CancelProjectResponse\x12O\n\x0cPauseProject\x12\x1e.ramify.v1.PauseProjectRequest\x1a\x1f.ramify.v1.PauseProjectResponse\x12R\n\rResumeProject\x12\x1f.ramify.v1.ResumeProjectRequest\x1a .ramify.v1.ResumeProjectResponse\x12I\n\nCancelNode\x12\x1c.ramify.v1.CancelNodeRequest\x1a\x1d.ramify.v1.CancelNodeResponse\x12\x46\n\tRetryNode\x12\x1b.ramify.v1.RetryNodeRequest\x1a\x1c.ramify.v1.RetryNodeResponse\x12I\n\nReplanNode\x12\x1c.ramify.v1.ReplanNodeRequest\x1a\x1d.ramify.v1.ReplanNodeResponse\x12R\n\rResolveReview\x12\x1f.ramify.v1.ResolveReviewRequest\x1a .ramify.v1.ResolveReviewResponse\x12\x46\n\tGetRunner\x12\x1b.ramify.v1.GetRunnerRequest\x1a\x1c.ramify.v1.GetRunnerResponse\x12U\n\x0e\x45xplainProject\x12 .ramify.v1.ExplainProjectRequest\x1a!.ramify.v1.ExplainProjectResponse\x12L\n\x0b\x45xplainNode\x12\x1d.ramify.v1.ExplainNodeRequest\x1a\x1e.ramify.v1.ExplainNodeResponseB0\n\rdev.ramify.v1P\x01Z\x1dramify.dev/ramify/v1;ramifyv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,46 +43,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STARTPROJECTREQUEST_AGENTOPTIONSENTRY']._serialized_options = b'8\001'
   _globals['_STARTPROJECTREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_STARTPROJECTREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_STARTPROJECTREQUEST']._serialized_start=212
-  _globals['_STARTPROJECTREQUEST']._serialized_end=740
-  _globals['_STARTPROJECTREQUEST_AGENTOPTIONSENTRY']._serialized_start=610
-  _globals['_STARTPROJECTREQUEST_AGENTOPTIONSENTRY']._serialized_end=685
-  _globals['_STARTPROJECTREQUEST_LABELSENTRY']._serialized_start=687
-  _globals['_STARTPROJECTREQUEST_LABELSENTRY']._serialized_end=732
-  _globals['_STARTPROJECTRESPONSE']._serialized_start=742
-  _globals['_STARTPROJECTRESPONSE']._serialized_end=801
-  _globals['_CANCELPROJECTREQUEST']._serialized_start=803
-  _globals['_CANCELPROJECTREQUEST']._serialized_end=896
-  _globals['_CANCELPROJECTRESPONSE']._serialized_start=898
-  _globals['_CANCELPROJECTRESPONSE']._serialized_end=959
-  _globals['_COMMANDRECEIPT']._serialized_start=961
-  _globals['_COMMANDRECEIPT']._serialized_end=1071
-  _globals['_PAUSEPROJECTREQUEST']._serialized_start=1073
-  _globals['_PAUSEPROJECTREQUEST']._serialized_end=1165
-  _globals['_PAUSEPROJECTRESPONSE']._serialized_start=1167
-  _globals['_PAUSEPROJECTRESPONSE']._serialized_end=1233
-  _globals['_RESUMEPROJECTREQUEST']._serialized_start=1235
-  _globals['_RESUMEPROJECTREQUEST']._serialized_end=1328
-  _globals['_RESUMEPROJECTRESPONSE']._serialized_start=1330
-  _globals['_RESUMEPROJECTRESPONSE']._serialized_end=1397
-  _globals['_CANCELNODEREQUEST']._serialized_start=1399
-  _globals['_CANCELNODEREQUEST']._serialized_end=1506
-  _globals['_CANCELNODERESPONSE']._serialized_start=1508
-  _globals['_CANCELNODERESPONSE']._serialized_end=1572
-  _globals['_RETRYNODEREQUEST']._serialized_start=1574
-  _globals['_RETRYNODEREQUEST']._serialized_end=1680
-  _globals['_RETRYNODERESPONSE']._serialized_start=1682
-  _globals['_RETRYNODERESPONSE']._serialized_end=1745
-  _globals['_REPLANNODEREQUEST']._serialized_start=1747
-  _globals['_REPLANNODEREQUEST']._serialized_end=1854
-  _globals['_REPLANNODERESPONSE']._serialized_start=1856
-  _globals['_REPLANNODERESPONSE']._serialized_end=1920
-  _globals['_GETRUNNERREQUEST']._serialized_start=1922
-  _globals['_GETRUNNERREQUEST']._serialized_end=1940
-  _globals['_ACTIVEPROJECT']._serialized_start=1943
-  _globals['_ACTIVEPROJECT']._serialized_end=2106
-  _globals['_GETRUNNERRESPONSE']._serialized_start=2109
-  _globals['_GETRUNNERRESPONSE']._serialized_end=2344
-  _globals['_ORCHESTRATORSERVICE']._serialized_start=2347
-  _globals['_ORCHESTRATORSERVICE']._serialized_end=3157
+  _globals['_STARTPROJECTREQUEST']._serialized_start=236
+  _globals['_STARTPROJECTREQUEST']._serialized_end=764
+  _globals['_STARTPROJECTREQUEST_AGENTOPTIONSENTRY']._serialized_start=634
+  _globals['_STARTPROJECTREQUEST_AGENTOPTIONSENTRY']._serialized_end=709
+  _globals['_STARTPROJECTREQUEST_LABELSENTRY']._serialized_start=711
+  _globals['_STARTPROJECTREQUEST_LABELSENTRY']._serialized_end=756
+  _globals['_STARTPROJECTRESPONSE']._serialized_start=766
+  _globals['_STARTPROJECTRESPONSE']._serialized_end=825
+  _globals['_CANCELPROJECTREQUEST']._serialized_start=827
+  _globals['_CANCELPROJECTREQUEST']._serialized_end=920
+  _globals['_CANCELPROJECTRESPONSE']._serialized_start=922
+  _globals['_CANCELPROJECTRESPONSE']._serialized_end=983
+  _globals['_COMMANDRECEIPT']._serialized_start=985
+  _globals['_COMMANDRECEIPT']._serialized_end=1095
+  _globals['_PAUSEPROJECTREQUEST']._serialized_start=1097
+  _globals['_PAUSEPROJECTREQUEST']._serialized_end=1189
+  _globals['_PAUSEPROJECTRESPONSE']._serialized_start=1191
+  _globals['_PAUSEPROJECTRESPONSE']._serialized_end=1257
+  _globals['_RESUMEPROJECTREQUEST']._serialized_start=1259
+  _globals['_RESUMEPROJECTREQUEST']._serialized_end=1352
+  _globals['_RESUMEPROJECTRESPONSE']._serialized_start=1354
+  _globals['_RESUMEPROJECTRESPONSE']._serialized_end=1421
+  _globals['_CANCELNODEREQUEST']._serialized_start=1423
+  _globals['_CANCELNODEREQUEST']._serialized_end=1530
+  _globals['_CANCELNODERESPONSE']._serialized_start=1532
+  _globals['_CANCELNODERESPONSE']._serialized_end=1596
+  _globals['_RETRYNODEREQUEST']._serialized_start=1598
+  _globals['_RETRYNODEREQUEST']._serialized_end=1704
+  _globals['_RETRYNODERESPONSE']._serialized_start=1706
+  _globals['_RETRYNODERESPONSE']._serialized_end=1769
+  _globals['_REPLANNODEREQUEST']._serialized_start=1771
+  _globals['_REPLANNODEREQUEST']._serialized_end=1878
+  _globals['_REPLANNODERESPONSE']._serialized_start=1880
+  _globals['_REPLANNODERESPONSE']._serialized_end=1944
+  _globals['_RESOLVEREVIEWREQUEST']._serialized_start=1947
+  _globals['_RESOLVEREVIEWREQUEST']._serialized_end=2189
+  _globals['_RESOLVEREVIEWRESPONSE']._serialized_start=2191
+  _globals['_RESOLVEREVIEWRESPONSE']._serialized_end=2267
+  _globals['_GETRUNNERREQUEST']._serialized_start=2269
+  _globals['_GETRUNNERREQUEST']._serialized_end=2287
+  _globals['_ACTIVEPROJECT']._serialized_start=2290
+  _globals['_ACTIVEPROJECT']._serialized_end=2453
+  _globals['_GETRUNNERRESPONSE']._serialized_start=2456
+  _globals['_GETRUNNERRESPONSE']._serialized_end=2691
+  _globals['_ORCHESTRATORSERVICE']._serialized_start=2694
+  _globals['_ORCHESTRATORSERVICE']._serialized_end=3588
 # @@protoc_insertion_point(module_scope)

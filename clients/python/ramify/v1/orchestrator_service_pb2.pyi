@@ -12,6 +12,7 @@ from google.protobuf.internal import containers as _containers
 from ramify.v1 import command_pb2 as _command_pb2
 from ramify.v1 import plan_pb2 as _plan_pb2
 from ramify.v1 import project_pb2 as _project_pb2
+from ramify.v1 import review_pb2 as _review_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -563,6 +564,94 @@ class ReplanNodeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplanNodeResponse: _TypeAlias = ReplanNodeResponse  # noqa: Y015
+
+@_typing.final
+class ResolveReviewRequest(_message.Message):
+    """ResolveReviewRequest decides a review."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    REVIEW_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    INSTRUCTIONS_FIELD_NUMBER: _builtins.int
+    MODIFIED_PLAN_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """Which project."""
+    review_id: _builtins.str
+    """Which review."""
+    etag: _builtins.int
+    """Version of the review that the decision is about; VERSION_CONFLICT if it has another one.
+    0: whichever; what a review proposes never changes.
+    """
+    decision: _review_pb2.ReviewDecision.ValueType
+    """What is decided."""
+    instructions: _builtins.str
+    """What is to be changed; needed to request a modification, and only then allowed. At most
+    4 096 characters.
+    """
+    comment: _builtins.str
+    """Why; at most 4 096 characters."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat for 24 hours; at most 128 characters. Empty: not repeatable."""
+    actor: _builtins.str
+    """Who decides; at most 255 characters."""
+    @_builtins.property
+    def modified_plan(self) -> _review_pb2.ProposedPlan:
+        """Plan to go on with instead of the proposed one; only to approve a plan."""
+
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        review_id: _builtins.str = ...,
+        etag: _builtins.int = ...,
+        decision: _review_pb2.ReviewDecision.ValueType = ...,
+        instructions: _builtins.str = ...,
+        modified_plan: _review_pb2.ProposedPlan | None = ...,
+        comment: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["modified_plan", b"modified_plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "comment", b"comment", "decision", b"decision", "etag", b"etag", "instructions", b"instructions", "modified_plan", b"modified_plan", "project_id", b"project_id", "request_id", b"request_id", "review_id", b"review_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveReviewRequest: _TypeAlias = ResolveReviewRequest  # noqa: Y015
+
+@_typing.final
+class ResolveReviewResponse(_message.Message):
+    """ResolveReviewResponse says that the decision is durable."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVIEW_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Revision that holds the decision."""
+    @_builtins.property
+    def review(self) -> _review_pb2.Review:
+        """The review as it is now."""
+
+    def __init__(
+        self,
+        *,
+        review: _review_pb2.Review | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["review", b"review"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["review", b"review", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveReviewResponse: _TypeAlias = ResolveReviewResponse  # noqa: Y015
 
 @_typing.final
 class GetRunnerRequest(_message.Message):

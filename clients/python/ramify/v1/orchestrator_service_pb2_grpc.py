@@ -72,6 +72,11 @@ class OrchestratorServiceStub(object):
                 request_serializer=ramify_dot_v1_dot_orchestrator__service__pb2.ReplanNodeRequest.SerializeToString,
                 response_deserializer=ramify_dot_v1_dot_orchestrator__service__pb2.ReplanNodeResponse.FromString,
                 _registered_method=True)
+        self.ResolveReview = channel.unary_unary(
+                '/ramify.v1.OrchestratorService/ResolveReview',
+                request_serializer=ramify_dot_v1_dot_orchestrator__service__pb2.ResolveReviewRequest.SerializeToString,
+                response_deserializer=ramify_dot_v1_dot_orchestrator__service__pb2.ResolveReviewResponse.FromString,
+                _registered_method=True)
         self.GetRunner = channel.unary_unary(
                 '/ramify.v1.OrchestratorService/GetRunner',
                 request_serializer=ramify_dot_v1_dot_orchestrator__service__pb2.GetRunnerRequest.SerializeToString,
@@ -149,6 +154,14 @@ class OrchestratorServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResolveReview(self, request, context):
+        """Decides an open review. The decision is durable when the call returns; who comes second is
+        refused with REVIEW_CLOSED. Reviews are listed and read through StateService.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetRunner(self, request, context):
         """Returns what this orchestrator does at the moment.
         """
@@ -209,6 +222,11 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
                     servicer.ReplanNode,
                     request_deserializer=ramify_dot_v1_dot_orchestrator__service__pb2.ReplanNodeRequest.FromString,
                     response_serializer=ramify_dot_v1_dot_orchestrator__service__pb2.ReplanNodeResponse.SerializeToString,
+            ),
+            'ResolveReview': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveReview,
+                    request_deserializer=ramify_dot_v1_dot_orchestrator__service__pb2.ResolveReviewRequest.FromString,
+                    response_serializer=ramify_dot_v1_dot_orchestrator__service__pb2.ResolveReviewResponse.SerializeToString,
             ),
             'GetRunner': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRunner,
@@ -417,6 +435,33 @@ class OrchestratorService(object):
             '/ramify.v1.OrchestratorService/ReplanNode',
             ramify_dot_v1_dot_orchestrator__service__pb2.ReplanNodeRequest.SerializeToString,
             ramify_dot_v1_dot_orchestrator__service__pb2.ReplanNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveReview(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ramify.v1.OrchestratorService/ResolveReview',
+            ramify_dot_v1_dot_orchestrator__service__pb2.ResolveReviewRequest.SerializeToString,
+            ramify_dot_v1_dot_orchestrator__service__pb2.ResolveReviewResponse.FromString,
             options,
             channel_credentials,
             insecure,

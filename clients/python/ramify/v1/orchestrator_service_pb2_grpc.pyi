@@ -61,6 +61,10 @@ class OrchestratorServiceStub:
     """Orders a new plan of a node. Finished children that the new plan has again are reused, the
     others are superseded. The root reopens a project that has ended, unless it was cancelled.
     """
+    ResolveReview: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ResolveReviewRequest, _orchestrator_service_pb2.ResolveReviewResponse]
+    """Decides an open review. The decision is durable when the call returns; who comes second is
+    refused with REVIEW_CLOSED. Reviews are listed and read through StateService.
+    """
     GetRunner: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetRunnerRequest, _orchestrator_service_pb2.GetRunnerResponse]
     """Returns what this orchestrator does at the moment."""
     ExplainProject: _grpc.UnaryUnaryMultiCallable[_explain_pb2.ExplainProjectRequest, _explain_pb2.ExplainProjectResponse]
@@ -102,6 +106,10 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     ReplanNode: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ReplanNodeRequest, _orchestrator_service_pb2.ReplanNodeResponse]  # type: ignore[assignment]
     """Orders a new plan of a node. Finished children that the new plan has again are reused, the
     others are superseded. The root reopens a project that has ended, unless it was cancelled.
+    """
+    ResolveReview: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ResolveReviewRequest, _orchestrator_service_pb2.ResolveReviewResponse]  # type: ignore[assignment]
+    """Decides an open review. The decision is durable when the call returns; who comes second is
+    refused with REVIEW_CLOSED. Reviews are listed and read through StateService.
     """
     GetRunner: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetRunnerRequest, _orchestrator_service_pb2.GetRunnerResponse]  # type: ignore[assignment]
     """Returns what this orchestrator does at the moment."""
@@ -183,6 +191,16 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_orchestrator_service_pb2.ReplanNodeResponse, _abc.Awaitable[_orchestrator_service_pb2.ReplanNodeResponse]]:
         """Orders a new plan of a node. Finished children that the new plan has again are reused, the
         others are superseded. The root reopens a project that has ended, unless it was cancelled.
+        """
+
+    @_abc_1.abstractmethod
+    def ResolveReview(
+        self,
+        request: _orchestrator_service_pb2.ResolveReviewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_service_pb2.ResolveReviewResponse, _abc.Awaitable[_orchestrator_service_pb2.ResolveReviewResponse]]:
+        """Decides an open review. The decision is durable when the call returns; who comes second is
+        refused with REVIEW_CLOSED. Reviews are listed and read through StateService.
         """
 
     @_abc_1.abstractmethod

@@ -126,3 +126,18 @@ def test_a_corpus_project_gets_the_index_folder_of_the_service(tmp_path: Path) -
     assert entry is not None
     entry.check_options({"corpus": "stdlib"})
     assert entry.service_options == {"corpus_cache_dir": str(tmp_path)}
+
+
+async def test_a_plan_is_changed_as_instructed() -> None:
+    agents = ScriptedAgents()
+    plan = await agents.plan(task())
+    asked = task().model_copy(update={"proposal": plan, "instructions": "drop 1; add One more"})
+    changed = await agents.modify(asked)
+    assert [child.goal for child in changed.tasks] == [
+        "a goal / part 2",
+        "a goal / part 3",
+        "One more",
+    ]
+    asked = asked.model_copy(update={"instructions": "be bold"})
+    with pytest.raises(AgentError, match="not understood"):
+        await agents.modify(asked)

@@ -1,0 +1,81 @@
+"""Answers reviews one after the other in a terminal."""
+
+import asyncio
+import sys
+import time
+
+from ramify.cli.exits import ExitCode
+from ramify.cli.review_card import card, decision_name
+from ramify.cli.terminal import note
+from ramify.client import AsyncClient
+from ramify.errors import InvalidRequestError, ReviewClosedError
+from ramify.v1.review_pb2 import Review, ReviewDecision, ReviewState
+
+QUESTION = "[a]pprove, [m]odify, [r]eject, a[b]ort the run, [s]kip, [q]uit? "
+_DECISIONS = {
+    "a": ReviewDecision.REVIEW_DECISION_APPROVE,
+    "m": ReviewDecision.REVIEW_DECISION_REQUEST_MODIFICATION,
+    "r": ReviewDecision.REVIEW_DECISION_REJECT,
+    "b": ReviewDecision.REVIEW_DECISION_ABORT,
+}
+
+
+async def answer_all(client: AsyncClient) -> int:
+    """Ask about every open review of every run; a modified plan comes up again by itself."""
+    seen: set[tuple[str, str]] = set()
+    while True:
+        found = [
+            (item.project_id, item.review)
+            async for item in client.list_reviews(states=(ReviewState.REVIEW_STATE_OPEN,))
+        ]
+        fresh = [pair for pair in found if (pair[0], pair[1].review_id) not in seen]
+        if not fresh:
+            note("nothing more waits for a human" if seen else "nothing waits for a human")
+            return ExitCode.OK
+        for project_id, review in fresh:
+            seen.add((project_id, review.review_id))
+            if not await answer(client, project_id, review):
+                return ExitCode.OK
+
+
+async def answer(client: AsyncClient, project_id: str, review: Review) -> bool:
+    """Show one review and carry out what the user says; return False to stop asking."""
+    note(f"\nrun {project_id}\n" + "\n".join(card(review, time.time())) + "\n")
+    while True:
+        word = (await ask(QUESTION)).lower()[:1]
+        if word in ("q", ""):
+            return False
+        if word == "s":
+            return True
+        decision = _DECISIONS.get(word)
+        if decision is None:
+            continue
+        instructions = comment = ""
+        if word == "m":
+            instructions = await ask("What shall be changed? ")
+            if not instructions:
+                continue
+        elif word in ("r", "b"):
+            comment = await ask("Why (may be empty)? ")
+        try:
+            closed = await client.resolve_review(
+                project_id,
+                review.review_id,
+                decision,
+                etag=review.version,
+                instructions=instructions,
+                comment=comment,
+            )
+        except (ReviewClosedError, InvalidRequestError) as error:
+            note(error.message)
+            return True
+        note(f"{closed.review_id}: {decision_name(closed)}")
+        return True
+
+
+async def ask(question: str) -> str:
+    """Return a line from the terminal; empty at its end."""
+    sys.stderr.write(question)
+    sys.stderr.flush()
+    line: str = await asyncio.to_thread(sys.stdin.readline)
+    return line.strip()
