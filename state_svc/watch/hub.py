@@ -12,7 +12,7 @@ import asyncio
 import heapq
 import itertools
 from collections.abc import Sequence
-from time import monotonic
+from time import monotonic, thread_time
 
 from ramify.v1.project_pb2 import WatchPriority
 from ramify.v1.state_service_pb2 import WatchEndReason
@@ -24,14 +24,16 @@ from state_svc.model.project import Applied, LiveProject
 from state_svc.watch.feed import Feed
 from state_svc.watch.filter import find_in
 from state_svc.watch.group import Group, TooLarge
+from state_svc.watch.pause import Pauses
 from state_svc.watch.style import WatchStyle, patience_of
 from state_svc.watch.watcher import Watcher
 
+_OTHERS_SHARE = 2.0  #: time left to others for each second of the loop that turns take
 MAX_IMMEDIATE = 16  #: open watches that no pace holds back
 _TURN_WATCHERS = 32  #: served at one time; commits and calls get the loop in between
 _TRIM_ENTRIES = 64
 _KEPT_BYTES = 1 << 20  #: of the feed, while a watcher catches up with it
-_CHECKED_AT_ONCE = 500  #: nodes hashed before the loop gets on
+_CHECKED_AT_ONCE = 500  #: nodes hashed before others get the loop
 
 
 class Channel:
@@ -248,11 +250,11 @@ class WatchHub:
         frozen = dict(nodes)
         everything, find = list(frozen.values()), find_in(frozen)
         mine = view_filter.shows_all_nodes and running.begin()
-        total = 0
+        total, pauses = 0, Pauses()
         try:
             for at in range(0, len(everything), _CHECKED_AT_ONCE):
                 if at:
-                    await asyncio.sleep(0)
+                    await pauses.rest()
                 some = view_filter.select(everything[at : at + _CHECKED_AT_ONCE], find)
                 total += running.add(some) if mine else view_checksum(some)
             running.is_complete |= mine
@@ -330,11 +332,22 @@ class WatchHub:
                 return
             channel = heapq.heappop(self._turns)[2]
             channel.has_turn = False
+            worked = thread_time()
             served = self._serve(channel)
-            done = monotonic()
-            # What took long to encode is paid for as well.
-            self._free_at = now + max(self._frame_budget * served, done - now)
-            self._queue(channel, done)
+            self._free_at = now + self._frame_budget * served
+            self._queue(channel, now)
+            if served and self._frame_budget:
+                # Runs behind the sends that this turn has set off.
+                asyncio.get_running_loop().call_soon(self._settle, worked)
+
+    def _settle(self, worked: float) -> None:
+        """Leave the loop to others for as long as it has worked for a turn, or longer.
+
+        Measured, because what a message costs differs by machine and by size. CPU time, so that
+        other processes on a busy machine do not count.
+        """
+        spent = thread_time() - worked
+        self._free_at = max(self._free_at, monotonic() + _OTHERS_SHARE * spent)
 
     def _resume(self) -> None:
         self._timer = None

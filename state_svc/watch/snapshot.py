@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 from ramify.v1.command_pb2 import Command, CommandState
@@ -15,8 +14,9 @@ from state_svc.model.project import View
 from state_svc.model.review import OPEN
 from state_svc.model.wire import bytes_field, varint_field
 from state_svc.watch.filter import ViewFilter, find_in
+from state_svc.watch.pause import Pauses
 
-PIECE_NODES = 250  #: worked on before the loop gets on
+PIECE_NODES = 250  #: worked on before others get the loop
 
 _RESUME = WatchProjectResponse.RESUME_REVISION_FIELD_NUMBER
 _SNAPSHOT = WatchProjectResponse.SNAPSHOT_FIELD_NUMBER
@@ -53,7 +53,7 @@ class Snapshot:
             parts, size = [whole], len(whole)
         fields: Iterator[bytes] | None = self._open_fields()
         at, everything = 0, list(self._nodes.values())
-        find = find_in(self._nodes)
+        find, pauses = find_in(self._nodes), Pauses()
         while fields is not None:
             for field in fields:
                 if size and size + len(field) > MAX_FRAME_BYTES:
@@ -61,7 +61,7 @@ class Snapshot:
                     parts, size, number = [], 0, number + 1
                 parts.append(field)
                 size += len(field)
-            await asyncio.sleep(0)
+            await pauses.rest()
             piece = everything[at : at + PIECE_NODES]
             at += PIECE_NODES
             nodes = self._filter.select(piece, find)

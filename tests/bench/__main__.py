@@ -12,7 +12,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import uvloop
 
-from tests.bench import echo, orchestrator, state, store
+from tests.bench import echo, fanout, orchestrator, state, store
 from tests.bench.report import Report
 
 Scenario = Callable[[Report, float], Coroutine[None, None, None]]
@@ -20,10 +20,6 @@ Scenario = Callable[[Report, float], Coroutine[None, None, None]]
 
 def scenarios() -> dict[str, Scenario]:
     """Return the scenarios by name, in the order they run."""
-
-    async def fan_out(report: Report, seconds: float) -> None:
-        await state.fan_out(report, seconds, (1, 10, 100))
-
     return {
         "echo": echo.frames,
         "throughput": state.throughput,
@@ -31,7 +27,10 @@ def scenarios() -> dict[str, Scenario]:
         "interleaved": store.interleaved,
         "rows": store.row_per_mutation,
         "latency": state.ack_latency,
-        "fanout": fan_out,
+        "fanout": fanout.fan_out,
+        "fanout-stopped": fanout.stopped,
+        "fanout-manners": fanout.manners,
+        "snapshot": fanout.snapshot,
         "large": store.large,
         "nodes": orchestrator.no_op_nodes,
         "hops": orchestrator.hops,

@@ -1,8 +1,7 @@
-"""Load on state_svc: throughput by frame size, ack latency, fan-out."""
+"""Load on state_svc: throughput by frame size, ack latency."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
@@ -75,80 +74,6 @@ async def ack_latency(report: Report, seconds: float) -> None:
                 f"ack latency at {rate} mutations/s, {size} per frame, p50 ms",
                 percentile(producer.ack_seconds, 0.5),
                 p99_ms=percentile(producer.ack_seconds, 0.99),
-            )
-
-
-async def fan_out(report: Report, seconds: float, counts: tuple[int, ...]) -> None:
-    """Time from sending a mutation until watchers have it, at 1 000 mutations/s."""
-    rate = 1_000
-    for watchers in counts:
-        async with (
-            service("state_svc") as process,
-            grpc.aio.insecure_channel(process.address) as channel,
-            grpc.aio.insecure_channel(process.address) as watch_channel,
-        ):
-            producer = Producer(channel, "bench")
-            await producer.open()
-            await _project(channel, producer, "p")
-            resident = process.resident_bytes()
-            sent: dict[int, float] = {}
-            delays: list[float] = []
-            delivered = 0
-            count = int(rate * seconds)
-            last = count + 2
-
-            async def watch(
-                opened: asyncio.Event,
-                stub: Any,
-                sent: dict[int, float] = sent,
-                delays: list[float] = delays,
-                last: int = last,
-            ) -> int:
-                call = stub.WatchProject(pb.WatchProjectRequest(project_id="p", head=True))
-                changes = 0
-                async for message in call:
-                    now = time.perf_counter()
-                    opened.set()
-                    delta = message.delta
-                    changes += len(delta.changes)
-                    covered = range(delta.first_revision, delta.last_revision + 1)
-                    delays.extend(now - sent[r] for r in covered if r in sent)
-                    if message.resume_revision >= last:
-                        break
-                call.cancel()
-                return changes
-
-            stub: Any = rpc.StateServiceStub(watch_channel)
-            producer.ack_seconds.clear()
-            frames = [frame([patch_batch("p", n + 2, n, 1, _NODES)]) for n in range(count)]
-            async with asyncio.TaskGroup() as tasks:
-                opened = [asyncio.Event() for _ in range(watchers)]
-                running = [tasks.create_task(watch(event, stub)) for event in opened]
-                for event in opened:
-                    await event.wait()
-                grown = process.resident_bytes() - resident
-                original = producer.send
-
-                async def send(
-                    data: bytes,
-                    project_id: str,
-                    sequence: int,
-                    sent: dict[int, float] = sent,
-                    original: Any = original,
-                ) -> None:
-                    sent[sequence + 1] = time.perf_counter()
-                    await original(data, project_id, sequence)
-
-                producer.send = send  # type: ignore[method-assign]
-                await producer.run(frames, "p", 2, window=_WINDOW, rate=rate)
-            delivered = sum(task.result() for task in running)
-            report.add(
-                f"mutation to {watchers} watchers at {rate}/s, p50 ms",
-                percentile(delays, 0.5),
-                p99_ms=percentile(delays, 0.99),
-                ack_p50_ms=percentile(producer.ack_seconds, 0.5),
-                deliveries_per_second=delivered / seconds,
-                kilobytes_per_watcher=grown / watchers / 1_024,
             )
 
 
