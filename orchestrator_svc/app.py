@@ -28,6 +28,7 @@ from orchestrator_svc.identity import producer_id
 from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.channel import open_channel
 from orchestrator_svc.publish.client import StateClient
+from orchestrator_svc.publish.spool import Spool
 from orchestrator_svc.publish.state_store import StateServiceStore
 from orchestrator_svc.publish.stream import MutationStream, new_epoch
 from orchestrator_svc.rpc.server import RpcServer
@@ -66,7 +67,9 @@ async def run(config: ServiceConfig) -> None:
         )
     channel = open_channel(config.state)
     stub = StateServiceStub(channel)
-    stream = MutationStream(stub, producer_id=holder, epoch=new_epoch(), metrics=metrics)
+    epoch = new_epoch()
+    spool = Spool(config.data, epoch, config.spool_bytes)
+    stream = MutationStream(stub, producer_id=holder, epoch=epoch, metrics=metrics, spool=spool)
     client = StateClient(stub)
     leases = LeaseKeeper(client, holder=holder, ttl=config.lease_ttl_seconds, metrics=metrics)
     supervisor = Supervisor(
@@ -117,6 +120,7 @@ async def run(config: ServiceConfig) -> None:
         await profiles.aclose()
         await processes.aclose()
         await channel.close()
+        spool.close()
 
 
 async def _supervise(stream: MutationStream, supervisor: Supervisor) -> None:

@@ -75,6 +75,12 @@ class ServiceConfig(BaseModel):
     drain_call_seconds: float = Field(
         1.0, ge=0, le=3_600, description="time that agent calls get to end after SIGTERM"
     )
+    spool_bytes: int = Field(
+        268_435_456,
+        ge=0,
+        le=1 << 40,
+        description="outcomes kept in a file while state_svc is away; 0: none",
+    )
     drain_seconds: float = Field(
         10.0, gt=0, le=3_600, description="longest time that stopping may take"
     )

@@ -50,6 +50,9 @@ class Metrics:
         self.unacked_batches = Gauge(
             "orchestrator_unacked_batches", "Batches in the outbox.", registry=registry
         )
+        self.spooled_bytes = Gauge(
+            "orchestrator_spooled_bytes", "Size of the spool's file.", registry=registry
+        )
         self.rejects = Counter(
             "orchestrator_rejected_batches_total",
             "Batches that state_svc refused, by cause.",

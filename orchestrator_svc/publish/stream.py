@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 import grpc
 import structlog
 
-from orchestrator_svc.errors import ProducerFenced, ProjectReplaced, RamifyError
+from orchestrator_svc.errors import CorruptRecord, ProducerFenced, ProjectReplaced, RamifyError
 from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.backoff import Backoff
 from orchestrator_svc.publish.errors_in import TRANSIENT, from_rpc, from_stream
-from orchestrator_svc.publish.outbox import Acked, LaneState, Outbox, PositionLost
+from orchestrator_svc.publish.outbox import Acked, Entry, LaneState, Outbox, PositionLost
+from orchestrator_svc.publish.spool import Slip, Spool
 from ramify.v1 import mutation_pb2, state_service_pb2
 from ramify.v1.error_pb2 import ErrorReason
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:  # exists in the stub file only
     from ramify.v1.state_service_pb2_grpc import StateServiceAsyncStub
 
 MAX_HELD_BATCHES = 20_000  #: `offer` waits above it
-MAX_HELD_BYTES = 64 << 20
+MAX_HELD_BYTES = 64 << 20  #: in memory
+SPOOL_ABOVE_BYTES = 16 << 20  #: in memory; further batches go into the spool while it has room
 FRAME_MARGIN_BYTES = 64 << 10  #: left free in a frame for what is not a batch
 
 _GAP = ErrorReason.ERROR_REASON_SEQUENCE_GAP
@@ -43,9 +45,11 @@ Call = grpc.aio.StreamStreamCall[Request, Response]
 
 @dataclass(slots=True, eq=False)
 class _Ticket:
-    batch: mutation_pb2.MutationBatch
+    batch: mutation_pb2.MutationBatch | None  #: None: it is in the spool
     future: asyncio.Future[int]
     offered_at: float
+    size: int = 0  #: bytes in memory
+    slip: Slip | None = None
 
 
 class _ConnectionEnded(Exception):
@@ -56,8 +60,16 @@ class MutationStream:
     """Sends batches of all projects in order and exactly once. Owned by the event loop."""
 
     def __init__(
-        self, stub: StateServiceAsyncStub, *, producer_id: str, epoch: int, metrics: Metrics
+        self,
+        stub: StateServiceAsyncStub,
+        *,
+        producer_id: str,
+        epoch: int,
+        metrics: Metrics,
+        spool: Spool | None = None,
     ) -> None:
+        self._spool = spool
+        self._memory_bytes = 0  #: of the batches that are not in the spool
         self._stub = stub
         self._producer_id = producer_id
         self._epoch = epoch
@@ -88,6 +100,11 @@ class MutationStream:
         """Batches that are not acked."""
         return self._outbox.held_batches
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes in memory of batches that are not acked."""
+        return self._memory_bytes
+
     async def ready(self) -> None:
         """Wait until state_svc has welcomed this producer for the first time."""
         await self._welcomed.wait()
@@ -114,6 +131,7 @@ class MutationStream:
     def close_lane(self, project_id: str) -> None:
         """Write no more to a project; futures of unacked batches are cancelled."""
         for ticket in self._outbox.close_lane(project_id):
+            self._release(ticket)
             ticket.future.cancel()
         self._progressed()
 
@@ -127,7 +145,7 @@ class MutationStream:
     ) -> asyncio.Future[int]:
         """Append a batch; waits for room. Raises `ProjectReplaced` if the lane was ended."""
         outbox = self._outbox
-        while outbox.held_batches >= MAX_HELD_BATCHES or outbox.held_bytes >= MAX_HELD_BYTES:
+        while outbox.held_batches >= MAX_HELD_BATCHES or self._memory_bytes >= MAX_HELD_BYTES:
             await self._progress.wait()
         lane = outbox.lane(project_id)
         if lane is None or lane.state is LaneState.CLOSED:
@@ -137,9 +155,40 @@ class MutationStream:
         )
         loop = asyncio.get_running_loop()
         ticket = _Ticket(batch, loop.create_future(), loop.time())
-        outbox.offer(project_id, ticket, batch.ByteSize() + 16)
+        size = batch.ByteSize() + 16
+        self._hold(ticket, batch, size)
+        outbox.offer(project_id, ticket, size)
         self._wake.set()
         return ticket.future
+
+    def _hold(self, ticket: _Ticket, batch: mutation_pb2.MutationBatch, size: int) -> None:
+        if self._spool is not None and self._memory_bytes + size > SPOOL_ABOVE_BYTES:
+            ticket.slip = self._spool.put(batch.SerializeToString())
+            self._metrics.spooled_bytes.set(self._spool.held_bytes)
+        if ticket.slip is not None:
+            ticket.batch = None
+            return
+        ticket.size = size
+        self._memory_bytes += size
+
+    def _release(self, ticket: _Ticket) -> None:
+        """Give back the room of a batch that is not needed any more."""
+        self._memory_bytes -= ticket.size
+        ticket.size = 0
+        if ticket.slip is not None and self._spool is not None:
+            self._spool.release(ticket.slip)
+            self._metrics.spooled_bytes.set(self._spool.held_bytes)
+            ticket.slip = None
+
+    def _body(self, ticket: _Ticket, sequence: int) -> mutation_pb2.MutationBatch:
+        """Return a batch to be sent. Raises `CorruptRecord` if the spool has damaged it."""
+        batch = ticket.batch
+        if batch is None:
+            assert self._spool is not None
+            assert ticket.slip is not None
+            batch = mutation_pb2.MutationBatch.FromString(self._spool.read(ticket.slip))
+        batch.sequence = sequence
+        return batch
 
     async def flush(self) -> None:
         """Wait until every batch is acked."""
@@ -248,11 +297,10 @@ class MutationStream:
                     self.limits.max_frame_batches, max_bytes, loop.time()
                 )
                 if batches:
-                    for _, entry in batches:
-                        entry.body.batch.sequence = entry.sequence
-                    frame = state_service_pb2.MutationFrame(
-                        batches=[entry.body.batch for _, entry in batches]
-                    )
+                    bodies = self._bodies(batches)
+                    if not bodies:
+                        continue
+                    frame = state_service_pb2.MutationFrame(batches=bodies)
                     self._metrics.frame_batches.observe(len(batches))
                     await self._write(call, Request(frame=frame))
                     continue
@@ -264,6 +312,24 @@ class MutationStream:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await self._wake.wait()
+
+    def _bodies(
+        self, entries: Sequence[tuple[str, Entry[_Ticket]]]
+    ) -> list[mutation_pb2.MutationBatch]:
+        """Return what a frame carries; a lane with a damaged batch ends, before any gap of it."""
+        bodies: list[mutation_pb2.MutationBatch] = []
+        damaged: set[str] = set()
+        for project_id, entry in entries:
+            if project_id in damaged:
+                self._outbox.answered(project_id, entry.sequence)
+                continue
+            try:
+                bodies.append(self._body(entry.body, entry.sequence))
+            except CorruptRecord as error:
+                _log.error("the spool is damaged", project_id=project_id, cause=error.message)
+                damaged.add(project_id)
+                self._fail_lane(project_id, error, entry.sequence)
+        return bodies
 
     async def _receive(self, call: Call) -> None:
         while True:
@@ -300,6 +366,7 @@ class MutationStream:
 
     def _resolve(self, item: Acked[_Ticket], now: float) -> None:
         ticket = item.body
+        self._release(ticket)
         self._metrics.ack_seconds.observe(now - ticket.offered_at)
         if not ticket.future.done():
             ticket.future.set_result(item.revision)
@@ -342,6 +409,7 @@ class MutationStream:
         """End a lane; its owner learns why from every future it still holds."""
         self._outbox.answered(project_id, sequence)
         for ticket in self._outbox.close_lane(project_id):
+            self._release(ticket)
             if not ticket.future.done():
                 ticket.future.set_exception(error)
         waiter = self._attach_waiters.get(project_id)

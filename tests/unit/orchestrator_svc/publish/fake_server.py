@@ -10,6 +10,7 @@ import grpc
 
 from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.channel import open_channel
+from orchestrator_svc.publish.spool import Spool
 from orchestrator_svc.publish.stream import MutationStream
 from ramify.v1 import error_pb2, mutation_pb2
 from ramify.v1 import state_service_pb2 as pb
@@ -128,7 +129,9 @@ class FakeServer:
 
 
 @asynccontextmanager
-async def serving(fake: FakeServer, epoch: int = 5) -> AsyncIterator[MutationStream]:
+async def serving(
+    fake: FakeServer, epoch: int = 5, spool: Spool | None = None
+) -> AsyncIterator[MutationStream]:
     """Run the server and a stream that is connected to it."""
     server = grpc.aio.server()
     handler = grpc.stream_stream_rpc_method_handler(
@@ -144,7 +147,11 @@ async def serving(fake: FakeServer, epoch: int = 5) -> AsyncIterator[MutationStr
     await server.start()
     channel = open_channel(f"127.0.0.1:{port}")
     stream = MutationStream(
-        StateServiceStub(channel), producer_id="orchestrator/x", epoch=epoch, metrics=Metrics()
+        StateServiceStub(channel),
+        producer_id="orchestrator/x",
+        epoch=epoch,
+        metrics=Metrics(),
+        spool=spool,
     )
     task = asyncio.create_task(stream.run(), name="stream")
     fake_done = asyncio.create_task(stream.ready(), name="ready")
