@@ -22,6 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from orchestrator_svc.graph.budget import Budget
 from orchestrator_svc.graph.plan import MAX_GOAL_CHARS, MIN_GOAL_CHARS
+from orchestrator_svc.graph.trace import Body as TraceBody
+from orchestrator_svc.graph.trace import ToolCall
 from orchestrator_svc.graph.types import (
     ErrorClass,
     NodeType,
@@ -52,7 +54,11 @@ __all__ = [
     "Planner",
     "RelatedNode",
     "TaskType",
+    "ToolCall",
+    "TraceBody",
     "Verdict",
+    "note_model",
+    "note_tool",
     "open_call",
     "provider_call",
     "report",
@@ -164,6 +170,12 @@ class CallMonitor(Protocol):
     async def provider_call(self) -> None:
         """Wait for the call's turn to ask a model provider. Called on the loop."""
 
+    def note_model(self, model: str, prompt: str, response: str) -> None:
+        """Take note of what a model was asked and answered. Called from any thread."""
+
+    def note_tool(self, call: ToolCall) -> None:
+        """Take note of the use of a tool. Called from any thread."""
+
 
 #: The open call of the present task; threads of `asyncio.to_thread` see it too.
 open_call: ContextVar[CallMonitor | None] = ContextVar("open_call", default=None)
@@ -187,6 +199,23 @@ def spend(*, input_tokens: int = 0, output_tokens: int = 0, cost_micro_usd: int 
     monitor = open_call.get()
     if monitor is not None:
         monitor.spend(Usage(input_tokens, output_tokens, cost_micro_usd))
+
+
+def note_model(model: str, prompt: str, response: str) -> None:
+    """Record what a model was asked and what it answered, for the trace of the open call.
+
+    From any thread. Of several in one call the last counts.
+    """
+    monitor = open_call.get()
+    if monitor is not None:
+        monitor.note_model(model, prompt, response)
+
+
+def note_tool(call: ToolCall) -> None:
+    """Record the use of a tool for the trace of the open call, from any thread."""
+    monitor = open_call.get()
+    if monitor is not None:
+        monitor.note_tool(call)
 
 
 async def provider_call() -> None:

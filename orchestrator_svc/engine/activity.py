@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Callable
 
+from orchestrator_svc.engine.trace import TraceNotes
 from orchestrator_svc.graph.rate import RateWindow
+from orchestrator_svc.graph.trace import ToolCall
 from orchestrator_svc.graph.usage import NO_USAGE, Usage
 
 NOTE_INTERVAL = 0.02  #: seconds between two notes that are published, at least
@@ -23,6 +25,7 @@ class Activity:
         self.last_sign = self.started_at  #: monotonic time of the latest sign of life
         self.note = ""
         self.usage = NO_USAGE  #: what the call has cost so far
+        self.notes = TraceNotes()
         self._lock = threading.Lock()  #: of `usage`, which any thread adds to
         self._publish = publish  #: called on the loop with the latest note
         self._loop = asyncio.get_running_loop()
@@ -57,6 +60,14 @@ class Activity:
         with self._lock:
             self.usage += usage
         self.last_sign = time.monotonic()
+
+    def note_model(self, model: str, prompt: str, response: str) -> None:
+        """See `CallMonitor`."""
+        self.notes.model_call(model, prompt, response)
+
+    def note_tool(self, call: ToolCall) -> None:
+        """See `CallMonitor`."""
+        self.notes.tool_call(call)
 
     async def provider_call(self) -> None:
         """See `CallMonitor`."""

@@ -44,7 +44,7 @@ async def call_agent(
     try:
         async with deadline:
             with watchdog:
-                answer = await _ask(agents, stage, task)
+                answer = monitor.notes.answer = await _ask(agents, stage, task)
     except TimeoutError as error:
         if watchdog.bitten_after is not None:
             silence = f"no sign of life for {watchdog.bitten_after:g} s"

@@ -28,8 +28,9 @@ from orchestrator_svc.graph.plan import DraftTask
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.text import is_text, storable
 from orchestrator_svc.graph.types import ErrorClass, NodeState, Stage
+from orchestrator_svc.publish.bodies import MAX_BODY_BYTES
 
-MAX_RESULT_BYTES = (1 << 20) - 1_024  #: what the store takes as one payload, with its framing
+MAX_RESULT_BYTES = MAX_BODY_BYTES
 MAX_SUMMARY_CHARS = 4_096
 MAX_CONTENT_TYPE_CHARS = 255
 ANCESTORS_SHARE = 0.25  #: of the context, at most
@@ -50,7 +51,9 @@ def missing_results(run: Run, call: Call) -> list[str]:
     return [
         id_
         for id_ in needed
-        if (other := run.nodes.get(id_)) and other.state is NodeState.DONE and other.result is None
+        if (other := run.nodes.get(id_))
+        and other.state is NodeState.DONE
+        and (other.result is None or other.result.digest)
     ]
 
 
@@ -165,7 +168,7 @@ def _all_related(
 
 def _related(node: Node, fetched: Result | None = None) -> RelatedNode:
     output = None
-    result = node.result or fetched
+    result = fetched or node.result
     if node.state is NodeState.DONE and result is not None:
         output = Output.model_construct(
             content_type=result.content_type,

@@ -47,6 +47,7 @@ from orchestrator_svc.graph.recover import begin
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.scene import Live, OpenCall
 from orchestrator_svc.graph.settings import Settings
+from orchestrator_svc.graph.trace import Trace
 from orchestrator_svc.graph.types import ErrorClass, ProjectState
 from orchestrator_svc.graph.updates import UpdateBuffer
 from orchestrator_svc.graph.usage import NO_USAGE, Usage
@@ -293,7 +294,7 @@ class Runner:
         self._open[call.node_id] = OpenCall(
             call.stage, call.agent_name, self._clock(), call.timeout
         )
-        started = loop.time()
+        started, started_at = loop.time(), self._clock()
         activity = Activity(
             lambda note: self.post(CallProgressed(call.node_id, call.number, note)), self._rate
         )
@@ -305,7 +306,9 @@ class Runner:
             outcome = await bounded(work, call.timeout)
         except asyncio.CancelledError:
             # Said here, where the cost is known; `_call_over` says it of calls that never began.
-            self._call_cancelled(call, activity.usage)
+            seconds = loop.time() - started
+            trace = activity.notes.finish(call, task, started_at, seconds, activity.usage)
+            self._call_cancelled(call, activity.usage, trace)
             raise
         finally:
             activity.close()
@@ -314,7 +317,9 @@ class Runner:
         self._metrics.agent_calls.labels(
             stage=str(call.stage), outcome=type(outcome).__name__.lower()
         ).observe(seconds)
-        self.post(CallEnded(call.node_id, call.number, outcome, seconds, activity.usage))
+        usage = activity.usage
+        trace = activity.notes.finish(call, task, started_at, seconds, usage)
+        self.post(CallEnded(call.node_id, call.number, outcome, seconds, usage, trace))
 
     async def _fetch_results(self, node_ids: list[str]) -> dict[str, Result]:
         """Read results that are not held, `knowledge_store_batch_size` at one time."""
@@ -332,9 +337,11 @@ class Runner:
             self._call_cancelled(call)
         self._wake.set()
 
-    def _call_cancelled(self, call: Call, usage: Usage = NO_USAGE) -> None:
+    def _call_cancelled(
+        self, call: Call, usage: Usage = NO_USAGE, trace: Trace | None = None
+    ) -> None:
         outcome = Failed(ErrorClass.CANCELLED, "the call was cancelled")
-        self.post(CallEnded(call.node_id, call.number, outcome, usage=usage))
+        self.post(CallEnded(call.node_id, call.number, outcome, usage=usage, trace=trace))
 
     # Time, orders, the end
 

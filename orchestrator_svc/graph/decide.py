@@ -103,6 +103,8 @@ def _call_ended(run: Run, event: CallEnded, now: float) -> None:
         run.patch(node, usage=node.usage + event.usage)
         run.accounts.charge(node, event.usage)
     outcome = event.outcome
+    if stage is not None:
+        run.add_stage(node, stage, event, late=_is_late(run, node, outcome))
     if run.ended:
         return
     if run.state is ProjectState.CANCELLING:
@@ -135,6 +137,14 @@ def _call_ended(run: Run, event: CallEnded, now: float) -> None:
         finish(run, node, **changes)
     elif stage is not None:
         call_failed(run, node, stage, outcome.error_class, outcome.message, now)
+
+
+def _is_late(run: Run, node: Node, outcome: Outcome) -> bool:
+    """Return whether an answer changes nothing any more (SEM 20); a cancelled call gives none."""
+    if isinstance(outcome, Failed) and outcome.error_class is ErrorClass.CANCELLED:
+        return False
+    over = run.ended or run.state is ProjectState.CANCELLING
+    return over or node.state not in CALLED_STATES
 
 
 def _call_progressed(run: Run, event: CallProgressed) -> None:

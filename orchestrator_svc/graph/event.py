@@ -9,6 +9,7 @@ from orchestrator_svc.graph.mutation import Mutation
 from orchestrator_svc.graph.node import Result
 from orchestrator_svc.graph.plan import DraftTask
 from orchestrator_svc.graph.review import Answer
+from orchestrator_svc.graph.trace import Trace
 from orchestrator_svc.graph.types import CommandType, ErrorClass, NodeType, Stage
 from orchestrator_svc.graph.usage import NO_USAGE, Usage
 
@@ -54,6 +55,7 @@ class CallEnded:
     outcome: Outcome
     seconds: float = 0.0  #: how long it took
     usage: Usage = NO_USAGE  #: what it has cost
+    trace: Trace | None = None  #: what is recorded of it; None if no agent was asked
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ def call_failed(
 ) -> None:
     """Give a node whose call has failed what the table says: another attempt, plan, or its end."""
     failure = Failure(error_class, storable(message, MAX_MESSAGE_CHARS))
+    run.stage_failed(node, failure)
     recovery = RECOVERY[error_class, stage]
     if recovery is Recovery.REPLAN and can_replan(run, node):
         at = now + _delay(run, node.replan_count)

@@ -10,6 +10,7 @@ from orchestrator_svc.graph.budget import Budget
 from orchestrator_svc.graph.forced import Forced
 from orchestrator_svc.graph.node import Failure, Json, Result
 from orchestrator_svc.graph.review import Review, ReviewState
+from orchestrator_svc.graph.trace import Trace
 from orchestrator_svc.graph.types import (
     CommandState,
     NodeState,
@@ -17,6 +18,7 @@ from orchestrator_svc.graph.types import (
     OnDependencyFailure,
     OnExhausted,
     ProjectState,
+    Stage,
     TaskType,
 )
 from orchestrator_svc.graph.usage import Usage
@@ -115,6 +117,18 @@ class PatchReview:
     expire_time: float | None
 
 
+@dataclass(slots=True)
+class AddStage:
+    """The record of a stage that is over."""
+
+    stage_id: str
+    node_id: str
+    stage: Stage
+    trace: Trace
+    error: Failure | None = None
+    late: bool = False  #: the outcome came too late to count
+
+
 GraphMutation = CreateNode | PatchNode | PatchProject | PatchCommand
 ReviewMutation = OpenReview | PatchReview
-Mutation = GraphMutation | ReviewMutation
+Mutation = GraphMutation | ReviewMutation | AddStage

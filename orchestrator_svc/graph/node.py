@@ -32,6 +32,8 @@ class Result:
     text: str = ""
     data: bytes = b""  #: the body when it is not text
     summary: str = ""
+    digest: str = ""  #: names the body in the payload store; then it is not here
+    is_text: bool = True  #: whether the body that `digest` names is text
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,13 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from hashlib import sha256
 from typing import Unpack
 
 from orchestrator_svc.graph.budget import Accounts, Budget, project_budget
-from orchestrator_svc.graph.event import Call, Decision
+from orchestrator_svc.graph.event import Call, CallEnded, Decision, Failed, Planned
 from orchestrator_svc.graph.mutation import (
+    AddStage,
     CreateNode,
     Mutation,
     NodeChanges,
@@ -27,6 +29,7 @@ from orchestrator_svc.graph.mutation import (
 from orchestrator_svc.graph.node import Failure, Json, Node
 from orchestrator_svc.graph.review import Answer, Review, ReviewBook, ReviewState
 from orchestrator_svc.graph.settings import Settings
+from orchestrator_svc.graph.text import storable
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,
     TERMINAL_PROJECT_STATES,
@@ -41,6 +44,9 @@ from orchestrator_svc.graph.types import (
 )
 
 ROOT_ID = "root"
+_MAX_ID_CHARS = 128
+_MAX_MESSAGE_CHARS = 4_096  #: of a stored failure
+_MANY_TASKS = 1_000
 
 #: Name of the agent that a profile gives a stage and task type.
 AgentNames = Callable[[Stage, TaskType], str]
@@ -85,6 +91,7 @@ class Run:
         self.now = 0.0  #: Unix time of the present turn
         self._timers: list[tuple[float, str]] = []
         self._decision = Decision()
+        self._record: AddStage | None = None  #: the latest of the event at hand
         self._fresh_group = True
         self.now = 0.0  #: Unix seconds; time of the event that is being decided about
         loaded = list(nodes)
@@ -163,6 +170,7 @@ class Run:
 
     def cut(self) -> None:
         """Allow the batch to be split before the next mutation."""
+        self._record = None
         self._fresh_group = True
 
     def _emit(self, mutation: Mutation) -> None:
@@ -359,6 +367,34 @@ class Run:
             self.reviews.close(review, Answer(ReviewState.WITHDRAWN))
             self.patch_review(review, ReviewState.WITHDRAWN)
 
+    # Stage records
+
+    def add_stage(self, node: Node, stage: Stage, event: CallEnded, *, late: bool) -> None:
+        """Record a stage that is over, in the batch of its outcome (SEM 28)."""
+        if event.trace is None:
+            return
+        outcome, error = event.outcome, None
+        if isinstance(outcome, Failed):
+            message = storable(outcome.message, _MAX_MESSAGE_CHARS)
+            error = Failure(outcome.error_class, message)
+        self._record = AddStage(
+            stage_id(node.node_id, event.number),
+            node.node_id,
+            stage,
+            event.trace,
+            error,
+            late,
+        )
+        self._emit(self._record)
+        if isinstance(outcome, Planned) and len(outcome.tasks) > _MANY_TASKS:
+            self.cut()  # the children may fill a batch of their own
+
+    def stage_failed(self, node: Node, failure: Failure) -> None:
+        """Say in the record of the node's stage, just added, that its outcome was a failure."""
+        record = self._record
+        if record is not None and record.node_id == node.node_id:
+            record.error = failure
+
     # Agent calls
 
     def open_call(self, node: Node, stage: Stage, agent_name: str) -> None:
@@ -390,3 +426,11 @@ class Run:
             child = self.nodes.get(child_id)
             if child is not None:
                 child.result = None
+
+
+def stage_id(node_id: str, number: int) -> str:
+    """Return the id of the record of a node's call, the same whoever makes it."""
+    suffix = f".s{number}"
+    if len(node_id) + len(suffix) > _MAX_ID_CHARS:
+        node_id = sha256(node_id.encode()).hexdigest()
+    return node_id + suffix

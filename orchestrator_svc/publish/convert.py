@@ -88,7 +88,7 @@ def to_message(mutation: GraphMutation) -> mutation_pb2.Mutation:
         if mutation.root_node_id:
             patch.root_node_id = mutation.root_node_id
         if mutation.error is not None:
-            _set_error(patch.error, mutation.error)
+            set_error(patch.error, mutation.error)
         if mutation.pause_time is not None:
             set_time(patch.pause_time, mutation.pause_time)
         else:
@@ -158,7 +158,7 @@ def _set_patch(patch: node_pb2.NodePatch, changes: NodeChanges) -> None:
         if error is None:
             patch.clear_fields.append("error")
         else:
-            _set_error(patch.error, error)
+            set_error(patch.error, error)
     if "forced" in changes:
         set_value(patch.aux_upserts[FORCED_KEY], _forced_record(changes["forced"]))
     if "waiting_on" in changes:
@@ -234,7 +234,8 @@ def _set_command(message: mutation_pb2.CommandMutation, mutation: PatchCommand) 
         message.patch.answer = mutation.answer
 
 
-def _set_error(target: node_pb2.NodeError, failure: Failure) -> None:
+def set_error(target: node_pb2.NodeError, failure: Failure) -> None:
+    """Write a failure."""
     target.error_class = ERROR_CLASSES[failure.error_class]
     target.message = failure.message
     target.node_id = failure.node_id
@@ -243,7 +244,10 @@ def _set_error(target: node_pb2.NodeError, failure: Failure) -> None:
 def set_payload(target: payload_pb2.Payload, result: Result) -> None:
     """Write a result as a payload; an empty body is an empty text."""
     target.content_type = result.content_type
-    if result.data:
+    if result.digest:
+        target.ref.digest = result.digest
+        target.ref.is_text = result.is_text
+    elif result.data:
         target.data = result.data
     else:
         target.text = result.text
@@ -295,7 +299,9 @@ def read_node(message: node_pb2.Node) -> Node:
             read_time(message.next_attempt_time) if message.HasField("next_attempt_time") else None
         ),
         agent_name=message.agent_name,
-        result=_read_result(message) if message.HasField("result") else None,
+        result=read_payload(message.result, message.output_summary)
+        if message.HasField("result")
+        else None,
         error=read_error(message.error) if message.HasField("error") else None,
         sub_graph_id=message.sub_graph_id,
         children=tuple(message.planned_sub_task_ids),
@@ -336,9 +342,12 @@ def _review_id(message: node_pb2.Node) -> str:
     return message.aux_data[REVIEW_KEY].string_value if REVIEW_KEY in message.aux_data else ""
 
 
-def _read_result(message: node_pb2.Node) -> Result:
-    payload = message.result
-    return Result(payload.content_type, payload.text, payload.data, message.output_summary)
+def read_payload(payload: payload_pb2.Payload, summary: str) -> Result:
+    """Return a stored result; a large one without its body, which `digest` names."""
+    if payload.HasField("ref"):
+        ref = payload.ref
+        return Result(payload.content_type, summary=summary, digest=ref.digest, is_text=ref.is_text)
+    return Result(payload.content_type, payload.text, payload.data, summary)
 
 
 def read_error(message: node_pb2.NodeError) -> Failure:

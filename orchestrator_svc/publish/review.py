@@ -25,6 +25,7 @@ from orchestrator_svc.publish.convert import (
     EXHAUSTED_POLICIES,
     NODE_TYPES,
     TASK_TYPES,
+    read_payload,
     read_time,
     set_payload,
     set_time,
@@ -155,8 +156,7 @@ def read_review(message: review_pb2.Review) -> Review:
     elif message.HasField("verdict"):
         review.proposal = _NODE_TYPE_OF.get(message.verdict)
     elif message.HasField("result"):
-        result = message.result
-        review.proposal = Result(result.content_type, result.text, result.data, message.summary)
+        review.proposal = read_payload(message.result, message.summary)
     if message.state != review_pb2.ReviewState.REVIEW_STATE_OPEN:
         review.answer = read_answer(message)
     return review

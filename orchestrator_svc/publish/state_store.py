@@ -6,14 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
-from orchestrator_svc.graph.mutation import Mutation, OpenReview, PatchReview
+from orchestrator_svc.graph.mutation import AddStage, Mutation, OpenReview, PatchReview
 from orchestrator_svc.graph.node import Result
 from orchestrator_svc.metrics import Metrics
+from orchestrator_svc.publish.bodies import Bodies
 from orchestrator_svc.publish.client import CALL_TIMEOUT, translated
 from orchestrator_svc.publish.convert import read_node, to_message
 from orchestrator_svc.publish.pack import pack
 from orchestrator_svc.publish.records import LoadedProject, Sighting
 from orchestrator_svc.publish.review import review_message
+from orchestrator_svc.publish.stages import stage_message
 from orchestrator_svc.publish.stream import MutationStream
 from orchestrator_svc.publish.watch import follow_project, load_project
 from ramify.v1 import mutation_pb2
@@ -34,6 +36,7 @@ class StateServiceStore:
         self._stub = stub
         self._stream = stream
         self._metrics = metrics
+        self._bodies = Bodies(stub)
 
     async def quiesce(self, project_id: str) -> None:
         """See `Store`."""
@@ -49,7 +52,11 @@ class StateServiceStore:
         calls = [self._stub.GetNode(request, timeout=CALL_TIMEOUT) for request in requests]
         answers = await asyncio.gather(*(translated(call) for call in calls))
         nodes = (read_node(answer.node) for answer in answers)
-        return {node.node_id: node.result for node in nodes if node.result is not None}
+        found = {node.node_id: node.result for node in nodes if node.result is not None}
+        whole = await asyncio.gather(
+            *(self._bodies.fetch(project_id, result) for result in found.values())
+        )
+        return dict(zip(found, whole, strict=True))
 
     def follow(
         self, project_id: str, project_uid: str, after_revision: int
@@ -70,8 +77,10 @@ class StateServiceStore:
     ) -> list[asyncio.Future[int]]:
         """See `Store`."""
         limits = self._stream.limits
+        messages = [[_message(mutation) for mutation in group] for group in groups]
+        await self._bodies.move_out(message for group in messages for message in group)
         batches = pack(
-            ([_message(mutation) for mutation in group] for group in groups),
+            messages,
             max_mutations=limits.max_batch_mutations,
             max_bytes=limits.max_batch_bytes - BATCH_MARGIN_BYTES,
         )
@@ -85,4 +94,6 @@ class StateServiceStore:
 def _message(mutation: Mutation) -> mutation_pb2.Mutation:
     if isinstance(mutation, OpenReview | PatchReview):
         return review_message(mutation)
+    if isinstance(mutation, AddStage):
+        return stage_message(mutation)
     return to_message(mutation)

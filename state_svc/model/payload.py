@@ -47,7 +47,9 @@ class References:
             digest = payload.ref.digest
             known = self._known.get(digest)
             if known is not None:
+                is_text = payload.ref.is_text
                 payload.ref.CopyFrom(known)
+                payload.ref.is_text = is_text
                 self.found.add(digest)
             elif is_digest(digest):
                 self.missing.add(digest)

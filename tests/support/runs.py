@@ -16,6 +16,7 @@ from google.protobuf.struct_pb2 import Value
 from ramify.v1.node_pb2 import Node
 from ramify.v1.orchestrator_service_pb2 import CancelProjectRequest, StartProjectRequest
 from ramify.v1.orchestrator_service_pb2_grpc import OrchestratorServiceStub
+from ramify.v1.payload_pb2 import Payload
 from ramify.v1.project_pb2 import ExecutionSettings, Project
 from ramify.v1.state_service_pb2 import (
     Coalescing,
@@ -24,6 +25,7 @@ from ramify.v1.state_service_pb2 import (
     WatchMode,
     WatchProjectRequest,
 )
+from tests.support.payloads import get
 from tests.support.run_history import RunHistory
 from tests.support.watch import WatchLog
 from tests.support.wire import CALL_SECONDS, OPTIONS, Wire, connect
@@ -226,8 +228,15 @@ class Runs:
         project = await self.wire.project(project_id)
         result = (await self.wire.node(project_id, project.root_node_id)).result
         assert result.content_type == "text/markdown"
-        assert result.text
-        return result.text
+        return await self.text(project_id, result)
+
+    async def text(self, project_id: str, payload: Payload) -> str:
+        """Return the text of a payload, wherever it lies."""
+        if payload.HasField("ref"):
+            assert payload.ref.is_text
+            return (await get(self.wire, project_id, payload.ref.digest))[1].decode()
+        assert payload.text
+        return payload.text
 
 
 def results(history: RunHistory) -> dict[str, bytes]:

@@ -1,6 +1,7 @@
 """One unary call: its deadline, and its retries."""
 
 import asyncio
+import uuid
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -10,6 +11,8 @@ from google.protobuf.message import Message
 from ramify.backoff import Backoff
 from ramify.errors import RamifyError
 from ramify.rpc_errors import error_from_rpc
+
+PAGE_SIZE = 1_000  #: most items that a page may hold
 
 _Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response", bound=Message)
@@ -49,3 +52,8 @@ async def call(
             raise error
         await asyncio.sleep(delay)
     raise RamifyError("max_attempts must be at least 1")
+
+
+def new_request_id() -> str:
+    """Return an id that no other request has."""
+    return uuid.uuid4().hex

@@ -1,21 +1,18 @@
 """The asynchronous client of both services."""
 
-import uuid
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-import grpc.aio
 from google.protobuf.struct_pb2 import Value
 
 from ramify.addresses import orchestrator_address, state_address
-from ramify.calls import CallPolicy, call
+from ramify.calls import PAGE_SIZE, CallPolicy, call, new_request_id
 from ramify.channel import open_channel
 from ramify.cursor import WatchCursor, WatchOptions, WatchStart
 from ramify.events import WatchEvent
-from ramify.rpc_errors import error_from_rpc
 from ramify.states import TERMINAL_PROJECT_STATES
-from ramify.transfer import import_requests, parts
+from ramify.transfer import Transfers
 from ramify.v1 import explain_pb2
 from ramify.v1 import orchestrator_service_pb2 as orchestrator_pb2
 from ramify.v1 import state_service_pb2 as state_pb2
@@ -30,10 +27,8 @@ from ramify.v1.state_service_pb2_grpc import StateServiceStub
 from ramify.view import View
 from ramify.watch import WatchPolicy, watch
 
-PAGE_SIZE = 1_000  #: most items that a page may hold
 
-
-class AsyncClient:
+class AsyncClient(Transfers):
     """Starts, reads, follows and cancels runs.
 
     Addresses come from the arguments, else from `RAMIFY_STATE` and `RAMIFY_ORCHESTRATOR`, else
@@ -366,15 +361,18 @@ class AsyncClient:
             request.page_token = page.next_page_token
 
     async def get_node(
-        self, project_id: str, node_id: str, *, include_pending: bool = False
+        self, project_id: str, node_id: str, *, include_pending: bool = False, whole: bool = True
     ) -> Node:
-        """Return one node with its result."""
+        """Return one node with its result; with `whole`, wherever the body of it lies."""
         request = state_pb2.GetNodeRequest(
             project_id=project_id, node_id=node_id, include_pending=include_pending
         )
         method = self._state.GetNode
         response = await call(method, request, address=self.state_address, policy=self._policy)
-        return response.node
+        node = response.node
+        if whole and node.HasField("result"):
+            node.result.CopyFrom(await self.whole(project_id, node.result))
+        return node
 
     async def list_nodes(
         self,
@@ -560,35 +558,3 @@ class AsyncClient:
         method = self._state.FlushProject
         response = await call(method, request, address=self.state_address, policy=self._policy)
         return response.revision
-
-    # -- files ---------------------------------------------------------------
-
-    def backup(self) -> AsyncGenerator[state_pb2.BackupResponse, None]:
-        """Yield the parts of a backup of the whole store; their `data`, joined, is the file."""
-        return parts(self._state.Backup(state_pb2.BackupRequest()), self.state_address)
-
-    def export_project(
-        self, project_id: str
-    ) -> AsyncGenerator[state_pb2.ExportProjectResponse, None]:
-        """Yield the parts of a project with its history; their `data`, joined, is the file."""
-        request = state_pb2.ExportProjectRequest(project_id=project_id)
-        return parts(self._state.ExportProject(request), self.state_address)
-
-    async def import_project(
-        self, data: Iterable[bytes], *, project_id: str = "", request_id: str = ""
-    ) -> Project:
-        """Make a new project from the pieces of an exported one; return it.
-
-        It keeps its id unless another is given. Raises `DamagedFileError`; then nothing was
-        stored. Not repeated on failures: the pieces may be gone.
-        """
-        requests = import_requests(data, project_id, request_id or new_request_id())
-        try:
-            return (await self._state.ImportProject(requests)).project
-        except grpc.aio.AioRpcError as failure:
-            raise error_from_rpc(failure, self.state_address) from failure
-
-
-def new_request_id() -> str:
-    """Return an id that no other request has."""
-    return uuid.uuid4().hex

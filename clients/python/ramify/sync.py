@@ -16,9 +16,11 @@ from ramify.v1 import orchestrator_service_pb2 as orchestrator_pb2
 from ramify.v1 import state_service_pb2 as state_pb2
 from ramify.v1.explain_pb2 import Explanation
 from ramify.v1.node_pb2 import Node, NodeState
+from ramify.v1.payload_pb2 import Payload
 from ramify.v1.plan_pb2 import Plan
 from ramify.v1.project_pb2 import ExecutionSettings, Project, ProjectState, StateSettings
 from ramify.v1.review_pb2 import ProposedPlan, Review, ReviewDecision, ReviewState
+from ramify.v1.stage_pb2 import StageRecord
 from ramify.watch import WatchPolicy
 
 _T = TypeVar("_T")
@@ -217,6 +219,18 @@ class RamifyClient:
                 request_id=request_id,
             )
         )
+
+    def list_stages(self, project_id: str, *, node_id: str = "") -> Iterator[StageRecord]:
+        """Yield what happened in the stages of a run or of one node, oldest first."""
+        return self._iterate(self._client.list_stages(project_id, node_id=node_id))
+
+    def put_payload(self, data: bytes | str, *, content_type: str = "") -> Payload:
+        """Store a body; return it as a batch names it."""
+        return self._run(self._client.put_payload(data, content_type=content_type))
+
+    def get_payload(self, project_id: str, digest: str) -> bytes:
+        """Return the bytes of a body that a run references."""
+        return self._run(self._client.get_payload(project_id, digest))
 
     def get_stats(self, project_id: str = "") -> state_pb2.GetStatsResponse:
         """Return the counters of one project, or of the whole service."""

@@ -59,6 +59,10 @@ def _result(node: Node) -> str:
     if not node.HasField("result"):
         return ""
     result = node.result
+    if result.HasField("ref"):
+        stored = f", stored as {size(result.ref.stored_bytes)}"
+        kind = result.content_type or "bytes"
+        return f"{size(result.ref.original_bytes)} of {kind}{stored}; print it with --result"
     length = len(result.data) if result.HasField("data") else len(result.text.encode())
     kind = result.content_type or ("text/plain" if result.HasField("text") else "bytes")
     return f"{size(length)} of {kind}; print it with --result"

@@ -23,6 +23,10 @@ def show(
     result: Annotated[
         bool, typer.Option("--result", help="Print what the run or the node has produced.")
     ] = False,
+    trace: Annotated[
+        bool,
+        typer.Option("--trace", help="Print the stages: what went in, came out, and what it cost."),
+    ] = False,
     tree: Annotated[
         bool, typer.Option("--tree", help="Print every node; the default without NODE.")
     ] = False,
@@ -30,7 +34,7 @@ def show(
     json: Json = False,
     state_svc: StateAddress = DEFAULT_STATE,
 ) -> int:
-    """Show a run with its tree, one node, or a result.
+    """Show a run with its tree, one node, a result, or the stages.
 
     A result goes to stdout exactly as it was produced, unless stdout is a terminal; there a
     report is rendered.
@@ -42,6 +46,7 @@ def show(
       ramify show ID --at 12                  # as it was at revision 12
       ramify show ID --result > report.md
       ramify show ID NODE --result
+      ramify show ID NODE --trace             # its stages: input, output, model, tools, cost
       ramify show ID --json | jq -c .node     # the project, then every node
     """
     from ramify.cli.session import run_session
@@ -51,14 +56,22 @@ def show(
     if result and tree:
         raise CliError("--result and --tree are two requests", "choose one", ExitCode.USAGE)
 
-    if at and (node_id or result):
+    if trace and (result or tree):
         raise CliError(
-            "--at shows a run with its tree", "leave out NODE and --result", ExitCode.USAGE
+            "--trace is a request of its own", "leave out --result and --tree", ExitCode.USAGE
+        )
+    if at and (node_id or result or trace):
+        raise CliError(
+            "--at shows a run with its tree",
+            "leave out NODE, --result and --trace",
+            ExitCode.USAGE,
         )
 
     async def work(client: "AsyncClient") -> int:
         if result:
             await _show_result(client, project_id, node_id, json)
+        elif trace:
+            await _show_trace(client, project_id, node_id, json)
         elif node_id:
             await _show_node(client, project_id, node_id, json)
         else:
@@ -99,11 +112,29 @@ async def _show_node(client: "AsyncClient", project_id: str, node_id: str, json:
     from ramify.cli.node_card import node_card
     from ramify.cli.terminal import out, print_json
 
-    node = await client.get_node(project_id, node_id)
+    node = await client.get_node(project_id, node_id, whole=False)
     if json:
         print_json(node)
     else:
         out().print(node_card(node))
+
+
+async def _show_trace(client: "AsyncClient", project_id: str, node_id: str, json: bool) -> None:
+    from ramify.cli.terminal import note, out, print_json
+    from ramify.cli.trace import total_line, trace_lines
+    from ramify.usage import below
+
+    records = []
+    async for record in client.list_stages(project_id, node_id=node_id):
+        records.append(record)
+        if json:
+            print_json(record)
+        else:
+            for line in await trace_lines(client, project_id, record):
+                out().print(line, soft_wrap=True)
+    if not json:
+        nodes = [node async for node in client.list_nodes(project_id)]
+        note(total_line(records, (node.usage for node in below(nodes, node_id))))
 
 
 async def _show_run(client: "AsyncClient", project_id: str, at: int, json: bool) -> None:

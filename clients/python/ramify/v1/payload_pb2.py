@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17ramify/v1/payload.proto\x12\tramify.v1\"x\n\nPayloadRef\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x16\n\x0eoriginal_bytes\x18\x02 \x01(\x04\x12\x14\n\x0cstored_bytes\x18\x03 \x01(\x04\x12,\n\x08\x65ncoding\x18\x04 \x01(\x0e\x32\x1a.ramify.v1.PayloadEncoding\"m\n\x07Payload\x12\x14\n\x0c\x63ontent_type\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x0e\n\x04\x64\x61ta\x18\x03 \x01(\x0cH\x00\x12$\n\x03ref\x18\x04 \x01(\x0b\x32\x15.ramify.v1.PayloadRefH\x00\x42\x06\n\x04\x62ody*m\n\x0fPayloadEncoding\x12 \n\x1cPAYLOAD_ENCODING_UNSPECIFIED\x10\x00\x12\x1d\n\x19PAYLOAD_ENCODING_IDENTITY\x10\x01\x12\x19\n\x15PAYLOAD_ENCODING_ZSTD\x10\x02\x42\x30\n\rdev.ramify.v1P\x01Z\x1dramify.dev/ramify/v1;ramifyv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17ramify/v1/payload.proto\x12\tramify.v1\"\x89\x01\n\nPayloadRef\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x16\n\x0eoriginal_bytes\x18\x02 \x01(\x04\x12\x14\n\x0cstored_bytes\x18\x03 \x01(\x04\x12,\n\x08\x65ncoding\x18\x04 \x01(\x0e\x32\x1a.ramify.v1.PayloadEncoding\x12\x0f\n\x07is_text\x18\x05 \x01(\x08\"m\n\x07Payload\x12\x14\n\x0c\x63ontent_type\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x0e\n\x04\x64\x61ta\x18\x03 \x01(\x0cH\x00\x12$\n\x03ref\x18\x04 \x01(\x0b\x32\x15.ramify.v1.PayloadRefH\x00\x42\x06\n\x04\x62ody*m\n\x0fPayloadEncoding\x12 \n\x1cPAYLOAD_ENCODING_UNSPECIFIED\x10\x00\x12\x1d\n\x19PAYLOAD_ENCODING_IDENTITY\x10\x01\x12\x19\n\x15PAYLOAD_ENCODING_ZSTD\x10\x02\x42\x30\n\rdev.ramify.v1P\x01Z\x1dramify.dev/ramify/v1;ramifyv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,10 +32,10 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ramify.v1.payload_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\rdev.ramify.v1P\001Z\035ramify.dev/ramify/v1;ramifyv1'
-  _globals['_PAYLOADENCODING']._serialized_start=271
-  _globals['_PAYLOADENCODING']._serialized_end=380
-  _globals['_PAYLOADREF']._serialized_start=38
-  _globals['_PAYLOADREF']._serialized_end=158
-  _globals['_PAYLOAD']._serialized_start=160
-  _globals['_PAYLOAD']._serialized_end=269
+  _globals['_PAYLOADENCODING']._serialized_start=289
+  _globals['_PAYLOADENCODING']._serialized_end=398
+  _globals['_PAYLOADREF']._serialized_start=39
+  _globals['_PAYLOADREF']._serialized_end=176
+  _globals['_PAYLOAD']._serialized_start=178
+  _globals['_PAYLOAD']._serialized_end=287
 # @@protoc_insertion_point(module_scope)

@@ -53,6 +53,7 @@ class PayloadRef(_message.Message):
     ORIGINAL_BYTES_FIELD_NUMBER: _builtins.int
     STORED_BYTES_FIELD_NUMBER: _builtins.int
     ENCODING_FIELD_NUMBER: _builtins.int
+    IS_TEXT_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """`sha256:` and 64 lower-case hexadecimal digits, of the original bytes."""
     original_bytes: _builtins.int
@@ -61,6 +62,8 @@ class PayloadRef(_message.Message):
     """Bytes that the body takes in the store. Output only."""
     encoding: Global___PayloadEncoding.ValueType
     """How the body lies in the store. Output only."""
+    is_text: _builtins.bool
+    """Whether the body is UTF-8 text, as who names it says."""
     def __init__(
         self,
         *,
@@ -68,10 +71,11 @@ class PayloadRef(_message.Message):
         original_bytes: _builtins.int = ...,
         stored_bytes: _builtins.int = ...,
         encoding: Global___PayloadEncoding.ValueType = ...,
+        is_text: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "encoding", b"encoding", "original_bytes", b"original_bytes", "stored_bytes", b"stored_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "encoding", b"encoding", "is_text", b"is_text", "original_bytes", b"original_bytes", "stored_bytes", b"stored_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

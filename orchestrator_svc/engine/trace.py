@@ -1,0 +1,127 @@
+"""Collects what is recorded of one agent call, and writes inputs and answers as JSON."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable
+
+from pydantic import BaseModel, JsonValue
+
+from orchestrator_svc.agents.base import AgentInput, Output, RelatedNode
+from orchestrator_svc.graph.event import Call
+from orchestrator_svc.graph.text import is_text, storable
+from orchestrator_svc.graph.trace import Body, ToolCall, Trace
+from orchestrator_svc.graph.usage import Usage
+
+MAX_TOOL_CALLS = 1_000  #: of one record; the contract takes no more
+MAX_NAME_CHARS = 255
+MAX_ERROR_CHARS = 4_096
+_JSON = "application/json"
+
+
+class TraceNotes:
+    """What an agent says of its model and its tools while a call is open; from any thread."""
+
+    def __init__(self) -> None:
+        self.answer: object = None
+        self._lock = threading.Lock()
+        self._model = ""
+        self._prompt: Body | None = None
+        self._response: Body | None = None
+        self._tool_calls: list[ToolCall] = []
+
+    def model_call(self, model: str, prompt: str, response: str) -> None:
+        """Note what a model was asked and what it answered; of several calls the last counts."""
+        with self._lock:
+            self._model = storable(model, MAX_NAME_CHARS)
+            self._prompt = text_body(prompt)
+            self._response = text_body(response)
+
+    def tool_call(self, call: ToolCall) -> None:
+        """Note the use of a tool; of more than `MAX_TOOL_CALLS` the first count."""
+        with self._lock:
+            if len(self._tool_calls) < MAX_TOOL_CALLS:
+                self._tool_calls.append(call)
+
+    def finish(
+        self, call: Call, task: AgentInput, started: float, seconds: float, usage: Usage
+    ) -> Trace:
+        """Return the record of the call."""
+        with self._lock:
+            return Trace(
+                attempt=call.attempt,
+                agent_name=call.agent_name,
+                started=started,
+                seconds=seconds,
+                input=input_body(task),
+                output=output_body(self.answer),
+                model=self._model,
+                prompt=self._prompt,
+                response=self._response,
+                tool_calls=tuple(self._tool_calls),
+                usage=usage,
+            )
+
+
+def text_body(text: str) -> Body:
+    """Return a text as a body, without what cannot be stored."""
+    return Body(text=text if is_text(text) else text.encode(errors="replace").decode())
+
+
+def input_body(task: AgentInput) -> Body:
+    """Return what an agent was given.
+
+    Results of other nodes are named by their nodes, whose results the same log holds, and not
+    repeated.
+    """
+    given: dict[str, JsonValue] = {
+        "goal": task.goal,
+        "task_type": str(task.task_type),
+        "layer": task.layer,
+        "max_depth": task.max_depth,
+        "overall_objective": task.overall_objective,
+    }
+    if task.node_type is not None:
+        given["node_type"] = str(task.node_type)
+    for name, nodes in (
+        ("ancestors", task.ancestors),
+        ("dependencies", task.dependencies),
+        ("children", task.children),
+    ):
+        if nodes:
+            given[name] = _related(nodes)
+    if task.details:
+        given["details"] = task.details
+    if task.options:
+        given["options"] = task.options
+    return _json(given)
+
+
+def _related(nodes: Iterable[RelatedNode]) -> JsonValue:
+    shown: list[JsonValue] = []
+    for node in nodes:
+        item: dict[str, JsonValue] = {"node_id": node.node_id, "state": node.state}
+        if node.error:
+            item["error"] = node.error
+        shown.append(item)
+    return shown
+
+
+def output_body(answer: object) -> Body | None:
+    """Return what an agent answered; None if there is no answer, or none that can be stored."""
+    if isinstance(answer, Output):
+        content_type = answer.content_type
+        if len(content_type) > MAX_NAME_CHARS or not is_text(content_type):
+            content_type = "text/plain"
+        if answer.data:
+            return Body(content_type, data=answer.data)
+        return Body(content_type, text_body(answer.text).text)
+    if isinstance(answer, BaseModel):
+        return _json(answer.model_dump(mode="json", exclude_defaults=True))
+    return None
+
+
+def _json(value: JsonValue) -> Body:
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    return Body(_JSON, text_body(text).text)

@@ -1,0 +1,130 @@
+"""What is recorded of a call: what went in and what came out, as it was (S4.9)."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from orchestrator_svc.agents.base import (
+    AgentInput,
+    NodeType,
+    Output,
+    Plan,
+    PlannedTask,
+    RelatedNode,
+    TaskType,
+    ToolCall,
+    Verdict,
+    note_model,
+    note_tool,
+    open_call,
+)
+from orchestrator_svc.engine.activity import Activity
+from orchestrator_svc.engine.context import MAX_RESULT_BYTES
+from orchestrator_svc.engine.trace import MAX_TOOL_CALLS, TraceNotes, input_body, output_body
+from orchestrator_svc.graph.event import Call
+from orchestrator_svc.graph.trace import Body
+from orchestrator_svc.graph.types import Stage
+from orchestrator_svc.graph.usage import NO_USAGE
+from state_svc.model.limits import Limits
+
+_TASK = AgentInput(
+    project_id="p",
+    node_id="n",
+    attempt=2,
+    goal="find it",
+    task_type=TaskType.SEARCH,
+    layer=1,
+    max_depth=5,
+    overall_objective="know",
+    dependencies=(
+        RelatedNode(
+            node_id="d",
+            goal="before",
+            task_type=TaskType.THINK,
+            state="DONE",
+            output=Output(text="x" * 9_000),
+        ),
+    ),
+    details={"place": [0, 1]},
+)
+_CALL = Call("n", 3, 2, Stage.EXECUTE, "searcher", 10.0)
+
+
+def test_an_input_names_the_nodes_whose_results_it_held() -> None:
+    body = input_body(_TASK)
+    given = json.loads(body.text)
+    assert given["goal"] == "find it"
+    assert given["dependencies"] == [{"node_id": "d", "state": "DONE"}]
+    assert given["details"] == {"place": [0, 1]}
+    assert len(body.text) < 1_000, "results are not repeated"
+
+
+@pytest.mark.parametrize(
+    "answer, expected",
+    [
+        (Output(text="é"), Body("text/plain", "é")),
+        (Output(content_type="image/png", data=b"\x89"), Body("image/png", data=b"\x89")),
+        (Output(text="\ud800"), Body("text/plain", "?")),
+        (Output(content_type="x" * 300, text="y"), Body("text/plain", "y")),
+        (None, None),
+        ("no answer at all", None),
+    ],
+)
+def test_an_output_is_kept_as_it_was_or_as_near_as_can_be_stored(
+    answer: object, expected: Body | None
+) -> None:
+    assert output_body(answer) == expected
+
+
+def test_verdicts_and_plans_are_json() -> None:
+    verdict = output_body(Verdict(node_type=NodeType.PLAN, reason="large"))
+    assert verdict is not None
+    assert json.loads(verdict.text) == {"node_type": "PLAN", "reason": "large"}
+    task = PlannedTask(goal="part", task_type=TaskType.WRITE, depends_on=())
+    plan = output_body(Plan(tasks=(task,)))
+    assert plan is not None
+    assert json.loads(plan.text) == {"tasks": [{"goal": "part", "task_type": "WRITE"}]}
+
+
+async def test_an_agent_says_what_its_model_and_its_tools_did() -> None:
+    activity = Activity(lambda _: None)
+    token = open_call.set(activity)
+    try:
+        note_model("small", "first", "one")
+        note_model("large", "second", "two")
+        note_tool(ToolCall(tool_name="search", arguments=Body(text="q"), seconds=0.5, error="none"))
+    finally:
+        open_call.reset(token)
+    trace = activity.notes.finish(_CALL, _TASK, 7.0, 0.25, NO_USAGE)
+    assert (trace.model, trace.prompt, trace.response) == (
+        "large",
+        Body(text="second"),
+        Body(text="two"),
+    )
+    assert [call.tool_name for call in trace.tool_calls] == ["search"]
+    assert (trace.attempt, trace.agent_name) == (2, "searcher")
+    assert (trace.started, trace.seconds) == (7.0, 0.25)
+
+
+def test_what_is_not_reported_is_not_there() -> None:
+    trace = TraceNotes().finish(_CALL, _TASK, 7.0, 0.25, NO_USAGE)
+    assert (trace.model, trace.prompt, trace.response, trace.tool_calls, trace.output) == (
+        "",
+        None,
+        None,
+        (),
+        None,
+    )
+
+
+def test_a_record_has_a_bounded_number_of_tool_calls() -> None:
+    notes = TraceNotes()
+    for _ in range(MAX_TOOL_CALLS + 5):
+        notes.tool_call(ToolCall(tool_name="t"))
+    assert len(notes.finish(_CALL, _TASK, 0.0, 0.0, NO_USAGE).tool_calls) == MAX_TOOL_CALLS
+
+
+def test_a_result_may_be_as_large_as_the_payload_store_takes() -> None:
+    assert Limits().max_stored_payload_bytes == MAX_RESULT_BYTES
