@@ -114,6 +114,17 @@ def test_a_refusal_shows_its_reason(answers: Answers) -> None:
     assert (info.reason, info.domain) == ("PROJECT_NOT_FOUND", "ramify")
 
 
+def test_a_body_is_put_named_listed_and_read_back(answers: Answers) -> None:
+    put, _, listed, read = answers["Large bodies and stages"]
+    (named,) = put.documents
+    assert named["payload"]["originalBytes"] == "5"
+    (page,) = listed.documents
+    (record,) = page["stages"]
+    assert record["output"]["ref"] == named["payload"]
+    (body,) = read.documents
+    assert body == {**named, "data": "aGVsbG8="}
+
+
 def test_the_orchestrator_is_listed_and_called_the_same_way(answers: Answers) -> None:
     listed, runner, started, cancelled = answers["The orchestrator"]
     descriptor = orchestrator_service_pb2.DESCRIPTOR.services_by_name["OrchestratorService"]
