@@ -18,6 +18,10 @@ MAX_TOOL_CALLS = 1_000  #: of one record; the contract takes no more
 MAX_NAME_CHARS = 255
 MAX_ERROR_CHARS = 4_096
 _JSON = "application/json"
+#: Fields of an input that the record itself does not have.
+_INPUT_FIELDS = [
+    name for name in AgentInput.model_fields if name not in ("project_id", "node_id", "attempt")
+]
 
 
 class TraceNotes:
@@ -75,26 +79,15 @@ def input_body(task: AgentInput) -> Body:
     Results of other nodes are named by their nodes, whose results the same log holds, and not
     repeated.
     """
-    given: dict[str, JsonValue] = {
-        "goal": task.goal,
-        "task_type": str(task.task_type),
-        "layer": task.layer,
-        "max_depth": task.max_depth,
-        "overall_objective": task.overall_objective,
-    }
-    if task.node_type is not None:
-        given["node_type"] = str(task.node_type)
-    for name, nodes in (
-        ("ancestors", task.ancestors),
-        ("dependencies", task.dependencies),
-        ("children", task.children),
-    ):
-        if nodes:
-            given[name] = _related(nodes)
-    if task.details:
-        given["details"] = task.details
-    if task.options:
-        given["options"] = task.options
+    given: dict[str, JsonValue] = {}
+    for name in _INPUT_FIELDS:
+        value = getattr(task, name)
+        if isinstance(value, BaseModel):
+            given[name] = value.model_dump(mode="json", exclude_defaults=True)
+        elif isinstance(value, tuple) and value:
+            given[name] = _related(value)
+        elif value or isinstance(value, int):
+            given[name] = value
     return _json(given)
 
 
@@ -104,6 +97,8 @@ def _related(nodes: Iterable[RelatedNode]) -> JsonValue:
         item: dict[str, JsonValue] = {"node_id": node.node_id, "state": node.state}
         if node.error:
             item["error"] = node.error
+        if node.shortened:
+            item["shortened"] = True
         shown.append(item)
     return shown
 

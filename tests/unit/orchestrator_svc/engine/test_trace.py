@@ -61,6 +61,21 @@ def test_an_input_names_the_nodes_whose_results_it_held() -> None:
     assert len(body.text) < 1_000, "results are not repeated"
 
 
+def test_an_input_is_recorded_with_every_field_that_is_set() -> None:
+    related = (RelatedNode(node_id="r", goal="g", task_type=TaskType.THINK, state="FAILED"),)
+    plan = Plan(tasks=(PlannedTask(goal="part", task_type=TaskType.WRITE),))
+    values: dict[str, object] = {"node_type": NodeType.PLAN, "proposal": plan}
+    for name, field in AgentInput.model_fields.items():
+        if "RelatedNode" in str(field.annotation):
+            values[name] = related
+        elif field.annotation is str and not getattr(_TASK, name):
+            values[name] = "said"
+    values["options"] = {"corpus": "stdlib"}
+    given = json.loads(input_body(_TASK.model_copy(update=values)).text)
+    assert set(given) == set(AgentInput.model_fields) - {"project_id", "node_id", "attempt"}
+    assert given["proposal"] == {"tasks": [{"goal": "part", "task_type": "WRITE"}]}
+
+
 @pytest.mark.parametrize(
     "answer, expected",
     [
