@@ -16,6 +16,7 @@ from google.protobuf.struct_pb2 import Value
 from ramify.v1.error_pb2 import ErrorReason
 from ramify.v1.mutation_pb2 import Mutation, NodeMutation
 from ramify.v1.node_pb2 import Node, NodeError, NodePatch, TaskType
+from ramify.v1.plan_pb2 import Plan
 from ramify.v1.project_pb2 import ExecutionSettings
 from ramify.v1.state_service_pb2 import (
     AcquireLeaseRequest,
@@ -280,6 +281,11 @@ BAD_REQUESTS: dict[str, tuple[str, Any, str]] = {
         "CreateProject",
         CreateProjectRequest(project_id="a/b/c", goal="a goal"),
         "project_id",
+    ),
+    "plan too large": (
+        "CreateProject",
+        CreateProjectRequest(goal="a goal", plan=Plan(goal="g" * (1 << 20))),
+        "plan",
     ),
     "settings out of range": (
         "CreateProject",

@@ -47,6 +47,7 @@ ENFORCED: dict[str, object] = {
     "levels in a value": "MAX_VALUE_DEPTH",
     "tool calls of a stage record": "MAX_TOOL_CALLS",
     "bytes of a review": "MAX_REVIEW_BYTES",
+    "bytes of a given plan": "MAX_PLAN_BYTES",
     "pins of a project": "MAX_PINS",
     "values of a condition of a watch filter": watch._MAX_VALUES,
     "milliseconds between messages of a watch": watch._MAX_INTERVAL_MS,

@@ -96,3 +96,11 @@ def test_every_file_that_the_docs_name_exists() -> None:
                 if (ROOT / base / name).exists()
             ]
             assert found, f"{page} names {name}"
+
+
+def test_every_test_that_the_docs_name_exists() -> None:
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        for name in re.findall(r"`(tests/[\w/]+\.py::\w+)`", page.read_text("utf-8")):
+            path, _, function = name.partition("::")
+            source = (ROOT / path).read_text("utf-8")
+            assert re.search(rf"^(?:async )?def {function}\(", source, re.MULTILINE), name
