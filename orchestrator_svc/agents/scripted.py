@@ -43,6 +43,7 @@ from orchestrator_svc.agents.base import (
     spend,
 )
 from orchestrator_svc.agents.edits import edited
+from orchestrator_svc.graph.plan import MAX_PLAN_TASKS
 from orchestrator_svc.graph.types import Stage
 
 MAX_DELAY_MS = 3_600_000
@@ -82,7 +83,7 @@ class Script(_Strict):
     """The agent options of a scripted project."""
 
     depth: int = Field(1, ge=0, le=20)
-    breadth: int = Field(3, ge=1, le=5_000)
+    breadth: int = Field(3, ge=1, le=MAX_PLAN_TASKS)
     chain: bool = False
     types: bool = True
     delay_ms: DelayMs = 0

@@ -15,7 +15,9 @@ from orchestrator_svc.graph.mutation import NodeChanges
 from orchestrator_svc.graph.node import Node
 from orchestrator_svc.graph.plan import DraftTask, canonical, child_id, sub_graph_id
 from orchestrator_svc.graph.run import Run
-from orchestrator_svc.graph.types import NodeState
+from orchestrator_svc.graph.settle import make_ready
+from orchestrator_svc.graph.staging import half_staged, in_order, is_staged
+from orchestrator_svc.graph.types import TERMINAL_NODE_STATES, NodeState
 
 
 def reusable(run: Run, node: Node) -> dict[str, Node]:
@@ -78,8 +80,9 @@ def _same_task(task: DraftTask, child: Node, needs: set[str]) -> bool:
 
 
 def adopt_plan(run: Run, node: Node, tasks: tuple[DraftTask, ...]) -> None:
-    """Write the children and the parent's PLAN_DONE in one revision (SEM 11)."""
+    """Write the children and the parent's PLAN_DONE, in one revision if they fit (SEM 11)."""
     plan_number = node.plan_count + 1
+    staged = is_staged(tasks, run.goal)
     reused = reuse(tasks, reusable(run, node))
     ids = tuple(
         reused.get(index) or child_id(node.node_id, plan_number, index)
@@ -87,11 +90,13 @@ def adopt_plan(run: Run, node: Node, tasks: tuple[DraftTask, ...]) -> None:
     )
     if node.children:
         _supersede(run, node, set(ids))
-    children = []
-    for index, task in enumerate(tasks):
+    children = [run.nodes[id_] for id_ in reused.values()]
+    for index in in_order(tasks) if staged else range(len(tasks)):
+        task = tasks[index]
         if index in reused:
-            children.append(run.nodes[ids[index]])
             continue
+        if staged:
+            run.cut()
         needs = tuple(ids[i] for i in task.depends_on)
         waits = any(i not in reused for i in task.depends_on)
         children.append(
@@ -100,7 +105,7 @@ def adopt_plan(run: Run, node: Node, tasks: tuple[DraftTask, ...]) -> None:
                 goal=task.goal,
                 task_type=task.task_type,
                 node_type=task.node_type,
-                state=NodeState.PENDING if waits else NodeState.READY,
+                state=NodeState.PENDING if waits or staged else NodeState.READY,
                 parent=node,
                 depends_on=needs,
                 details={key: canonical(value) for key, value in task.details.items()},
@@ -124,11 +129,35 @@ def adopt_plan(run: Run, node: Node, tasks: tuple[DraftTask, ...]) -> None:
         changes["crash_redispatches"] = 0
     if node.review_id:
         changes["review_id"] = ""
+    if staged:
+        run.cut()
     run.patch(node, **changes)
     run.index_plan(node, children, set(reused.values()))
-    run.queue.extend(child.node_id for child in children if child.state is NodeState.READY)
+    if staged:
+        for child in children:
+            if child.state is NodeState.PENDING:
+                make_ready(run, child)
+    else:
+        run.queue.extend(child.node_id for child in children if child.state is NodeState.READY)
     if not node.open_children:  # everything is reused
         run.queue.appendleft(node.node_id)
+
+
+def supersede_half_staged(run: Run) -> None:
+    """Replace what is there of plans that were cut off before their PLAN_DONE (SEM 11)."""
+    for parent_id, children in half_staged(run.nodes).items():
+        parent = run.nodes[parent_id]
+        for child in children:
+            run.cut()
+            if child.state in TERMINAL_NODE_STATES:
+                if not child.superseded:
+                    run.patch(child, superseded=True)
+            else:
+                run.patch(child, state=NodeState.CANCELLED, superseded=True)
+        run.cut()
+        run.patch(parent, plan_count=parent.plan_count + 1)
+        parent.open_children = 0
+        parent.done_children = 0
 
 
 def _supersede(run: Run, node: Node, kept: set[str]) -> None:

@@ -36,10 +36,11 @@ from orchestrator_svc.graph.failure import call_failed
 from orchestrator_svc.graph.mutation import NodeChanges
 from orchestrator_svc.graph.node import Node
 from orchestrator_svc.graph.orders import carry_out, settle_end, settle_pause
-from orchestrator_svc.graph.plan import DraftTask
+from orchestrator_svc.graph.plan import MAX_BATCH_TASKS, DraftTask
 from orchestrator_svc.graph.review import Checkpoint
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.settle import finish
+from orchestrator_svc.graph.staging import is_staged
 from orchestrator_svc.graph.text import storable
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,
@@ -168,7 +169,12 @@ def _decided(run: Run, node: Node, node_type: NodeType, now: float) -> None:
 
 def _planned(run: Run, node: Node, tasks: tuple[DraftTask, ...], stage: Stage, now: float) -> None:
     modified = stage is Stage.MODIFY
+    again = modified or node.children  # changed on request, or made anew
+    checkpoint = Checkpoint.PLAN_MODIFICATION if again else Checkpoint.PLAN_GENERATION
+    asked = asks(run, node, checkpoint)
     problems = plan_problems(run, node, tasks)
+    if asked and is_staged(tasks, run.goal):
+        problems.append(f"a plan to be reviewed has at most {MAX_BATCH_TASKS} tasks and 2.5 MB")
     if problems:
         text = "invalid plan: " + "; ".join(problems)
         if modified and asked_again(run, node, Stage.MODIFY):
@@ -176,9 +182,7 @@ def _planned(run: Run, node: Node, tasks: tuple[DraftTask, ...], stage: Stage, n
         else:
             call_failed(run, node, stage, ErrorClass.INVALID_OUTPUT, text, now)
         return
-    again = modified or node.children  # changed on request, or made anew
-    checkpoint = Checkpoint.PLAN_MODIFICATION if again else Checkpoint.PLAN_GENERATION
-    if asks(run, node, checkpoint):
+    if asked:
         ask(run, node, checkpoint, tasks)
     else:
         adopt_plan(run, node, tasks)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 
 import networkx as nx
 
@@ -16,8 +17,11 @@ from orchestrator_svc.graph.types import NodeType, OnDependencyFailure, OnExhaus
 
 MIN_GOAL_CHARS = 3
 MAX_GOAL_CHARS = 10_000
-MAX_PLAN_TASKS = 4_999  #: children and their parent's change are one batch of at most 5 000
-MAX_PLAN_BYTES = 2_500_000  #: the same batch, encoded, below 3 MiB
+MAX_PLAN_TASKS = 200_000
+MAX_PLAN_BYTES = 128_000_000  #: encoded, with the overall goal that each child carries
+MAX_BATCH_TASKS = 4_999  #: of one revision: with their parent's change a batch of at most 5 000
+MAX_BATCH_BYTES = 2_500_000  #: the same batch, encoded, below 3 MiB
+MAX_LISTED_CHILDREN = 5_000  #: that the store keeps as a list of their parent
 MAX_TASK_DEPENDENCIES = 1_000
 MAX_DETAILS_BYTES = 15_000  #: of one child as JSON; the store takes 16 KiB of attributes
 MAX_REPORTED_PROBLEMS = 50
@@ -53,12 +57,9 @@ def check_plan(
         problems.append(f"the plan has {len(tasks)} tasks, at most {MAX_PLAN_TASKS} are allowed")
     if layer + 1 > max_depth:
         problems.append(f"layer {layer} may not be planned, the deepest layer is {max_depth}")
-    size = 0
     for index, task in enumerate(tasks):
         problems += (f"task {index}: {problem}" for problem in _task_problems(task, len(tasks)))
-        size += len(task.goal.encode(errors="replace")) + _TASK_OVERHEAD_BYTES
-        size += 24 * len(task.depends_on) + (_json_bytes(task.details) or 0)
-    size += len(tasks) * len(objective.encode(errors="replace"))
+    size = _plan_bytes(tasks, objective)
     if size > MAX_PLAN_BYTES:
         problems.append(f"the plan has {size} bytes, at most {MAX_PLAN_BYTES} are allowed")
     problems += _cycles(tasks)
@@ -66,6 +67,19 @@ def check_plan(
         more = len(problems) - MAX_REPORTED_PROBLEMS
         problems[MAX_REPORTED_PROBLEMS:] = [f"{more} more problems"]
     return problems
+
+
+def _plan_bytes(tasks: Sequence[DraftTask], objective: str) -> int:
+    size = len(tasks) * (len(objective.encode(errors="replace")) + _TASK_OVERHEAD_BYTES)
+    for task in tasks:
+        size += len(task.goal.encode(errors="replace"))
+        size += 24 * len(task.depends_on) + (_json_bytes(task.details) or 0)
+    return size
+
+
+def fits_one_batch(tasks: Sequence[DraftTask], objective: str) -> bool:
+    """Return whether a plan and its parent's change can be one revision (SEM 11)."""
+    return len(tasks) <= MAX_BATCH_TASKS and _plan_bytes(tasks, objective) <= MAX_BATCH_BYTES
 
 
 def _task_problems(task: DraftTask, count: int) -> list[str]:
@@ -99,6 +113,8 @@ def _cycles(tasks: Sequence[DraftTask]) -> list[str]:
         for index, task in enumerate(tasks)
         if index in task.depends_on
     ]
+    if not problems and _can_be_ordered(tasks):
+        return []
     graph: nx.DiGraph[int] = nx.DiGraph()
     graph.add_nodes_from(range(len(tasks)))
     for index, task in enumerate(tasks):
@@ -113,6 +129,19 @@ def _cycles(tasks: Sequence[DraftTask]) -> list[str]:
             path = " → ".join(str(edge[0]) for edge in cycle)
             problems.append(f"tasks depend on each other in a circle: {path} → {cycle[0][0]}")
     return problems
+
+
+def _can_be_ordered(tasks: Sequence[DraftTask]) -> bool:
+    """Return whether no tasks wait for each other: the quick answer, for large plans."""
+    sorter: TopologicalSorter[int] = TopologicalSorter()
+    for index, task in enumerate(tasks):
+        if task.depends_on:
+            sorter.add(index, *(i for i in task.depends_on if 0 <= i < len(tasks)))
+    try:
+        sorter.prepare()
+    except CycleError:
+        return False
+    return True
 
 
 def _json_bytes(details: dict[str, Json]) -> int | None:

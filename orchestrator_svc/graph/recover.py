@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator_svc.graph.adopt import supersede_half_staged
 from orchestrator_svc.graph.answer import take_up_review
 from orchestrator_svc.graph.cancel import cancel_run
 from orchestrator_svc.graph.checkpoint import settle_waiting
@@ -83,6 +84,7 @@ def take_up(run: Run, now: float) -> None:
             run.patch_project(ProjectState.RUNNING)
         if not admit(run, now):
             return
+        supersede_half_staged(run)
         for node in run.nodes.values():
             revive(run, node)
         run.queue.clear()  # each node finds its own place below

@@ -29,6 +29,7 @@ from orchestrator_svc.graph.mutation import (
 from orchestrator_svc.graph.node import Failure, Json, Node
 from orchestrator_svc.graph.review import Answer, Review, ReviewBook, ReviewState
 from orchestrator_svc.graph.settings import Settings
+from orchestrator_svc.graph.staging import restore_children
 from orchestrator_svc.graph.text import storable
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,
@@ -95,6 +96,7 @@ class Run:
         self._fresh_group = True
         self.now = 0.0  #: Unix seconds; time of the event that is being decided about
         loaded = list(nodes)
+        restore_children(loaded)
         for node in loaded:
             self.nodes[node.node_id] = node
             self.steps += node.agent_calls

@@ -24,6 +24,7 @@ from orchestrator_svc.graph.mutation import (
     PatchProject,
 )
 from orchestrator_svc.graph.node import Failure, Json, Node, Result
+from orchestrator_svc.graph.plan import MAX_LISTED_CHILDREN
 from orchestrator_svc.graph.review import WAITING_PREFIX
 from orchestrator_svc.graph.usage import Usage
 from orchestrator_svc.publish.value import read_value, set_value
@@ -141,7 +142,10 @@ def _set_patch(patch: node_pb2.NodePatch, changes: NodeChanges) -> None:
     if "sub_graph_id" in changes:
         patch.sub_graph_id = changes["sub_graph_id"]
     if "children" in changes:
-        patch.planned_sub_task_ids.extend(changes["children"])
+        if len(changes["children"]) <= MAX_LISTED_CHILDREN:
+            patch.planned_sub_task_ids.extend(changes["children"])
+        else:
+            patch.clear_fields.append("planned_sub_task_ids")
     if "result" in changes:
         result = changes["result"]
         set_payload(patch.result, result)

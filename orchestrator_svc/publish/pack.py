@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ramify.v1 import mutation_pb2
 
@@ -11,24 +11,20 @@ _FRAMING_BYTES = 8  #: tag and length of one mutation inside a batch, rounded up
 
 def pack(
     groups: Iterable[Sequence[mutation_pb2.Mutation]], *, max_mutations: int, max_bytes: int
-) -> list[list[mutation_pb2.Mutation]]:
-    """Return the mutations of `groups`, in order, as batches.
+) -> Iterator[list[mutation_pb2.Mutation]]:
+    """Yield the mutations of `groups`, in order, as batches; groups are read as needed.
 
     A group that is over a limit by itself becomes a batch of its own, for the server to refuse;
     `check_plan` and `check_result` keep that from happening.
     """
-    batches: list[list[mutation_pb2.Mutation]] = []
+    batch: list[mutation_pb2.Mutation] = []
     size = 0
     for group in groups:
         group_size = sum(mutation.ByteSize() + _FRAMING_BYTES for mutation in group)
-        if (
-            batches
-            and len(batches[-1]) + len(group) <= max_mutations
-            and size + group_size <= max_bytes
-        ):
-            batches[-1].extend(group)
-            size += group_size
-        else:
-            batches.append(list(group))
-            size = group_size
-    return batches
+        if batch and (len(batch) + len(group) > max_mutations or size + group_size > max_bytes):
+            yield batch
+            batch, size = [], 0
+        batch.extend(group)
+        size += group_size
+    if batch:
+        yield batch

@@ -24,6 +24,7 @@ from ramify.v1.state_service_pb2 import GetNodeRequest
 if TYPE_CHECKING:  # exists in the stub file only
     from ramify.v1.state_service_pb2_grpc import StateServiceAsyncStub
 
+LONG_BATCH_MUTATIONS = 1_000
 BATCH_MARGIN_BYTES = 4 << 10  #: of a batch, for its fields beside the mutations
 
 
@@ -88,6 +89,8 @@ class StateServiceStore:
         for batch in batches:
             self._metrics.batch_mutations.observe(len(batch))
             futures.append(await self._stream.offer(project_id, batch, lease_epoch=lease_epoch))
+            if len(batch) >= LONG_BATCH_MUTATIONS:
+                await asyncio.sleep(0)  # others are not kept waiting by a large plan
         return futures
 
 

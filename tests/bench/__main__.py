@@ -12,7 +12,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import uvloop
 
-from tests.bench import echo, fanout, orchestrator, state, store
+from tests.bench import echo, fanout, orchestrator, scale, state, store
 from tests.bench.report import Report
 
 Scenario = Callable[[Report, float], Coroutine[None, None, None]]
@@ -33,6 +33,9 @@ def scenarios() -> dict[str, Scenario]:
         "snapshot": fanout.snapshot,
         "large": store.large,
         "nodes": orchestrator.no_op_nodes,
+        "sizes": scale.sizes,
+        "resume": scale.resume,
+        "fairness": scale.fairness,
         "hops": orchestrator.hops,
     }
 

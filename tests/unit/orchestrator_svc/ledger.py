@@ -19,7 +19,7 @@ from orchestrator_svc.graph.mutation import (
     PatchReview,
 )
 from orchestrator_svc.graph.node import Failure, Node
-from orchestrator_svc.graph.plan import DraftTask
+from orchestrator_svc.graph.plan import MAX_LISTED_CHILDREN, DraftTask
 from orchestrator_svc.graph.review import Answer, Review, ReviewDecision, ReviewState
 from orchestrator_svc.graph.settings import ExpiryPolicy
 from orchestrator_svc.graph.types import (
@@ -131,6 +131,8 @@ class Ledger:
             self.moves.append((node.node_id, state, attempt))
         for name, value in changes.items():
             setattr(node, name, value)
+        if len(node.children) > MAX_LISTED_CHILDREN:
+            node.children = ()  # the store lists no more
 
     def _open(self, review: Review) -> None:
         assert review.review_id not in self.reviews, f"{review.review_id} exists"

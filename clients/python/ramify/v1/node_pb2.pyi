@@ -455,7 +455,9 @@ class Node(_message.Message):
 
     @_builtins.property
     def planned_sub_task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Children of the current plan, in plan order; at most 5 000."""
+        """Children of the current plan, in plan order; at most 5 000. Empty for a larger plan: its children
+        are the nodes with this parent that are not superseded, in the order of their ids' last number.
+        """
 
     @_builtins.property
     def usage(self) -> Global___Usage:

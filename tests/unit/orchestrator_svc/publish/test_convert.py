@@ -142,4 +142,4 @@ def test_batches_are_as_few_as_the_limits_allow_and_never_split_a_group() -> Non
     assert [len(batch) for batch in packed] == [5, 5]
     packed = pack(groups(2, 3, 4), max_mutations=100, max_bytes=450)
     assert [len(batch) for batch in packed] == [2, 3, 4]
-    assert pack([], max_mutations=1, max_bytes=1) == []
+    assert list(pack([], max_mutations=1, max_bytes=1)) == []

@@ -1,0 +1,86 @@
+"""Plans that are larger than a batch are written over several revisions (SEM 11).
+
+Their children are PENDING, dependencies before what needs them, each free to go into any batch.
+The parent's PLAN_DONE comes after all of them and is the gate: without it no child may run. When
+it never came, what was written is superseded, and the next plan has other ids.
+
+A node lists at most `MAX_LISTED_CHILDREN` children in the store; of more, their own ids say in
+which plan of their parent they are, and where.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from orchestrator_svc.graph.node import Node
+from orchestrator_svc.graph.plan import (
+    MAX_LISTED_CHILDREN,
+    DraftTask,
+    fits_one_batch,
+    sub_graph_id,
+)
+
+
+def is_staged(tasks: Sequence[DraftTask], objective: str) -> bool:
+    """Return whether a plan needs more than one revision."""
+    return not fits_one_batch(tasks, objective)
+
+
+def in_order(tasks: Sequence[DraftTask]) -> Iterator[int]:
+    """Yield the indices of tasks, dependencies first; those in a circle never come."""
+    open_needs = [len(task.depends_on) for task in tasks]
+    needed_by: dict[int, list[int]] = {}
+    for index, task in enumerate(tasks):
+        for dependency in task.depends_on:
+            needed_by.setdefault(dependency, []).append(index)
+    ready = deque(index for index, count in enumerate(open_needs) if not count)
+    while ready:
+        index = ready.popleft()
+        yield index
+        for dependant in needed_by.get(index, ()):
+            open_needs[dependant] -= 1
+            if not open_needs[dependant]:
+                ready.append(dependant)
+
+
+def restore_children(nodes: Iterable[Node]) -> None:
+    """Set `children`, in plan order, of loaded nodes that have too many to be listed."""
+    loaded = list(nodes)
+    unlisted: dict[str, list[str]] = {
+        node.node_id: [] for node in loaded if node.sub_graph_id and not node.children
+    }
+    if not unlisted:
+        return
+    by_id = {node.node_id: node for node in loaded if node.node_id in unlisted}
+    for node in loaded:
+        if node.parent_id in unlisted and not node.superseded:
+            unlisted[node.parent_id].append(node.node_id)
+    for parent_id, children in unlisted.items():
+        prefix = by_id[parent_id].sub_graph_id + "."
+        children.sort(key=lambda id_: _place(id_, prefix))
+        if len(children) > MAX_LISTED_CHILDREN:
+            by_id[parent_id].children = tuple(children)
+
+
+def _place(node_id: str, prefix: str) -> int:
+    """Return the place of a child; those that a plan has reused come before its own."""
+    place = node_id.removeprefix(prefix)
+    return int(place) if node_id.startswith(prefix) and place.isdecimal() else -1
+
+
+def half_staged(nodes: Mapping[str, Node]) -> dict[str, list[Node]]:
+    """Return, by parent, the children of plans that never reached PLAN_DONE."""
+    prefixes: dict[str, str] = {}
+    found: dict[str, list[Node]] = {}
+    for node in nodes.values():
+        parent = nodes.get(node.parent_id)
+        if parent is None:
+            continue
+        prefix = prefixes.get(parent.node_id)
+        if prefix is None:
+            prefix = sub_graph_id(parent.node_id, parent.plan_count + 1) + "."
+            prefixes[parent.node_id] = prefix
+        if node.node_id.startswith(prefix):
+            found.setdefault(parent.node_id, []).append(node)
+    return found

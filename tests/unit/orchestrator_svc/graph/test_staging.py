@@ -1,0 +1,124 @@
+"""Plans larger than a batch: written in parts, gated by PLAN_DONE, superseded when cut off."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator_svc.graph.decide import decide
+from orchestrator_svc.graph.event import CallEnded, Decision
+from orchestrator_svc.graph.mutation import CreateNode, PatchNode
+from orchestrator_svc.graph.plan import DraftTask
+from orchestrator_svc.graph.settings import Settings
+from orchestrator_svc.graph.staging import in_order, is_staged
+from orchestrator_svc.graph.types import NodeState, ProjectState
+from tests.unit.orchestrator_svc.driven import Driven, done, draft, plan_of
+
+S = NodeState
+SETTINGS = Settings(max_execution_steps=0, max_concurrent_nodes=50)
+
+
+def large(count: int) -> list[DraftTask]:
+    """Return a plan in which every third task needs one that comes *later* in it."""
+    return [
+        draft(f"part {n}", *((n + 1,) if n % 3 == 0 and n + 1 < count else ()))
+        for n in range(count)
+    ]
+
+
+def stage(driven: Driven, tasks: list[DraftTask]) -> Decision:
+    """Answer the planner; nothing is durable yet."""
+    call = driven.calls.pop("root")
+    return decide(driven.run, [CallEnded("root", call.number, plan_of(*tasks))], driven.now)
+
+
+def finish_all(driven: Driven) -> None:
+    """Answer every call until the run has ended."""
+    while driven.calls:
+        driven.answer_all(list(driven.calls), done())
+
+
+def test_a_plan_that_fits_is_one_group_and_a_larger_one_may_be_split_anywhere() -> None:
+    assert not is_staged(large(4_999), "a goal")
+    assert is_staged(large(5_000), "a goal")
+    assert is_staged(large(400), "long " * 2_000), "each child carries the overall goal"
+    driven = Driven(settings=SETTINGS)
+    groups = stage(driven, large(6_000)).groups
+    assert max(len(group) for group in groups) == 1
+    gate = next(
+        number
+        for number, (mutation, *_) in enumerate(groups)
+        if isinstance(mutation, PatchNode) and mutation.changes.get("state") is S.PLAN_DONE
+    )
+    assert all(isinstance(mutation, CreateNode) for mutation, *_ in groups[:gate])
+    assert {m.state for m, *_ in groups[:gate] if isinstance(m, CreateNode)} == {S.PENDING}
+    created: set[str] = set()
+    for mutation, *_ in groups[:gate]:
+        assert isinstance(mutation, CreateNode)
+        assert created.issuperset(mutation.depends_on), "dependencies come first"
+        created.add(mutation.node_id)
+    assert len(created) == 6_000
+
+
+def test_the_order_leaves_out_what_waits_for_each_other() -> None:
+    tasks = [draft("a", 1), draft("b", 2), draft("c"), draft("d", 4), draft("e", 3)]
+    assert list(in_order(tasks)) == [2, 1, 0]
+
+
+def test_a_staged_plan_runs_to_its_end_and_survives_a_crash() -> None:
+    driven = Driven(settings=SETTINGS)
+    driven._take(stage(driven, large(5_500)))
+    assert driven.node("root").children == (), "the store does not list so many"
+    expected = tuple(f"root.1.{n}" for n in range(5_500))
+    assert driven.run.nodes["root"].children == expected
+    driven.answer_all(list(driven.calls), done())
+    driven.crash()
+    assert driven.run.nodes["root"].children == expected, "in plan order"
+    finish_all(driven)
+    assert driven.ledger.state is ProjectState.COMPLETED
+    runs = [id_ for id_, state, _ in driven.ledger.moves if state is S.DONE]
+    assert len(runs) == len(set(runs)) == 5_501
+
+
+def check_cut_off(count: int, durable: int) -> None:
+    """Lose the end of a plan that is being written; the next plan has other ids."""
+    driven = Driven(settings=SETTINGS)
+    decision = stage(driven, large(count))
+    driven.ledger.commit(decision.groups[:durable])
+    driven.crash()
+    old = [id_ for id_ in driven.ledger.nodes if id_.startswith("root.1.")]
+    assert len(old) == min(durable, count)
+    gone = durable <= count
+    for id_ in old:
+        node = driven.ledger.nodes[id_]
+        assert node.superseded is gone
+        assert not gone or node.state is S.CANCELLED
+    if gone:
+        assert set(driven.calls) == {"root"}, "only the planner is asked"
+        driven.answer("root", plan_of(draft("one"), draft("two")))
+        assert driven.node("root").children == ("root.2.0", "root.2.1")
+    finish_all(driven)
+    assert driven.ledger.state is ProjectState.COMPLETED
+    ran = {id_ for id_, state, _ in driven.ledger.moves if state is S.RUNNING}
+    assert not gone or not ran.intersection(old), "nothing of a plan without its gate has run"
+
+
+@pytest.mark.parametrize("durable", [1, 3_000, 5_100, 5_101, 7_000])
+def test_a_plan_that_is_cut_off_before_its_gate_is_superseded(durable: int) -> None:
+    check_cut_off(5_100, durable)
+
+
+def test_superseding_that_is_cut_off_is_finished() -> None:
+    driven = Driven(settings=SETTINGS)
+    driven.ledger.commit(stage(driven, large(5_000)).groups[:10])
+    for id_ in [id_ for id_ in driven.ledger.nodes if id_ != "root"][:4]:
+        driven.ledger.nodes[id_].superseded = True
+        driven.ledger.nodes[id_].state = S.CANCELLED
+    driven.crash()
+    assert all(node.superseded for id_, node in driven.ledger.nodes.items() if id_ != "root")
+    assert driven.node("root").plan_count == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_plan_of_a_hundred_thousand_that_is_cut_off_half_way_is_superseded() -> None:
+    check_cut_off(100_000, 50_000)
