@@ -6,10 +6,16 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 import grpc
+import pytest
 
+from orchestrator_svc.errors import NodeNotFound
 from orchestrator_svc.graph.settings import effective
+from orchestrator_svc.metrics import Metrics
+from orchestrator_svc.publish.state_store import StateServiceStore
+from orchestrator_svc.publish.stream import MutationStream
 from orchestrator_svc.settings import KEYS, to_message
 from ramify.v1.explain_pb2 import BlockerKind, ExplainNodeRequest
 from ramify.v1.node_pb2 import ErrorClass
@@ -76,6 +82,19 @@ async def test_a_silent_agent_is_shown_cancelled_and_tried_again(runs: Runs) -> 
     assert history.state == "COMPLETED"
     assert history.nodes["root.1.0"].retry_count == 1
     assert "no sign of life" in history.nodes["root.1.0"].aux_data["progress"].string_value
+
+
+async def test_a_page_of_results_is_read_from_the_store(runs: Runs) -> None:
+    project_id = (await runs.script(breadth=3, output_chars=300)).project_id
+    history = await runs.finish(project_id)
+    leaves = [f"root.1.{number}" for number in range(3)]
+    # Reading needs no mutation stream.
+    store = StateServiceStore(runs.wire.stub, cast(MutationStream, None), Metrics())
+    found = await store.read_results(project_id, leaves)
+    assert list(found) == leaves
+    assert [found[id_].text for id_ in leaves] == [history.nodes[i].result.text for i in leaves]
+    with pytest.raises(NodeNotFound):
+        await store.read_results(project_id, ["nobody"])
 
 
 async def test_rate_limit_rpm_holds_agents_back_and_explain_says_so(runs: Runs) -> None:
