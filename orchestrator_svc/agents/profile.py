@@ -138,6 +138,7 @@ def built_in_profiles(
         atomizer="plan.tree",
         planner="plan.tree",
         aggregator="plan.report",
+        modifier="plan.modifier",
         executor="plan.command",
         executors={TaskType.CUSTOM: "plan.python", TaskType.SEARCH: "plan.http"},
     )

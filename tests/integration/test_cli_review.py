@@ -31,7 +31,8 @@ def await_review(up: Up, project_id: str, review_id: str) -> None:
 
 
 def test_a_plan_is_read_changed_and_approved_by_flags(up: Up, tmp_path: Path) -> None:
-    run = on_terminal("run", "flags", *SCRIPTED, "--project", "flags", env=up.env)
+    asking = ("--profile", "scripted", "--set", "enable_hitl=true", "--project", "flags")
+    run = on_terminal("run", "flags", *asking, env=up.env)
     run.expect("ramify review approve flags")
     listed = ramify("review", "list", "flags", env=up.env).stdout
     assert "root.r1" in listed
@@ -117,3 +118,33 @@ def test_a_mistake_is_one_line_with_a_remedy(
     assert done.returncode == code
     assert text in done.stderr.lower()
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_plan_file_is_shown_changed_approved_and_finished_in_one_terminal(
+    up: Up, tmp_path: Path
+) -> None:
+    (tmp_path / "plan.yaml").write_text(
+        "goal: Count what there is\n"
+        "tasks:\n"
+        "  - {id: one, command: [echo, first]}\n"
+        "  - {id: two, command: [echo, second]}\n"
+        "  - {id: three, command: [echo, third], depends_on: [one]}\n"
+    )
+    walk = on_terminal(
+        "run", "--plan", str(tmp_path / "plan.yaml"), "--review", "--project", "walk", env=up.env
+    )
+    walk.expect("plan of 3 tasks.*after 1.*pprove, ")
+    walk.sendline("m")
+    walk.expect("What shall be changed")
+    walk.sendline("drop 2")
+    walk.expect("plan of 2 tasks.*pprove, ")
+    assert ramify("review", "modify", "walk", "-i", "keep 1, 2", env=up.env).returncode == 0
+    walk.expect("root.r2 was answered elsewhere.*plan of 2 tasks.*pprove, ")
+    walk.sendline("a")
+    walk.expect("COMPLETED")
+    walk.expect(pexpect.EOF)
+    walk.close()
+    assert walk.exitstatus == 0
+    tree = ramify("show", "walk", env=up.env).stdout
+    assert "one" in tree
+    assert "two" not in tree

@@ -1,4 +1,4 @@
-"""The four roles of a project whose plan was given (`Project.plan`)."""
+"""The five roles of a project whose plan was given (`Project.plan`)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from orchestrator_svc.agents.base import (
     TaskType,
     Verdict,
 )
+from orchestrator_svc.agents.edits import edited
 from orchestrator_svc.agents.plan.actions import Actions
 from orchestrator_svc.agents.plan.report import report_on, task_id
 from orchestrator_svc.agents.plan.tree import TASK_KEY, InvalidPlan, PlanTree, Task, read_plan
@@ -71,6 +72,15 @@ class PlanAgents:
         children = tree.tasks if found is None else found.tasks
         return Plan(tasks=tuple(_planned(child) for child in children))
 
+    async def modify(self, task: AgentInput) -> Plan:
+        """Return the proposed plan without the tasks that are to be dropped.
+
+        A task needs an action, so none can be added from a sentence.
+        """
+        if task.proposal is None:
+            raise AgentError(ErrorClass.EXECUTION, "there is no plan to change")
+        return edited(task.proposal, task.instructions, _cannot_add)
+
     async def execute(self, task: AgentInput) -> Output:
         """Run the task's action."""
         _, found = self._find(task)
@@ -120,6 +130,11 @@ class PlanAgents:
         if found is None:
             raise AgentError(ErrorClass.LIMIT, "the plan has no such task")
         return tree, found
+
+
+def _cannot_add(goal: str) -> PlannedTask:
+    text = f"{goal[:200]!r} cannot be added: a task of a plan needs an action; change the file"
+    raise AgentError(ErrorClass.EXECUTION, text)
 
 
 def _planned(task: Task) -> PlannedTask:

@@ -1,6 +1,6 @@
 """What the ancestor got wrong and this core gets right: one test per finding, named after it.
 
-Findings about reviews (W14), strategies (W16), keys (W17), the doctor (W19) and isolation (W20)
+Findings about strategies (W16), keys (W17), the doctor (W19) and isolation (W20)
 are held where those parts are tested.
 """
 
@@ -13,6 +13,8 @@ import pytest
 from orchestrator_svc.graph.event import Call, Decided
 from orchestrator_svc.graph.plan import check_plan
 from orchestrator_svc.graph.recovery import MAX_REPLANS, RECOVERY, Recovery
+from orchestrator_svc.graph.review import ReviewDecision
+from orchestrator_svc.graph.settings import ExpiryPolicy
 from orchestrator_svc.graph.types import (
     TERMINAL_PROJECT_STATES,
     CommandState,
@@ -110,6 +112,23 @@ def test_w13_failed_work_is_never_reported_as_success(
         driven.answer("root", done())
     assert driven.project() is state
     assert (driven.ledger.error is None) == (state is ProjectState.COMPLETED)
+
+
+@pytest.mark.parametrize("policy", ExpiryPolicy)
+def test_w14_nothing_goes_on_without_the_human_who_was_asked_for(policy: ExpiryPolicy) -> None:
+    """The ancestor never asked; time-outs, errors and unknown answers approved."""
+    asking = replace(DEFAULTS, enable_hitl=True, hitl_expiry_policy=policy)
+    driven = Driven(settings=asking)
+    driven.answer("root", plan_of(draft()))
+    driven.crash()
+    assert list(driven.ledger.nodes) == ["root"]
+    driven.decide("root.r1", ReviewDecision.REQUEST_MODIFICATION, "otherwise")
+    driven.answer("root", failed(ErrorClass.CONNECTION))
+    driven.wait()
+    driven.tell()
+    children = [node for node in driven.ledger.nodes if node != "root"]
+    assert children == [], "neither an error nor the silence after it approves"
+    assert (driven.state("root") is S.FAILED) == (policy is ExpiryPolicy.REJECT)
 
 
 def test_w15_a_run_is_paused_resumed_and_cancelled_down_to_its_calls() -> None:

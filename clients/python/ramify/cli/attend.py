@@ -9,9 +9,12 @@ from types import TracebackType
 from typing import Self
 
 from ramify.cli.display import Display
+from ramify.cli.review_session import answer
 from ramify.cli.terminal import note
 from ramify.client import AsyncClient
 from ramify.errors import RamifyError
+from ramify.events import WatchDelta, WatchEvent, WatchSnapshot
+from ramify.v1.review_pb2 import Review
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 QUESTION = "\nThe run goes on. [d]etach (default), [c]ancel it, or [k]eep watching? "
@@ -29,6 +32,7 @@ class _Happening(StrEnum):
     ENDED = "ended"
     INTERRUPT = "interrupt"
     ANSWER = "answer"
+    REVIEW = "review"
 
 
 class Attendant:
@@ -56,6 +60,8 @@ class Attendant:
         ask_in_vain = on_interrupt is OnInterrupt.ASK and not interactive
         self._on_interrupt = OnInterrupt.DETACH if ask_in_vain else on_interrupt
         self._inbox: asyncio.Queue[_Happening] = asyncio.Queue()
+        self._reviews: list[Review] = []  #: to be asked about
+        self._closed: set[str] = set()
 
     def __enter__(self) -> Self:
         """Take SIGINT and SIGTERM; needs a running loop."""
@@ -86,7 +92,12 @@ class Attendant:
 
     async def _until_left(self) -> bool:
         wish = self._on_interrupt
-        while await self._inbox.get() is not _Happening.ENDED:
+        while (happening := await self._inbox.get()) is not _Happening.ENDED:
+            if happening is _Happening.REVIEW:
+                await self._answer_reviews()
+                continue
+            if happening is not _Happening.INTERRUPT:
+                continue
             if wish is OnInterrupt.ASK:
                 answer = await self._ask()
                 if answer == "ended":
@@ -99,6 +110,50 @@ class Attendant:
             await self._cancel()
             wish = OnInterrupt.DETACH  # the next Ctrl-C
         return True
+
+    def review_opened(self, review: Review) -> None:
+        """Ask the user about a review as soon as there is time for it."""
+        self._reviews.append(review)
+        self._inbox.put_nowait(_Happening.REVIEW)
+
+    def review_closed(self, review_id: str) -> None:
+        """Ask about a review no more: somebody has answered."""
+        self._closed.add(review_id)
+        self._inbox.put_nowait(_Happening.REVIEW)
+
+    async def _answer_reviews(self) -> None:
+        """Ask about what has opened; the run's end and Ctrl-C take the question away."""
+        if not self._reviews:
+            return
+        self._display.pause()
+        goes_on = True
+        while self._reviews and goes_on:
+            review = self._reviews.pop(0)
+            if review.review_id not in self._closed:
+                goes_on = await self._answer(review)
+        if not goes_on:
+            self._reviews.clear()
+        self._display.resume()
+
+    async def _answer(self, review: Review) -> bool:
+        """Ask about one review; return whether to ask about others."""
+        async with asyncio.TaskGroup() as group:
+            asking = group.create_task(answer(self._client, self._project_id, review))
+            while not asking.done():
+                other = group.create_task(self._inbox.get())
+                await asyncio.wait({asking, other}, return_when=asyncio.FIRST_COMPLETED)
+                if not other.done():
+                    other.cancel()
+                elif other.result() is not _Happening.REVIEW:
+                    self._inbox.put_nowait(other.result())
+                    asking.cancel()
+                    sys.stderr.write("\n")
+                    return False
+                elif review.review_id in self._closed and not asking.done():
+                    asking.cancel()
+                    note(f"\n{review.review_id} was answered elsewhere")
+                    return True
+        return asking.result()
 
     async def _ask(self) -> str:
         """Return `detach`, `cancel`, `keep`, or `ended` if the run ended meanwhile."""
@@ -128,3 +183,40 @@ class Attendant:
             await self._client.cancel_project(self._project_id, reason="Ctrl-C in ramify run")
         except RamifyError as error:
             note(f"not cancelled: {error.message}; still following, Ctrl-C detaches")
+
+
+class Asking:
+    """A display that also tells an attendant of reviews as they open and close."""
+
+    def __init__(self, display: Display, attendant: Attendant) -> None:
+        self._display = display
+        self._attendant = attendant
+
+    def show(self, event: WatchEvent) -> None:
+        """Show one event, and report the reviews that it opens or closes."""
+        self._display.show(event)
+        if isinstance(event, WatchSnapshot):
+            for review in event.snapshot.reviews:
+                self._attendant.review_opened(review)
+        elif isinstance(event, WatchDelta):
+            for change in event.delta.changes:
+                if change.review.HasField("review"):
+                    self._attendant.review_opened(change.review.review)
+                elif change.review.patch.HasField("state"):
+                    self._attendant.review_closed(change.review.review_id)
+
+    async def animate(self) -> None:
+        """See `Display`."""
+        await self._display.animate()
+
+    def pause(self) -> None:
+        """See `Display`."""
+        self._display.pause()
+
+    def resume(self) -> None:
+        """See `Display`."""
+        self._display.resume()
+
+    def close(self) -> None:
+        """See `Display`."""
+        self._display.close()

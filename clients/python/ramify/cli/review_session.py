@@ -74,8 +74,14 @@ async def answer(client: AsyncClient, project_id: str, review: Review) -> bool:
 
 
 async def ask(question: str) -> str:
-    """Return a line from the terminal; empty at its end."""
+    """Return a line from the terminal; empty at its end. Nothing is read if it is cancelled."""
     sys.stderr.write(question)
     sys.stderr.flush()
-    line: str = await asyncio.to_thread(sys.stdin.readline)
-    return line.strip()
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(sys.stdin, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(sys.stdin)
+    return sys.stdin.readline().strip()  # a terminal hands over whole lines

@@ -69,7 +69,7 @@ def run(
     review: Annotated[
         bool,
         typer.Option(
-            "--review", help="Let a human approve the root's plan; `--set hitl_...` asks for more."
+            "--review", help="Ask before the root's plan is carried out; in a terminal, here."
         ),
     ] = False,
     detach: Annotated[
@@ -103,7 +103,7 @@ def run(
       ramify run "..." --profile scripted --option depth=3 --option delay_ms=200
       ramify run --plan examples/checks.yaml --dry-run
       ramify run --plan examples/checks.yaml --set max_concurrent_nodes=4
-      ramify run "..." --review            # then: ramify review
+      ramify run "..." --review            # elsewhere: ramify review
       ramify run "..." --detach            # then: ramify watch ID
       ramify run "..." --json | jq .       # every change, then the project
 
@@ -152,7 +152,7 @@ def run(
         )
         if detach:
             return _detached(client, started, json)
-        return await _follow(client, started, wish, output, json)
+        return await _follow(client, started, wish, output, json, review)
 
     return run_session(work, state_svc, orchestrator_svc)
 
@@ -203,10 +203,11 @@ async def _follow(
     wish: "OnInterrupt",
     output: Path | None,
     json: bool,
+    review: bool,
 ) -> int:
     import sys
 
-    from ramify.cli.attend import Attendant
+    from ramify.cli.attend import Asking, Attendant
     from ramify.cli.follow import EndDetector, follow
     from ramify.cli.outcome import ending, exit_code
     from ramify.cli.terminal import note, print_json
@@ -219,9 +220,11 @@ async def _follow(
     with Attendant(client, project_id, display, wish, interactive) as attendant:
         if not json:
             note(f"run {project_id} started")
+        asks = review and interactive and not json
+        shown = Asking(display, attendant) if asks else display
         try:
             ended = await attendant.attend(
-                follow(client, display, detector, project_id, WatchStart.snapshot())
+                follow(client, shown, detector, project_id, WatchStart.snapshot())
             )
         finally:
             display.close()

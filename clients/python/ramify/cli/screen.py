@@ -22,7 +22,6 @@ from ramify.view import View
 
 _MIN_ROWS = 3
 _ACTIVITY_ROWS = 2
-_REVIEW_ROWS = 3
 _COUNTED = ("RUNNING", "AGGREGATING", "READY", "PENDING", "FAILED", "CANCELLED")
 
 
@@ -135,7 +134,8 @@ def _footer(frame: Frame, console: Console, ended: bool) -> list[RenderableType]
         ]
     if not ended:
         asked = (one_line(line, console.width) for line in _asked(frame))
-        footer += [Text(line, style="bold yellow") for line in asked]
+        # In the place of what works: the frame has to fit, and this is what needs the reader.
+        footer[1:] = [Text(line, style="bold yellow") for line in asked] or footer[1:]
     if frame.trouble:
         footer.append(Text(one_line(frame.trouble, console.width), style="yellow"))
     if frame.notice:
@@ -148,12 +148,13 @@ def _asked(frame: Frame) -> list[str]:
     found = frame.view.open_reviews()
     if not found:
         return []
-    lines = [f"REVIEW {item.review_id}: {item.message}" for item in found[:_REVIEW_ROWS]]
-    if len(found) > _REVIEW_ROWS:
-        lines.append(f"and {len(found) - _REVIEW_ROWS} more reviews")
-    which = f" {found[0].review_id}" if len(found) > 1 else ""
-    project_id = frame.project.project_id
-    return [*lines, f"to answer: ramify review, or ramify review approve {project_id}{which}"]
+    first, more = found[0], len(found) - 1
+    others = f" (and {more} more)" if more else ""
+    which = f" {first.review_id}" if more else ""
+    return [
+        f"REVIEW {first.review_id}{others}: {first.message}",
+        f"to answer: ramify review, or ramify review approve {frame.project.project_id}{which}",
+    ]
 
 
 def task_name(node: Node) -> str:
