@@ -63,11 +63,11 @@ async def build(store: StateStore, settings: Settings) -> Service:
         store,
         rules=rules,
         publish=hub.notify,
-        grew=lambda project, revisions, size: snapshots.grew(project, revisions, size),
+        grew=lambda *what: snapshots.grew(*what),
         metrics=metrics,
         max_pending_bytes=settings.max_pending_bytes,
     )
-    projects = ProjectRegistry(store)
+    projects = ProjectRegistry(store, lambda *what: snapshots.replayed(*what))
 
     async def settled() -> None:
         for project in projects.live():
@@ -83,6 +83,7 @@ async def build(store: StateStore, settings: Settings) -> Service:
         store,
         revisions=settings.snapshot_revisions,
         size=settings.snapshot_bytes,
+        mutations=settings.snapshot_mutations,
         rules=rules,
         released=payloads.collect_soon,
     )

@@ -64,6 +64,9 @@ class Settings(BaseModel):
     stage_archive_days: float = Field(
         90.0, ge=0, description="age at which archived stage records go; 0 keeps them for ever"
     )
+    snapshot_mutations: int = Field(
+        100_000, ge=1, description="updates of a project after which a snapshot is taken"
+    )
     max_live_bytes: int = Field(
         1 << 30, ge=0, description="encoded nodes in memory; idle projects beyond are unloaded"
     )

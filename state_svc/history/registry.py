@@ -38,8 +38,14 @@ class _Entry:
 class ProjectRegistry:
     """Finds projects by id. Owned by the event loop."""
 
-    def __init__(self, store: StateStore) -> None:
+    def __init__(
+        self,
+        store: StateStore,
+        replayed: Callable[[LiveProject, int], None] = lambda *_: None,
+    ) -> None:
+        """`replayed` is told how many changes loading a project took, beyond its snapshot."""
         self._store = store
+        self._replayed = replayed
         self._entries: dict[str, _Entry] = {}
         self._sweep = 0
 
@@ -178,6 +184,7 @@ class ProjectRegistry:
         live = LiveProject(replay.view)
         live.producers = replay.producers
         entry.live = live
+        self._replayed(live, replay.changes)
         return live
 
 

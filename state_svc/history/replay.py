@@ -31,6 +31,7 @@ class Replay:
     def __init__(self) -> None:
         self.view = View(entity=Project())
         self.producers: dict[str, ProducerPosition] = {}
+        self.changes = 0  #: that were applied since the snapshot that it began from
 
     def add_segment(self, segment: Segment, through: int | None = None) -> None:
         """Apply the next segment; of its revisions, those up to `through` if given.
@@ -61,6 +62,7 @@ class Replay:
             if change.revision > last:
                 break
             self.add_change(change, micros[change.revision])
+            self.changes += 1
         self.view.revision = last
         self.view.micros = max(
             (m for revision, m in micros.items() if revision <= last), default=self.view.micros

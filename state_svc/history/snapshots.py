@@ -2,8 +2,9 @@
 
 One task for all projects. A snapshot is due after so many revisions or stored bytes of a
 project, but not before the segments since the last one have half its size: so a large project
-that changes little does not write itself again and again. Its chunks are written one by one
-between commits, so a large one delays no commit for long. If the process dies half-way, the
+that changes little does not write itself again and again. After so many mutations an eighth of
+its size is enough, so that a start does not take long to replay them. Its chunks are written one
+by one between commits, so a large one delays no commit for long. If the process dies half-way, the
 incomplete snapshot is not found and nothing is lost.
 
 The same task compacts, so that no snapshot is dropped while a history is cut down to it.
@@ -45,6 +46,7 @@ class _Growth:
 
     revisions: int = 0
     size: int = 0
+    mutations: int = 0
     snapshot_size: int = 0
 
 
@@ -57,10 +59,11 @@ class Snapshotter:
         *,
         revisions: int,
         size: int,
+        mutations: int = 100_000,
         rules: StoringRules,
         released: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take snapshots after so many revisions or bytes, or as often as retention needs them.
+        """Take snapshots after so many revisions, bytes or mutations, or as retention needs them.
 
         `released` is told when a payload may have lost its last reference.
         """
@@ -68,20 +71,33 @@ class Snapshotter:
         self._released = released
         self._revisions = revisions
         self._size = size
+        self._mutations = mutations
         self._rules = rules
         self._growth: dict[str, _Growth] = {}
         self._due: asyncio.Queue[LiveProject | _Compaction] = asyncio.Queue()
 
-    def grew(self, project: LiveProject, revisions: int, size: int) -> None:
-        """Note a durable commit: its revisions and the stored bytes of its segment."""
+    def grew(self, project: LiveProject, revisions: int, size: int, mutations: int) -> None:
+        """Note a durable commit; `size` is that of its segments as stored."""
         growth = self._growth.get(project.uid)
         if growth is None:
             growth = self._growth[project.uid] = _Growth()
         growth.revisions += revisions
         growth.size += size
-        if self._is_enough(project, growth) and growth.size >= growth.snapshot_size / 2:
-            growth.revisions = growth.size = 0
+        growth.mutations += mutations
+        ordinary = self._is_enough(project, growth) and growth.size >= growth.snapshot_size / 2
+        # Replaying costs time by the mutation, however small they are stored.
+        slow = growth.mutations >= self._mutations and growth.size >= growth.snapshot_size / 8
+        if ordinary or slow:
+            growth.revisions = growth.size = growth.mutations = 0
             self._due.put_nowait(project)
+
+    def replayed(self, project: LiveProject, changes: int) -> None:
+        """Note what was replayed to load a project.
+
+        It counts as grown, so that a service that dies again and again still starts quickly.
+        """
+        if project.uid not in self._growth:
+            self.grew(project, 0, 0, changes)
 
     def _is_enough(self, project: LiveProject, growth: _Growth) -> bool:
         storing = self._rules.base

@@ -35,7 +35,7 @@ from state_svc.store.payloads import ReferenceRecord
 _log = logging.getLogger(__name__)
 
 Publish = Callable[[LiveProject, Sequence[Applied]], None]
-Grew = Callable[[LiveProject, int, int], None]
+Grew = Callable[[LiveProject, int, int, int], None]
 _RECOVER_SECONDS = 1.0  #: between attempts to learn the outcome of a failed commit
 
 
@@ -226,7 +226,8 @@ class Committer:
             self._count(group, parts, time.perf_counter() - started)
             self._finish(group)
             for (project, run), part in zip(group.runs.items(), parts, strict=True):
-                self._grew(project, len(run), part.stored_bytes)
+                mutations = sum(batch.applied.mutation_count for batch in run)
+                self._grew(project, len(run), part.stored_bytes, mutations)
         self._wake_waiters()
 
     def _count(self, group: _Group, parts: Sequence[StoredPart], seconds: float) -> None:

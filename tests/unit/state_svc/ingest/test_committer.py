@@ -71,7 +71,7 @@ class _Bench:
                 Storing(state_batch_timeout_ms=int(delay * 1_000), eager_commit=eager)
             ),
             publish=self._publish,
-            grew=lambda project, count, _: self.grown.append((project.project_id, count)),
+            grew=lambda project, count, *_: self.grown.append((project.project_id, count)),
             metrics=self.metrics,
             max_pending_bytes=1_000,
         )
