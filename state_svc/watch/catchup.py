@@ -18,6 +18,7 @@ from state_svc.model.project import LiveProject
 from state_svc.storage.v1.segment_pb2 import Segment
 from state_svc.store.base import StateStore
 from state_svc.watch.filter import ViewFilter, Whole, encode_shown
+from state_svc.watch.permit import ReplayPermit
 
 _CHUNK_BYTES = 256 << 10  #: stored bytes read at a time; bounds the memory of a slow watcher
 
@@ -26,6 +27,9 @@ _USUAL = ("node", "project", "review")  #: kinds that a default filter shows
 
 class CatchUp:
     """Yields messages from one revision up to the head at the time it started.
+
+    Filters that need to know what changes made of their nodes replay a view of the past beside
+    them, by permit.
 
     With `merges`, what was read at one time is joined to the latest value of each entity.
     """
@@ -36,6 +40,7 @@ class CatchUp:
         project: LiveProject,
         view_filter: ViewFilter,
         after: int,
+        slots: asyncio.Semaphore,
         *,
         merges: bool = False,
     ) -> None:
@@ -46,6 +51,7 @@ class CatchUp:
         self._at = after
         self._until = project.view.revision
         self._replay: Replay | None = None
+        self._permit = ReplayPermit(slots, self._forget)
 
     async def messages(self, announced: int) -> AsyncIterator[tuple[bytes, int | None]]:
         """Yield (message, revision that it promises); None as revision for a fragment.
@@ -53,6 +59,15 @@ class CatchUp:
         An empty message says that the filter showed nothing up to the revision. `announced` is
         the last revision that the watcher was promised.
         """
+        try:
+            async for message in self._messages(announced):
+                self._permit.sending()
+                yield message
+                self._permit.sent()
+        finally:
+            self._permit.give_back()
+
+    async def _messages(self, announced: int) -> AsyncIterator[tuple[bytes, int | None]]:
         while self._at < self._until:
             records = await self._store.read_segments(self._project.uid, self._at, _CHUNK_BYTES)
             if not records:
@@ -62,7 +77,8 @@ class CatchUp:
                     problem="the revision is missing",
                 )
             check_contiguous(self._project.uid, self._at, records)
-            if self._filter.needs_images and self._replay is None:
+            if self._filter.needs_images and not self._permit.held:
+                await self._permit.take()
                 self._replay = await rebuild(self._store, self._project.uid, self._at)
             pieces = self._pieces(records)
             while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
@@ -74,6 +90,11 @@ class CatchUp:
                 else:
                     yield b"", last
                 self._at = last
+                if self._filter.needs_images and not self._permit.held:
+                    break  # begin again from here, with a new permit
+
+    def _forget(self) -> None:
+        self._replay = None
 
     def _pieces(self, records: list[SegmentRecord]) -> Iterator[tuple[bytes, int]]:
         """Yield the bodies of messages and where they end; each step runs in a thread."""

@@ -25,6 +25,7 @@ from state_svc.watch.feed import Feed
 from state_svc.watch.filter import find_in
 from state_svc.watch.group import Group, TooLarge
 from state_svc.watch.pause import Pauses
+from state_svc.watch.permit import MAX_REPLAYS
 from state_svc.watch.style import WatchStyle, patience_of
 from state_svc.watch.watcher import Watcher
 
@@ -90,6 +91,8 @@ class WatchHub:
 
     def __init__(self, metrics: ServiceMetrics, *, frame_budget: float, max_watchers: int) -> None:
         self._metrics = metrics
+        #: Permits of watchers that replay the past.
+        self.replays = asyncio.Semaphore(MAX_REPLAYS)
         self._frame_budget = frame_budget  #: seconds of fan-out per message
         self._max_watchers = max_watchers
         self._channels: dict[LiveProject, Channel] = {}

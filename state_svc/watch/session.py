@@ -145,7 +145,12 @@ class WatchSession:
             watcher.behind and self._style.coalescing == Coalescing.COALESCING_BEHIND
         )
         catch_up = CatchUp(
-            self._store, self._project, self._style.filter, watcher.through, merges=merges
+            self._store,
+            self._project,
+            self._style.filter,
+            watcher.through,
+            self._hub.replays,
+            merges=merges,
         )
         try:
             async for message, promised in catch_up.messages(watcher.announced):

@@ -44,7 +44,8 @@ from state_svc.model.project import View as Committed
 from state_svc.model.storing import Storing, StoringRules
 from state_svc.store.base import Commit
 from state_svc.store.memory import MemoryStore
-from state_svc.watch import feed, snapshot
+from state_svc.watch import feed, permit, snapshot
+from state_svc.watch import hub as hub_module
 from state_svc.watch.hub import WatchHub
 from state_svc.watch.session import WatchSession
 from tests.support.mutations import PENDING, READY, RUNNING, change_project, create, delete, patch
@@ -383,4 +384,6 @@ def test_a_watch_from_anywhere_in_any_manner_gives_the_committed_view(
         patched.setattr(snapshot, "MAX_FRAME_BYTES", 300)
         patched.setattr(snapshot, "PIECE_NODES", 2)
         patched.setattr(watch_frame, "_THRESHOLD", 50)
+        patched.setattr(permit, "STALL_SECONDS", 0.0)  # so that it loses its permit, too
+        patched.setattr(hub_module, "MAX_REPLAYS", 1)
         asyncio.run(_run([*(("commit", batches) for batches in before), *steps]))

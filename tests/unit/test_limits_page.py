@@ -16,7 +16,7 @@ from state_svc.lease import table
 from state_svc.metrics import _MAX_PROJECTS
 from state_svc.model import limits, producer
 from state_svc.rpc import convert, leases, nodes, portable, watch
-from state_svc.watch import feed, hub, session
+from state_svc.watch import feed, hub, permit, session
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "limits.md").read_text("utf-8")
@@ -62,6 +62,7 @@ ENFORCED: dict[str, object] = {
     "unacknowledged batches of a stream": "credit_batches",
     "unacknowledged bytes of a stream": "credit_bytes",
     "bytes of changes kept for the watches of a project": feed.MAX_FEED_BYTES,
+    "watches that replay the past through a filter": permit.MAX_REPLAYS,
     "immediate watches": hub.MAX_IMMEDIATE,
     "imports under way": portable._MAX_IMPORTS,
     "backups under way": 1,

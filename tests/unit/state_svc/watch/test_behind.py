@@ -5,6 +5,7 @@ That is no damage: it must never be told that data was lost.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -16,12 +17,14 @@ from ramify.v1.state_service_pb2 import (
     ResyncReason,
     WatchEndReason,
     WatchFilter,
+    WatchMode,
     WatchProjectRequest,
     WatchProjectResponse,
 )
 from state_svc.errors import CorruptRecord, ProjectNotFound, RevisionCompacted
 from state_svc.rpc.history import HistoryRpcs
 from state_svc.store.memory import MemoryStore
+from state_svc.watch import catchup, permit
 from state_svc.watch.session import WatchSession
 from tests.support.embedded import Embedded, embedded
 from tests.support.mutations import PENDING, READY, create, patch
@@ -140,3 +143,28 @@ async def test_a_deleted_project_is_not_found_at_once(service: Embedded) -> None
     await HistoryRpcs(service.service).delete_project(request)
     with pytest.raises(ProjectNotFound):
         await service.service.live("p")
+
+
+async def test_a_watcher_that_stops_reading_gives_its_permit_to_replay_the_past_to_others(
+    service: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each permit holds all nodes of a project, so there are few."""
+    monkeypatch.setattr(permit, "STALL_SECONDS", 0.0)
+    monkeypatch.setattr(catchup, "MAX_FRAME_BYTES", 1)  # a message for each revision
+    service.service.hub.replays = asyncio.Semaphore(1)
+    full = {"from_beginning": True, "mode": WatchMode.WATCH_MODE_FULL}
+    stopped = (await _watch(service, **full))()
+    first = await anext(stopped)
+    assert first.resume_revision == 1
+
+    async def read_on(messages: AsyncIterator[WatchProjectResponse]) -> list[int]:
+        promised = []
+        async for message in messages:
+            promised.append(message.resume_revision)
+            if message.HasField("bookmark"):
+                break
+        return promised
+
+    assert await read_on((await _watch(service, **full))()) == [*range(1, 10), 9]
+    assert await read_on(stopped) == [*range(2, 10), 9]
+    assert not service.service.hub.replays.locked()
