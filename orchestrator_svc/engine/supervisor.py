@@ -11,14 +11,14 @@ import asyncio
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import structlog
 from pydantic import JsonValue
 
 from orchestrator_svc.agents.profile import ProfileEntry, ProfileRegistry
-from orchestrator_svc.engine.leases import RENEWALS_PER_TTL, Lease, LeaseKeeper
+from orchestrator_svc.engine.leases import Lease, LeaseKeeper
 from orchestrator_svc.engine.runner import Runner
+from orchestrator_svc.engine.scan import Projects, Scanner
 from orchestrator_svc.engine.store import Store
 from orchestrator_svc.errors import (
     LeaseHeld,
@@ -41,13 +41,6 @@ RETRY_BASE_DELAY = 0.1  #: seconds before a failed runner's project is tried aga
 RETRY_MAX_DELAY = 30.0
 
 _log = structlog.get_logger(__name__)
-
-
-class Projects(Protocol):
-    """Where unfinished projects are found."""
-
-    async def unfinished(self, *, holder: str | None) -> list[str]:
-        """Return the unfinished projects that nobody holds, and those that `holder` does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,20 +124,14 @@ class Supervisor:
         """Scan and execute until cancelled."""
         async with asyncio.TaskGroup() as group:
             self._group = group
-            holder: str | None = self._leases.holder
-            free: set[str] = set()
+            scanner = Scanner(
+                self._projects,
+                holder=self._leases.holder,
+                ttl=self._leases.ttl,
+                take_up=self.take_up,
+            )
             try:
-                while True:
-                    try:
-                        found = await self._projects.unfinished(holder=holder)
-                        # A project that has just become free is left to whoever started it.
-                        for project_id in found:
-                            if holder is not None or project_id in free:
-                                self.take_up(project_id)
-                        free, holder = set(found), None
-                    except RamifyError as error:
-                        _log.warning("scan failed", cause=error.message)
-                    await asyncio.sleep(self._leases.ttl / RENEWALS_PER_TTL)
+                await scanner.run()
             finally:
                 self._draining = True
 

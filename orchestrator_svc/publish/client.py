@@ -11,6 +11,7 @@ from orchestrator_svc.errors import RevisionCompacted, StoreUnavailable
 from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES, ProjectState
 from orchestrator_svc.publish.convert import PROJECT_STATES
 from orchestrator_svc.publish.errors_in import from_rpc
+from orchestrator_svc.publish.records import UnfinishedProject
 from orchestrator_svc.publish.scene import StoredScene, load_moves, load_scene
 from ramify.v1 import command_pb2, explain_pb2, mutation_pb2, node_pb2, project_pb2, review_pb2
 from ramify.v1 import state_service_pb2 as pb
@@ -69,22 +70,21 @@ class StateClient:
         """Return the latest changes of a node's state, oldest first."""
         return await load_moves(self._stub, project_id, node_id)
 
-    async def unfinished(self, *, holder: str | None) -> list[str]:
-        """Return the unfinished projects that nobody holds, and those that `holder` does."""
-        found: list[str] = []
+    async def unfinished(self, *, leased: bool) -> list[UnfinishedProject]:
+        """Return the unfinished projects that somebody holds, or those that nobody does."""
+        found: list[UnfinishedProject] = []
         token = ""
         while True:
             request = pb.ListProjectsRequest(
                 page_size=PAGE_SIZE,
                 page_token=token,
                 states=_UNFINISHED,
-                leased=False if holder is None else None,
+                leased=leased,
             )
             response = await translated(self._stub.ListProjects(request, timeout=CALL_TIMEOUT))
             found += (
-                project.project_id
-                for project in response.projects
-                if holder is None or project.lease.holder in ("", holder)
+                UnfinishedProject(p.project_id, p.lease.holder, p.lease.lease_epoch)
+                for p in response.projects
             )
             token = response.next_page_token
             if not token:

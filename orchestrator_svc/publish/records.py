@@ -38,3 +38,12 @@ class Sighting:
     revision: int  #: everything through it has been seen; 0 if the message promises nothing
     commands: tuple[CommandGiven, ...] = ()
     reviews: tuple[ReviewClosed, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedProject:
+    """A project that has not ended, with who executes it."""
+
+    project_id: str
+    holder: str = ""  #: of its lease; empty: nobody
+    lease_epoch: int = 0  #: of the latest grant; 0: nobody has ever held it

@@ -83,11 +83,17 @@ class Explainer:
         if scene.state not in TERMINAL_PROJECT_STATES and self._profiles.get(profile) is None:
             known = ", ".join(self._profiles.names())
             problem = f"this orchestrator has no profile {profile!r}, it knows: {known}"
+        live = self._supervisor.live(project_id)
+        if live is None and scene.holder and scene.state not in TERMINAL_PROJECT_STATES:
+            # A lease that ran out is not in the project's record, only in the list.
+            free = await self._client.unfinished(leased=False)
+            if any(project.project_id == project_id for project in free):
+                scene = replace(scene, holder="")
         return replace(
             scene,
             settings=self._supervisor.settings_of(stored.settings),
             profile_problem=problem,
-            live=self._supervisor.live(project_id),
+            live=live,
         )
 
 

@@ -230,3 +230,36 @@ async def test_a_run_that_changes_hands_again_and_again(
                 victim.kill()
                 victim.start()
             await prove(pair.by_b, project, follower, undisturbed, pair.calls)
+
+
+@pytest.mark.slow
+async def test_the_runs_of_one_that_was_killed_are_spread_over_the_others(
+    state: StateProcess, tmp_path: Path
+) -> None:
+    hang = [{"node": "root.*", "stage": "execute", "hang": True}]
+    lost = OrchestratorProcess(tmp_path / "orchestrator-c", state.address, *TTL, "--name", "c")
+    async with two(state, tmp_path) as pair:
+        try:
+            lost.start()
+            async with connect_both(state.address, lost.address) as by_c:
+                ids = {(await by_c.script(rules=hang)).project_id for _ in range(12)}
+
+                async def held_by(holder: str) -> set[str]:
+                    projects = await pair.by_a.wire.projects()
+                    return {p.project_id for p in projects if p.lease.holder == holder}
+
+                async def all_held_by_c() -> bool:
+                    return await held_by("orchestrator/c") == ids
+
+                await eventually(all_held_by_c, "all run where they were started", seconds=60)
+        finally:
+            lost.kill()
+
+        async def taken_over() -> bool:
+            return await held_by(HOLDER_A) | await held_by(HOLDER_B) == ids
+
+        await eventually(taken_over, "all are taken over", seconds=60)
+        assert min(len(await held_by(HOLDER_A)), len(await held_by(HOLDER_B))) >= 3
+        (one, *_) = ids
+        await pair.by_b.cancel(one)
+        assert (await pair.by_a.finish(one)).state == "CANCELLED"

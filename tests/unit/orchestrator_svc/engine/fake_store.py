@@ -12,7 +12,7 @@ from orchestrator_svc.graph.mutation import Mutation
 from orchestrator_svc.graph.node import Result
 from orchestrator_svc.graph.settings import Scalar
 from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES, CommandType
-from orchestrator_svc.publish.records import LoadedProject, Sighting
+from orchestrator_svc.publish.records import LoadedProject, Sighting, UnfinishedProject
 from tests.unit.orchestrator_svc.ledger import Ledger
 
 
@@ -175,7 +175,7 @@ class FakeLeases:
         self.epochs: dict[str, int] = {}
         self.away = False
         self.renewals = 0
-        self.listed: list[str | None] = []
+        self.listed: list[bool] = []
 
     def _check(self) -> None:
         if self.away:
@@ -209,13 +209,14 @@ class FakeLeases:
         self._check()
         return self.holders.pop(project_id, None) is not None
 
-    async def unfinished(self, *, holder: str | None) -> list[str]:
+    async def unfinished(self, *, leased: bool) -> list[UnfinishedProject]:
         """See `Projects`."""
         self._check()
-        self.listed.append(holder)
+        self.listed.append(leased)
         return [
-            project_id
+            UnfinishedProject(project_id, holder, self.epochs.get(project_id, 0))
             for project_id, ledger in self.store.ledgers.items()
             if ledger.state not in TERMINAL_PROJECT_STATES
-            and self.holders.get(project_id) in (None, holder)
+            and leased == (project_id in self.holders)
+            for holder in [self.holders.get(project_id, "")]
         ]

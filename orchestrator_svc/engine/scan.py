@@ -1,0 +1,109 @@
+"""Finds projects that nobody executes, and takes its share of them (SEM 18).
+
+Orchestrators do not know of each other; they see who holds which leases. So each takes at most its
+share of the projects (all of them divided by the holders, itself included), half of what is free at
+a time, in an order of its own, and looks again: of what becomes free at one moment, all who have
+room get about as much. What is still free at the next scan is taken by anybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import structlog
+
+from orchestrator_svc.errors import RamifyError
+from orchestrator_svc.publish.records import UnfinishedProject
+
+SCANS_PER_TTL = 3
+ROUNDS_PER_TTL = 50  #: of taking, one after the other
+
+_log = structlog.get_logger(__name__)
+
+
+class Projects(Protocol):
+    """Where unfinished projects are found."""
+
+    async def unfinished(self, *, leased: bool) -> Sequence[UnfinishedProject]:
+        """Return the unfinished projects that somebody holds, or those that nobody does.
+
+        The holder that a project of the latter kind names has let its lease run out.
+        """
+
+
+class Scanner:
+    """Looks for projects every third of a lease time. Owned by the supervisor."""
+
+    def __init__(
+        self, projects: Projects, *, holder: str, ttl: float, take_up: Callable[[str], None]
+    ) -> None:
+        self._projects = projects
+        self._holder = holder
+        self._ttl = ttl
+        self._take_up = take_up
+        self._seen: dict[str, int] = {}  #: free projects: scans in a row that have found them
+
+    async def run(self) -> None:
+        """Scan until cancelled; first, take up what this holder has held before."""
+        first = True
+        while True:
+            try:
+                await self.scan(first=first)
+                first = False
+            except RamifyError as error:
+                _log.warning("scan failed", cause=error.message)
+            await asyncio.sleep(self._ttl / SCANS_PER_TTL)
+
+    async def scan(self, *, first: bool = False) -> None:
+        """Take up what this orchestrator should have of what is free."""
+        free = await self._projects.unfinished(leased=False)
+        if first:
+            for project in await self._projects.unfinished(leased=True):
+                if project.holder == self._holder:
+                    self._take_up(project.project_id)
+        self._seen = {p.project_id: self._seen.get(p.project_id, 0) + 1 for p in free}
+        wanted = {
+            project.project_id
+            for project in free
+            # A new project is left to whoever has started it.
+            if first or project.lease_epoch or self._seen[project.project_id] > 1
+        }
+        overdue = {project_id for project_id, scans in self._seen.items() if scans > 2}
+        await self._share(wanted, overdue)
+
+    async def _share(self, wanted: set[str], overdue: set[str]) -> None:
+        while wanted:
+            present = await self._projects.unfinished(leased=False)
+            free = [p.project_id for p in present if p.project_id in wanted]
+            held = Counter(p.holder for p in await self._projects.unfinished(leased=True))
+            chosen = portion(free, held, self._holder, overdue)
+            for project_id in chosen:
+                self._take_up(project_id)
+            wanted = set(free).difference(chosen)
+            if not chosen or not wanted:
+                return
+            await asyncio.sleep(self._ttl / ROUNDS_PER_TTL)
+
+
+def portion(
+    free: Iterable[str], held: Counter[str], holder: str, overdue: Iterable[str] = ()
+) -> list[str]:
+    """Return which of the free projects `holder` takes now.
+
+    Half of them, but no more than bring it to its share; and those that are overdue.
+    """
+    ranked = sorted(free, key=lambda project_id: _rank(holder, project_id))
+    others = sum(1 for other in held if other != holder)
+    share = -(-(held.total() + len(ranked)) // (others + 1))
+    count = min(-(-len(ranked) // 2), max(0, share - held[holder]))
+    late = set(overdue)
+    return [id_ for place, id_ in enumerate(ranked) if place < count or id_ in late]
+
+
+def _rank(holder: str, project_id: str) -> bytes:
+    """Return a place that differs by holder, so that two seldom reach for the same project."""
+    return hashlib.sha256(f"{holder}\0{project_id}".encode()).digest()

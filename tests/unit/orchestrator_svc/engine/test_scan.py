@@ -1,0 +1,110 @@
+"""What is free is shared by all who are there, and nothing is left to nobody (SEM 18)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator_svc.engine.scan import Scanner, portion
+from orchestrator_svc.publish.records import UnfinishedProject
+
+
+class Store:
+    """Leases of some projects; whoever takes one up holds it at once."""
+
+    def __init__(self, held: dict[str, str], epochs: dict[str, int] | None = None) -> None:
+        self.held = held
+        self.epochs = epochs or {}
+
+    async def unfinished(self, *, leased: bool) -> Sequence[UnfinishedProject]:
+        return [
+            UnfinishedProject(project_id, holder, self.epochs.get(project_id, 1))
+            for project_id, holder in self.held.items()
+            if leased == bool(holder)
+        ]
+
+    def scanner(self, holder: str) -> Scanner:
+        def take_up(project_id: str) -> None:
+            if not self.held[project_id]:
+                self.held[project_id] = holder
+
+        return Scanner(self, holder=holder, ttl=0.0, take_up=take_up)
+
+    def counts(self) -> Counter[str]:
+        return Counter(self.held.values())
+
+
+def free(count: int) -> dict[str, str]:
+    return {f"p{number}": "" for number in range(count)}
+
+
+async def test_what_one_has_lost_is_shared_by_those_who_are_left() -> None:
+    store = Store({**free(40), "x": "a", "y": "b"})
+    async with asyncio.TaskGroup() as group:
+        for holder in ("a", "b"):
+            group.create_task(store.scanner(holder).scan())
+    assert store.counts() == {"a": 21, "b": 21}
+
+
+async def test_two_that_start_at_the_same_time_share_without_knowing_of_each_other() -> None:
+    store = Store(free(40))
+    async with asyncio.TaskGroup() as group:
+        for holder in ("a", "b"):
+            group.create_task(store.scanner(holder).scan(first=True))
+    counts = store.counts()
+    assert counts["a"] + counts["b"] == 40
+    assert min(counts.values()) >= 10
+
+
+async def test_one_alone_takes_everything() -> None:
+    store = Store(free(100))
+    await store.scanner("a").scan(first=True)
+    assert store.counts() == {"a": 100}
+
+
+async def test_one_that_has_more_than_its_share_leaves_what_is_free_to_others_for_a_while() -> None:
+    store = Store({"x": "a", "y": "a", "z": "a", "new": "", "w": "b"})
+    scanner = store.scanner("a")
+    await scanner.scan()
+    await scanner.scan()
+    assert store.held["new"] == ""
+    await scanner.scan()
+    assert store.held["new"] == "a", "nobody else has taken it"
+
+
+async def test_a_new_project_is_left_to_whoever_started_it_for_one_scan() -> None:
+    store = Store({"new": "", "given back": ""}, {"new": 0, "given back": 3})
+    scanner = store.scanner("a")
+    await scanner.scan()
+    assert store.held == {"new": "", "given back": "a"}
+    await scanner.scan()
+    assert store.held["new"] == "a"
+
+
+async def test_the_first_scan_takes_up_what_this_holder_has_held_before() -> None:
+    taken: list[str] = []
+    store = Store({"mine": "a", "theirs": "b"})
+    await Scanner(store, holder="a", ttl=0.0, take_up=taken.append).scan(first=True)
+    assert taken == ["mine"]
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=5), st.integers(0, 60), st.data())
+def test_whatever_the_order_all_is_taken_and_nobody_gets_more_than_its_share(
+    before: list[int], count: int, data: st.DataObject
+) -> None:
+    held = Counter({f"h{number}": own for number, own in enumerate(before)})
+    free, share = [f"p{number}" for number in range(count)], -(-(sum(before) + count) // len(held))
+    most = {name: max(own, share) for name, own in held.items()}
+    turns = 0
+    while free:
+        turns += 1
+        assert turns < 40, "each turn of all halves what is left, or more"
+        for name in data.draw(st.permutations(sorted(held))):
+            chosen = portion(free, held, name)
+            held[name] += len(chosen)
+            free = [project_id for project_id in free if project_id not in chosen]
+    assert all(held[name] <= most[name] for name in held)
