@@ -251,7 +251,7 @@ async def test_the_runner_shows_what_it_does(runs: Runs) -> None:
         assert (active.running_nodes, active.ready_nodes, active.steps) == (2, 3, 3)
         lease = (await runs.wire.project(project_id)).lease
         assert (lease.holder, lease.lease_epoch) == (runner.holder, active.lease_epoch)
-        assert list(runner.profiles) == ["corpus", "scripted"]
+        assert list(runner.profiles) == ["corpus", "plan", "scripted"]
         await runs.cancel(project_id)
         await follower.ended()
 

@@ -64,6 +64,7 @@ class RunHistory:
         self.ended_at: dict[str, float] = {}  #: commit time of the end, by node
         self.states: list[str] = []  #: of the project, in order
         self._announced: set[tuple[str, int, str]] = set()
+        self._begun: set[tuple[str, int, str, str]] = set()  #: with the review that allowed it
 
     @property
     def nodes(self) -> dict[str, Node]:
@@ -157,8 +158,10 @@ class RunHistory:
         assert _has_call(after), f"{where}: an agent call in {node_state(after.state)}"
         stage = _stage(after)
         # A human may ask for another proposal in the same attempt.
-        key = (after.node_id, after.attempt, f"{stage} {before.waiting_on}")
-        assert key not in self._announced, f"{where}: {stage} of attempt {after.attempt} again"
+        key = (after.node_id, after.attempt, stage)
+        asked = (*key, before.waiting_on)  # a human may let a stage be done again
+        assert asked not in self._begun, f"{where}: {stage} of attempt {after.attempt} again"
+        self._begun.add(asked)
         self._announced.add(key)
         self.dispatches.append(Dispatch(revision, *key))
         for node_id in after.depends_on:
