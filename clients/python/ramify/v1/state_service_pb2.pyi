@@ -793,8 +793,8 @@ class WatchProjectRequest(_message.Message):
     """
     max_interval_ms: _builtins.int
     """Shortest time between two messages with changes, in milliseconds; at most 60 000. What
-    comes in meanwhile is joined; after a quiet time a change is sent at once. 0: as the project's
-    settings say.
+    comes in meanwhile is joined; after a quiet time a change is sent at once, and a bookmark that
+    is due sends what waits. 0: as the project's settings say.
     """
     coalescing: Global___Coalescing.ValueType
     """When changes of an entity may be joined to its latest value."""
