@@ -166,7 +166,8 @@ def node_blockers(scene: Scene, node: Node, now: float) -> Iterator[Blocker]:
     elif waiting_on.startswith(REVIEW_PREFIX):
         review_id = waiting_on.removeprefix(REVIEW_PREFIX)
         message = f"a human has to answer review {review_id}"
-        yield _leaf(scene, node, BlockerKind.REVIEW, message)
+        remedy = f"ramify review list {scene.project_id}"
+        yield _leaf(scene, node, BlockerKind.REVIEW, message, remedy)
     elif node.state is NodeState.PENDING:
         yield from _pending(scene, node, now)
     elif node.state is NodeState.PLAN_DONE:
@@ -242,7 +243,11 @@ def _ready(scene: Scene, node: Node, now: float) -> Blocker:
             BlockerKind.RATE_LIMIT if limited else BlockerKind.BACKOFF,
             f"attempt {node.attempt} begins in {due - now:.1f} s "
             f"(retry {node.retry_count} of {most}){after}",
-            f"ramify watch {scene.project_id}",
+            (
+                f"ramify retry {scene.project_id} {node.node_id}"  # does not wait for it
+                if node.state is NodeState.READY
+                else f"ramify watch {scene.project_id}"
+            ),
             until=due,
         )
     steps = live.steps if live else sum(other.agent_calls for other in scene.nodes.values())
@@ -322,7 +327,25 @@ def _ended(scene: Scene, node: Node) -> Iterator[Blocker]:
             yield _edge(scene, node, origin, BlockerKind.FAILURE, message)
         else:
             tries = f" after {node.attempt} attempts" if node.attempt > 1 else ""
-            yield _leaf(scene, node, BlockerKind.FAILURE, f"it failed{tries}: {text}", show)
+            retry = f"ramify retry {scene.project_id} {node.node_id}"
+            remedy = retry if _may_retry(scene, node) else show
+            yield _leaf(scene, node, BlockerKind.FAILURE, f"it failed{tries}: {text}", remedy)
+
+
+def _may_retry(scene: Scene, node: Node) -> bool:
+    """Return whether RetryNode makes sense for a FAILED node (SEM 25)."""
+    if scene.state in TERMINAL_PROJECT_STATES or scene.state is ProjectState.CANCELLING:
+        return False
+    if node.error is not None and node.error.error_class is ErrorClass.NO_EVIDENCE:
+        return False
+    parent = scene.nodes.get(node.parent_id)
+    if parent is None or parent.state is NodeState.AGGREGATING:
+        return False
+    while parent is not None:
+        if parent.state in TERMINAL_NODE_STATES:
+            return False
+        parent = scene.nodes.get(parent.parent_id)
+    return True
 
 
 def _edge(scene: Scene, node: Node, by: Node, kind: BlockerKind, message: str) -> Blocker:

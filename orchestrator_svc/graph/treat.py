@@ -6,6 +6,7 @@ action that makes no sense for a state becomes FAIL, so an action never leaves t
 
 from __future__ import annotations
 
+from orchestrator_svc.graph.dispatch import WAITING_STATES
 from orchestrator_svc.graph.forced import Action, Forced, Pattern
 from orchestrator_svc.graph.mutation import NodeChanges
 from orchestrator_svc.graph.node import Failure, Node, Result
@@ -79,7 +80,7 @@ def _retry(run: Run, node: Node, pattern: Pattern, reason: str, now: float) -> b
     elif before is NodeState.RUNNING:
         forced = Forced(pattern, Action.RETRY, before, NodeState.READY, reason)
         run.patch(node, state=NodeState.READY, attempt=node.attempt + 1, forced=forced)
-    elif before is NodeState.READY:
+    elif before in WAITING_STATES:
         run.patch(node, forced=forced)
     else:
         return False

@@ -81,6 +81,7 @@ def test_json_is_the_answer_of_the_service(
 
 def test_every_remedy_is_a_command_that_exists() -> None:
     commands = {command.name for command in app.registered_commands}
+    commands |= {group.name for group in app.registered_groups}
     sources = [Path(module.__file__ or "").read_text("utf-8") for module in (blocker, explain)]
     named = {name for text in sources for name in re.findall(r"\"ramify (\w+)", text)}
     assert named

@@ -258,6 +258,17 @@ def test_a_ready_node_without_a_turn_gets_one() -> None:
     assert play(driven).state is ProjectState.COMPLETED
 
 
+def test_a_node_that_waits_for_a_new_plan_and_has_no_turn_gets_one() -> None:
+    driven = Driven(ledger_of(root(S.PLAN_DONE, "a"), node("a", S.NEEDS_REPLAN, attempt=1)))
+    driven.run.close_call(driven.run.nodes["a"], 0.0)
+    driven.run.nodes["a"].state = driven.ledger.nodes["a"].state = S.NEEDS_REPLAN
+    driven.calls.clear()
+    driven.event(TimeReached())
+    assert record(driven.ledger, "a")[:2] == (P.SINGLE_NODE_HANG, Action.RETRY)
+    assert driven.calls["a"].stage is Stage.PLAN
+    assert play(driven).state is ProjectState.COMPLETED
+
+
 def test_the_patrol_finds_a_lost_node_while_others_run() -> None:
     driven = planned(draft(), draft())
     run = driven.run

@@ -296,3 +296,20 @@ def test_every_state_has_an_answer_and_every_open_one_a_root_cause(
     if state is not S.DONE:
         assert found.root_causes
         assert all(b.message and (b.leads_on or b.remedy) for b in found.blockers)
+
+
+@pytest.mark.parametrize(
+    "project, parent, error_class, remedy",
+    [
+        (ProjectState.RUNNING, S.PLAN_DONE, "AUTH", "ramify retry p a"),
+        (ProjectState.RUNNING, S.AGGREGATING, "AUTH", "ramify show p a"),
+        (ProjectState.RUNNING, S.PLAN_DONE, "NO_EVIDENCE", "ramify show p a"),
+        (ProjectState.PARTIAL, S.DONE, "AUTH", "ramify show p a"),
+    ],
+)
+def test_a_retry_is_offered_only_where_it_would_be_accepted(
+    project: ProjectState, parent: NodeState, error_class: str, remedy: str
+) -> None:
+    broken = node("a", S.FAILED, error=Failure(ErrorClass(error_class), "broken"))
+    found = explain(scene(broken, root=parent, state=project), NOW, "a")
+    assert found.root_causes[0].remedy == remedy
