@@ -127,9 +127,13 @@ class Run:
 
     def _next_attempt(self) -> float | None:
         timers = self._timers
-        while timers and self.nodes[timers[0][1]].next_attempt_time != timers[0][0]:
-            heapq.heappop(timers)
-        return timers[0][0] if timers else None
+        while timers:
+            due, node_id = timers[0]
+            node = self.nodes[node_id]
+            if node.next_attempt_time == due and node.state not in TERMINAL_NODE_STATES:
+                return due
+            heapq.heappop(timers)  # it has moved on, or ended before its next attempt
+        return None
 
     @property
     def is_idle(self) -> bool:

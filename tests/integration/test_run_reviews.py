@@ -154,3 +154,20 @@ async def test_a_run_that_waits_says_so(runs: Runs) -> None:
     await runs.cancel(project_id)
     assert (await runs.finish(project_id)).state == "CANCELLED"
     assert not await open_reviews(runs, project_id)
+
+
+async def test_a_large_result_is_reviewed_and_kept(runs: Runs) -> None:
+    """Its body lies in the payload store; the review, the node and the fork name it."""
+    keys: dict[str, Any] = {
+        **ASKING,
+        "hitl_after_plan_generation": False,
+        "hitl_aggregation_review": True,
+    }
+    keys |= {"max_execution_steps": 0, "max_concurrent_nodes": 200}
+    project_id = (await runs.script(keys, breadth=1_500)).project_id
+    (review,) = await asked(runs, project_id)
+    assert review.result.WhichOneof("body") == "ref"
+    await resolve(runs, project_id, review.review_id, APPROVE)
+    history = await runs.finish(project_id)
+    assert history.state == "COMPLETED"
+    assert history.nodes["root"].result.ref.digest == review.result.ref.digest

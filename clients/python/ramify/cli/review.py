@@ -126,13 +126,15 @@ def show(
         import time
 
         from ramify.cli.review_card import card
+        from ramify.cli.review_session import with_body
         from ramify.cli.terminal import print_json, print_raw
 
         found = await _find(client, project_id, review_id)
         if json:
             print_json(found)
         else:
-            print_raw("\n".join(card(found, time.time())) + "\n")
+            shown = await with_body(client, project_id, found)
+            print_raw("\n".join(card(shown, time.time())) + "\n")
         return ExitCode.OK
 
     return run_session(work, state_svc)

@@ -40,7 +40,8 @@ async def answer_all(client: AsyncClient) -> int:
 
 async def answer(client: AsyncClient, project_id: str, review: Review) -> bool:
     """Show one review and carry out what the user says; return False to stop asking."""
-    note(f"\nrun {project_id}\n" + "\n".join(card(review, time.time())) + "\n")
+    shown = await with_body(client, project_id, review)
+    note(f"\nrun {project_id}\n" + "\n".join(card(shown, time.time())) + "\n")
     while True:
         word = (await ask(QUESTION)).lower()[:1]
         if word in ("q", ""):
@@ -71,6 +72,16 @@ async def answer(client: AsyncClient, project_id: str, review: Review) -> bool:
             return True
         note(f"{closed.review_id}: {decision_name(closed)}")
         return True
+
+
+async def with_body(client: AsyncClient, project_id: str, review: Review) -> Review:
+    """Return a review whose proposed result is here, wherever it lies."""
+    if not review.result.HasField("ref"):
+        return review
+    whole = Review()
+    whole.CopyFrom(review)
+    whole.result.CopyFrom(await client.whole(project_id, review.result))
+    return whole
 
 
 async def ask(question: str) -> str:

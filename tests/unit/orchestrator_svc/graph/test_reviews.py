@@ -365,6 +365,16 @@ def test_reviews_do_not_expire_while_the_run_is_paused() -> None:
     assert only(driven).expire_time == 1_000.0 + 1_200.0 + 5_000.0
 
 
+def test_a_human_may_decide_about_the_last_node_while_the_run_is_paused() -> None:
+    driven = asked(replace(QUIET, hitl_aggregation_review=True))
+    for node_id in ("root.1.0", "root.1.1", "root"):
+        driven.answer(node_id, done("the report"))
+    driven.order(CommandType.PAUSE_PROJECT)
+    assert state(driven) is ProjectState.PAUSED
+    driven.decide("root.r1", APPROVE)
+    assert state(driven) is ProjectState.COMPLETED
+
+
 # Crashes
 
 
@@ -463,6 +473,14 @@ def test_the_run_waits_only_when_nothing_else_can_go_on() -> None:
     assert state(driven) is ProjectState.RUNNING
     driven.answer("root.1.2.1.0", done())
     driven.answer("root.1.2", done())
+    assert state(driven) is ProjectState.WAITING
+
+
+def test_the_backoff_of_a_node_that_has_ended_does_not_hide_that_a_human_is_needed() -> None:
+    driven = nested()
+    driven.answer("root.1.2", failed())
+    assert state(driven) is ProjectState.RUNNING, "root.1.2 is tried again"
+    driven.order(CommandType.CANCEL_NODE, "root.1.2")
     assert state(driven) is ProjectState.WAITING
 
 
