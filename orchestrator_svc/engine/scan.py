@@ -70,7 +70,7 @@ class Scanner:
             project.project_id
             for project in free
             # A new project is left to whoever has started it.
-            if first or project.lease_epoch or self._seen[project.project_id] > 1
+            if project.lease_epoch or self._seen[project.project_id] > 1
         }
         overdue = {project_id for project_id, scans in self._seen.items() if scans > 2}
         await self._share(wanted, overdue)

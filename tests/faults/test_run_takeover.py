@@ -28,7 +28,8 @@ from tests.support.witness import AgentCall, read_calls
 
 __all__ = ["corpus", "undisturbed"]
 
-TTL = ("--lease-ttl-seconds", "1")
+#: Long enough that nobody takes a project from its starter on a busy machine.
+TTL = ("--lease-ttl-seconds", "3")
 HOLDER_A, HOLDER_B = "orchestrator/a", "orchestrator/b"
 
 
@@ -111,7 +112,7 @@ async def test_nobody_takes_over_while_the_lease_is_renewed(
     """The run lasts several TTLs, and the other one looks for work all the time (SEM 18)."""
     async with two(state, tmp_path) as pair:
         slow: Project = await pair.by_a.script(
-            {"max_concurrent_nodes": 1}, breadth=10, delay_ms=250
+            {"max_concurrent_nodes": 1}, breadth=20, delay_ms=400
         )
         history = await pair.by_b.finish(slow.project_id)
         async with pair.by_b.follow(slow.project_id) as follower:
