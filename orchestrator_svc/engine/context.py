@@ -37,6 +37,7 @@ ANCESTORS_SHARE = 0.25  #: of the context, at most
 SIBLINGS_SHARE = 0.1  #: of the context, at most
 SIBLING_TOKENS = 256  #: of one sibling, at most
 MAX_SIBLINGS_SEEN = 64  #: places before a node in its plan that are looked at
+MAX_SIBLING_VIEWS = 4_096  #: kept of one run
 _NOTHING: Mapping[str, Result] = {}
 
 
@@ -64,10 +65,11 @@ def agent_input(
     project_id: str,
     options: dict[str, JsonValue],
     fetched: Mapping[str, Result] = _NOTHING,
+    seen: SiblingViews | None = None,
 ) -> AgentInput:
     """Return the input of one call. Its parts come from checked data and are not checked again.
 
-    `fetched` has the results that the run does not hold.
+    `fetched` has the results that the run does not hold; `seen` is kept from call to call.
     """
     node = run.nodes[call.node_id]
     ancestors: list[RelatedNode] = []
@@ -80,7 +82,11 @@ def agent_input(
     limit = max(0, run.settings.max_context_tokens - tokens_of(run.goal) - tokens_of(node.goal))
     previous = node.children if call.stage is Stage.PLAN else ()
     above = fit(ancestors[::-1], int(limit * ANCESTORS_SHARE))
-    before = () if aggregates else _siblings(run, node, int(limit * SIBLINGS_SHARE))
+    before = (
+        ()
+        if aggregates
+        else _siblings(run, node, int(limit * SIBLINGS_SHARE), seen or SiblingViews())
+    )
     limit -= sum(map(node_tokens, above)) + sum(map(node_tokens, before))
     needed = _all_related(run, (*node.depends_on, *children, *previous), fetched)
     results = fit(needed, max(0, limit))
@@ -108,7 +114,39 @@ def agent_input(
     )
 
 
-def _siblings(run: Run, node: Node, limit: int) -> tuple[RelatedNode, ...]:
+class SiblingViews:
+    """Finished nodes as the siblings after them see them: each is made once, not for each."""
+
+    def __init__(self) -> None:
+        self._views: dict[str, tuple[Result | None, RelatedNode, int]] = {}
+
+    def view(self, node: Node, limit: int) -> tuple[RelatedNode, int]:
+        """Return a DONE node with at most `limit` tokens, and how many it has."""
+        if limit < SIBLING_TOKENS:
+            return _sibling(node, limit)
+        known = self._views.get(node.node_id)
+        if known is not None and known[0] is node.result:
+            return known[1], known[2]
+        if len(self._views) >= MAX_SIBLING_VIEWS:
+            self._views.clear()
+        related, tokens = _sibling(node, SIBLING_TOKENS)
+        self._views[node.node_id] = (node.result, related, tokens)
+        return related, tokens
+
+
+def _sibling(node: Node, limit: int) -> tuple[RelatedNode, int]:
+    related = _related(node)
+    if related.output is not None:
+        summary = related.output.summary or related.output.text[:MAX_SUMMARY_CHARS]
+        output = Output.model_construct(
+            content_type="text/plain", text="", data=b"", summary=summary
+        )
+        related = related.model_copy(update={"output": output})
+    related = shortened(related, limit)
+    return related, node_tokens(related)
+
+
+def _siblings(run: Run, node: Node, limit: int, seen: SiblingViews) -> tuple[RelatedNode, ...]:
     """Return the siblings that were done before `node`, in plan order, the nearest if not all.
 
     They come with their summaries; what a node needs whole it depends on.
@@ -122,15 +160,8 @@ def _siblings(run: Run, node: Node, limit: int) -> tuple[RelatedNode, ...]:
         other = run.nodes.get(id_)
         if other is None or other.state is not NodeState.DONE or id_ in node.depends_on:
             continue
-        related = _related(other)
-        if related.output is not None:
-            summary = related.output.summary or related.output.text[:MAX_SUMMARY_CHARS]
-            output = Output.model_construct(
-                content_type="text/plain", text="", data=b"", summary=summary
-            )
-            related = related.model_copy(update={"output": output})
-        related = shortened(related, min(limit, SIBLING_TOKENS))
-        limit -= node_tokens(related)
+        related, tokens = seen.view(other, limit)
+        limit -= tokens
         if limit < 0:
             break
         found.append(related)

@@ -24,7 +24,7 @@ from orchestrator_svc.agents.profile import AgentSet
 from orchestrator_svc.engine.abandon import bounded
 from orchestrator_svc.engine.activity import Activity
 from orchestrator_svc.engine.calls import call_agent
-from orchestrator_svc.engine.context import agent_input, missing_results
+from orchestrator_svc.engine.context import SiblingViews, agent_input, missing_results
 from orchestrator_svc.engine.leases import Lease
 from orchestrator_svc.engine.store import Store
 from orchestrator_svc.errors import RamifyError
@@ -101,6 +101,7 @@ class Runner:
         self._pending = Decision()  #: decided, not offered
         self._sent: deque[_Sent] = deque()
         self._calls: dict[str, asyncio.Task[None]] = {}
+        self._sibling_views = SiblingViews()
         self._activities: dict[str, Activity] = {}  #: by node, of the calls that agents work on
         self._open: dict[str, OpenCall] = {}  #: calls that have begun, for those who look on
         self._timer: asyncio.TimerHandle | None = None
@@ -290,6 +291,7 @@ class Runner:
             project_id=self._project.project_id,
             options=self._options,
             fetched=fetched,
+            seen=self._sibling_views,
         )
         self._open[call.node_id] = OpenCall(
             call.stage, call.agent_name, self._clock(), call.timeout

@@ -33,6 +33,7 @@ async def world_of_plans() -> AsyncIterator[World]:
     processes = Processes(16)
     profiles = built_in_profiles(Path("unused"), processes=processes)
     world = World(FakeStore(), profiles=profiles)
+    world.keeper.ttl = 3_600.0  # nobody renews here
     try:
         async with world.running():
             yield world
