@@ -29,7 +29,9 @@ def node_card(node: Node) -> RenderableType:
         ("children", ", ".join(node.planned_sub_task_ids)),
         ("waits on", node.waiting_on),
         ("agent", node.agent_name),
-        ("attempt", f"{node.attempt}, {plural(node.retry_count, 'failure')}"),
+        ("attempt", _attempts(node)),
+        ("next try", _next_try(node)),
+        ("planned", _planned(node)),
         ("took", elapsed(node, seconds_of(node.update_time))),
         ("version", f"{node.version}, changed at revision {node.update_revision}"),
         ("error", _error(node)),
@@ -45,6 +47,28 @@ def node_card(node: Node) -> RenderableType:
 
 def _node_type(node: Node) -> str:
     return NodeType.Name(node.node_type).removeprefix("NODE_TYPE_") if node.node_type else ""
+
+
+def _attempts(node: Node) -> str:
+    text = f"{node.attempt}, {plural(node.retry_count, 'failure')}"
+    return f"{text}, {plural(node.timeout_count, 'time-out')}" if node.timeout_count else text
+
+
+def _next_try(node: Node) -> str:
+    if not node.HasField("next_attempt_time"):
+        return ""
+    return node.next_attempt_time.ToDatetime().strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _planned(node: Node) -> str:
+    parts = []
+    if node.plan_count > 1:
+        parts.append(f"{node.plan_count} times")
+    if node.replan_count:
+        parts.append(plural(node.replan_count, "replan"))
+    if node.replan_reason:
+        parts.append(f"again, because {node.replan_reason}")
+    return ", ".join(parts)
 
 
 def _error(node: Node) -> Text:

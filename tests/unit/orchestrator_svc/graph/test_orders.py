@@ -164,6 +164,14 @@ def test_the_subtree_of_a_cancelled_node_is_completed_after_a_crash() -> None:
     assert driven.state("root.1.0.1.1") is S.CANCELLED
 
 
+def test_a_cancelled_node_leaves_no_timer_behind() -> None:
+    driven = planned(draft(), draft())
+    driven.answer("root.1.0", failed())
+    assert driven.run.next_due() is not None
+    driven.order(CANCEL, "root.1.0")
+    assert driven.run.next_due() is None
+
+
 def test_cancelling_the_root_cancels_the_run() -> None:
     driven = planned(draft())
     assert driven.order(CANCEL, "root")[0] is APPLIED
