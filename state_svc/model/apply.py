@@ -36,7 +36,7 @@ from state_svc.model.problem import Problem
 from state_svc.model.project import NO_ORIGIN, Applied, LiveProject, Origin
 from state_svc.model.review import apply_review, count_reviews
 from state_svc.model.scalar_patch import scan
-from state_svc.model.stage import bodies, new_stage
+from state_svc.model.stage import add_stage, bodies
 from state_svc.model.wire import (
     bytes_field,
     message_change,
@@ -320,12 +320,14 @@ class _Application:
             raise Problem(_INVALID, "target", f"one of {kinds} is needed")
 
     def _apply_stage(self, index: int, mutation: StageMutation) -> None:
-        stage = new_stage(mutation, self._micros)
+        change = Change(revision=self._revision, index=index)
+        stage = change.stage.stage
+        add_stage(mutation, self._micros, stage)
         if self._node(stage.node_id) is None:
             raise Problem(_INVALID, "stage.create.node_id", f"there is no node {stage.node_id!r}")
-        self._resolve(*((f"stage.create.{field}", payload) for field, payload in bodies(stage)))
-        change = Change(revision=self._revision, index=index)
-        change.stage.stage.CopyFrom(stage)
+        named = [(f"stage.create.{f}", body) for f, body in bodies(stage) if body.HasField("ref")]
+        if named:
+            self._resolve(*named)
         self._parts.append(message_change(change))
         self._images.append((None, None))
         self._stages += 1

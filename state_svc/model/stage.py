@@ -38,6 +38,10 @@ def _tool_calls(value: list[ToolCall]) -> str:
     return ""
 
 
+def _output_only(value: object) -> str:
+    return "is set by state_svc only"
+
+
 _TOOL_CALL_FIELDS: dict[str, validate.Check] = {
     "tool_name": validate.check_name,
     "arguments": validate.check_payload,
@@ -46,6 +50,7 @@ _TOOL_CALL_FIELDS: dict[str, validate.Check] = {
     "error": validate.check_text,
 }
 _FIELDS: dict[str, validate.Check] = {
+    **dict.fromkeys(_OUTPUT_ONLY, _output_only),
     "stage": validate.one_of(frozenset(Stage.values()) - {0}),
     "agent_name": validate.check_name,
     "model": validate.check_name,
@@ -58,8 +63,8 @@ _FIELDS: dict[str, validate.Check] = {
 }
 
 
-def new_stage(mutation: StageMutation, micros: int) -> StageRecord:
-    """Return the record that a mutation adds, stamped. Its node is the caller's to look up.
+def add_stage(mutation: StageMutation, micros: int, stage: StageRecord) -> None:
+    """Write the record that a mutation adds, stamped. Its node is the caller's to look up.
 
     Raises `Problem`.
     """
@@ -73,17 +78,12 @@ def new_stage(mutation: StageMutation, micros: int) -> StageRecord:
     for name in ("node_id", "stage"):
         if not getattr(request, name):
             raise Problem(_INVALID, f"stage.create.{name}", "is needed")
-    for field, _ in request.ListFields():
-        if field.name in _OUTPUT_ONLY:
-            raise Problem(_INVALID, f"stage.create.{field.name}", "is set by state_svc only")
     found = validate.first_problem(request, _FIELDS)
     if found is not None:
         raise Problem(_INVALID, f"stage.create.{found[0]}", found[1])
-    stage = StageRecord()
     stage.CopyFrom(request)
     stage.stage_id = mutation.stage_id
     set_micros(stage.create_time, micros)
-    return stage
 
 
 def bodies(stage: StageRecord) -> Iterator[tuple[str, Payload]]:
