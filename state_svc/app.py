@@ -171,7 +171,8 @@ async def _housekeeping(service: Service, settings: Settings) -> None:
                 service.requests.forget_old()
                 await service.store.list_requests(now_micros() - Requests.KEEP_MICROS)
                 await service.forget_stages(settings.stage_archive_days)
-            if hour or service.payloads.due:
+            # Not soon after a start: a producer may have waited for it with what it had put before.
+            if (hour or service.payloads.due) and minute >= _MINUTES_PER_HOUR:
                 await service.payloads.collect(now_micros())
         except (StoreUnavailable, CorruptRecord):
             _log.exception("what is too old stays an hour longer")
