@@ -52,7 +52,7 @@ class BlockerKind(enum.StrEnum):
     UNKNOWN = "UNKNOWN"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Blocker:
     """One link: `blocked` (empty: the project) is held back by `by`, or by what `message` says."""
 
@@ -65,7 +65,7 @@ class Blocker:
     until: float | None = None  #: Unix seconds; when it ends by itself
     remedy: str = ""
     live: bool = False
-    depth: int = 0
+    depth: int = 0  #: links between it and the subject; set by `explain`
 
 
 def project_blockers(scene: Scene, budgets: Sequence[Use] = ()) -> Iterator[Blocker]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import networkx as nx
 
@@ -29,6 +29,7 @@ from orchestrator_svc.graph.types import (
 )
 
 MAX_ROOT_CAUSES = 20  #: listed in one explanation; the others are counted
+MAX_LINKS = 1_000  #: that lead to them; the middle of longer chains is left out
 
 _BY_ITSELF = frozenset({BlockerKind.BACKOFF, BlockerKind.RATE_LIMIT, BlockerKind.SLOT})
 _AT_WORK = frozenset({BlockerKind.CALL, BlockerKind.CANCELLING})
@@ -126,18 +127,20 @@ def _follow(scene: Scene, starts: list[str], now: float) -> list[Blocker]:
     links: list[Blocker] = []
     depths = dict.fromkeys(starts, 0)
     waiting = deque(starts)
-    edges: nx.DiGraph[str] = nx.DiGraph()
+    pairs: list[tuple[str, str]] = []
     while waiting:
         node_id = waiting.popleft()
         depth = depths[node_id]
         for blocker in node_blockers(scene, scene.nodes[node_id], now):
-            links.append(replace(blocker, depth=depth))
+            blocker.depth = depth
+            links.append(blocker)
             if not blocker.leads_on:
                 continue
-            edges.add_edge(node_id, blocker.by)
+            pairs.append((node_id, blocker.by))
             if blocker.by not in depths:
                 depths[blocker.by] = depth + 1
                 waiting.append(blocker.by)
+    edges: nx.DiGraph[str] = nx.DiGraph(pairs)
     links += (_circle(scene, ring, depths) for ring in circles(edges))
     return links
 
@@ -178,6 +181,10 @@ def _select(links: list[Blocker]) -> tuple[list[Blocker], int]:
         while at is not None and id(at) not in chosen:
             chosen[id(at)] = at
             at = into.get(at.blocked) if at.depth else None
+    between = sorted((at for at in chosen.values() if at.leads_on), key=lambda at: at.depth)
+    if len(between) > MAX_LINKS:
+        for left_out in between[MAX_LINKS // 2 : -MAX_LINKS // 2]:
+            del chosen[id(left_out)]
     shown = sorted(
         chosen.values(), key=lambda link: (link.depth, link.blocked != "", not link.leads_on)
     )

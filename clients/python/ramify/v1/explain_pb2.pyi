@@ -344,7 +344,8 @@ class Explanation(_message.Message):
     @_builtins.property
     def blockers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Blocker]:
         """The chain: what blocks the subject itself first, then what blocks that. Every root cause
-        that is listed has its whole chain here.
+        that is listed has its whole chain here, but of more than 1 000 links the middle is left out;
+        `depth` shows where.
         """
 
     @_builtins.property

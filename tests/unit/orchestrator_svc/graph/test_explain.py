@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator_svc.errors import NodeNotFound
 from orchestrator_svc.graph.blocker import BlockerKind
-from orchestrator_svc.graph.explain import MAX_ROOT_CAUSES, Explanation, Outlook, explain
+from orchestrator_svc.graph.explain import MAX_LINKS, MAX_ROOT_CAUSES, Explanation, Outlook, explain
 from orchestrator_svc.graph.node import Failure, Node
 from orchestrator_svc.graph.scene import Live, OpenCall, Scene
 from orchestrator_svc.graph.settings import Settings
@@ -275,7 +275,8 @@ def test_a_deep_chain_needs_no_deep_stack() -> None:
     chain = [node("n0", S.RUNNING)]
     chain += [node(f"n{i}", S.PENDING, depends_on=(f"n{i - 1}",)) for i in range(1, 5_000)]
     found = explain(scene(*chain), NOW, "n4999")
-    assert len(found.blockers) == 5_000
+    assert len(found.blockers) == MAX_LINKS + 1
+    assert [b.depth for b in found.blockers[499:501]] == [499, 4_499]
     assert cause(found) is K.CALL
 
 
