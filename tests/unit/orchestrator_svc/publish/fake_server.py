@@ -36,6 +36,7 @@ class FakeServer:
         self.half_closed = asyncio.Event()
         self.context: Context | None = None
         self.fenced = False
+        self._writing = asyncio.Lock()
 
     async def stream_mutations(
         self, requests: AsyncIterator[pb.StreamMutationsRequest], context: Context
@@ -48,9 +49,9 @@ class FakeServer:
                 self.opens.append((request.open.producer_id, request.open.epoch))
                 if request.open.epoch < self.fence_below:
                     fenced = pb.Fenced(current_epoch=self.fence_below)
-                    await context.write(pb.StreamMutationsResponse(fenced=fenced))
+                    await self._write(context, pb.StreamMutationsResponse(fenced=fenced))
                     return
-                await context.write(self._welcome())
+                await self._write(context, self._welcome())
             elif kind == "attach":
                 project_id = request.attach.project_id
                 attached = pb.Attached(
@@ -58,7 +59,7 @@ class FakeServer:
                     project_uid=self.uids.get(project_id, "uid"),
                     last_sequence=len(self.durable.get(project_id, ())),
                 )
-                await context.write(pb.StreamMutationsResponse(attached=attached))
+                await self._write(context, pb.StreamMutationsResponse(attached=attached))
             else:
                 for batch in request.frame.batches:
                     await self._batch(batch, context)
@@ -67,6 +68,10 @@ class FakeServer:
                         self.hung_up.set()
                         return
         self.half_closed.set()
+
+    async def _write(self, context: Context, response: pb.StreamMutationsResponse) -> None:
+        async with self._writing:  # gRPC refuses a second write while one is under way
+            await context.write(response)
 
     def _welcome(self) -> pb.StreamMutationsResponse:
         limits = pb.Limits(
@@ -107,25 +112,25 @@ class FakeServer:
             revision=revision,
             revision_known=True,
         )
-        await context.write(pb.StreamMutationsResponse(acks=pb.Acks(acks=[ack])))
+        await self._write(context, pb.StreamMutationsResponse(acks=pb.Acks(acks=[ack])))
 
     async def _reject(
         self, batch: mutation_pb2.MutationBatch, error: error_pb2.Error, context: Context
     ) -> None:
         reject = pb.Reject(project_id=batch.project_id, sequence=batch.sequence, error=error)
-        await context.write(pb.StreamMutationsResponse(reject=reject))
+        await self._write(context, pb.StreamMutationsResponse(reject=reject))
 
     async def drain(self) -> None:
         """Ask the producer to stop sending."""
         assert self.context is not None
-        await self.context.write(pb.StreamMutationsResponse(drain=pb.Drain()))
+        await self._write(self.context, pb.StreamMutationsResponse(drain=pb.Drain()))
 
     async def fence(self, epoch: int) -> None:
         """Tell the present producer that a newer one exists."""
         assert self.context is not None
         self.fenced = True
         fenced = pb.Fenced(current_epoch=epoch)
-        await self.context.write(pb.StreamMutationsResponse(fenced=fenced))
+        await self._write(self.context, pb.StreamMutationsResponse(fenced=fenced))
 
 
 @asynccontextmanager
