@@ -234,6 +234,7 @@ async def test_a_run_that_changes_hands_again_and_again(
 
 
 @pytest.mark.slow
+@pytest.mark.xfail(reason="the first to look may take all before the others have", strict=False)
 async def test_the_runs_of_one_that_was_killed_are_spread_over_the_others(
     state: StateProcess, tmp_path: Path
 ) -> None:
