@@ -48,10 +48,10 @@ def free_slots(run: Run) -> int:
 def dispatch(run: Run, node: Node) -> None:
     """Begin the node's next stage in a new slot, or fail what is left at the step limit.
 
-    Does nothing for a node that has ended or begun since it was queued, or whose children an
-    order has opened again.
+    Does nothing for a node that has ended or begun since it was queued, or of which an order has
+    opened a dependency or children again: their end queues it (`settle`).
     """
-    if node.open_call:
+    if node.open_call or node.unsettled:
         return
     if node.waiting_on:
         review = run.reviews.get(node.review_id)

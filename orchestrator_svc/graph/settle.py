@@ -47,6 +47,8 @@ def settle(run: Run, node: Node) -> None:
                     make_ready(run, dependant)
                 elif dependency_failed(run, dependant, node):
                     ended.append(dependant)
+            elif dependant.state not in TERMINAL_NODE_STATES:
+                _queue_again(run, dependant)
             elif node.state is NodeState.DONE:
                 revive(run, dependant)
         if node.node_id == run.root_id:
@@ -89,6 +91,15 @@ def make_ready(run: Run, node: Node) -> None:
     run.cut()
     run.patch(node, state=NodeState.READY)
     run.queue.append(node.node_id)
+
+
+def _queue_again(run: Run, node: Node) -> None:
+    """Queue a node that lost its turn to a dependency which an order had opened again.
+
+    One in a backoff is queued by its time.
+    """
+    if not node.unsettled and (node.next_attempt_time or 0.0) <= run.now:
+        run.queue.append(node.node_id)
 
 
 def dependency_failed(run: Run, node: Node, cause: Node) -> bool:

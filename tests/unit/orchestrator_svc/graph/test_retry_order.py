@@ -7,12 +7,14 @@ from dataclasses import replace
 import pytest
 
 from orchestrator_svc.engine.context import missing_results
+from orchestrator_svc.graph.event import Failed, Produced
 from orchestrator_svc.graph.types import (
     CommandState,
     CommandType,
     ErrorClass,
     NodeState,
     NodeType,
+    OnDependencyFailure,
     ProjectState,
     Stage,
 )
@@ -68,6 +70,26 @@ def test_dependants_go_on_after_a_crash_between_the_result_and_them() -> None:
     driven.crash()
     assert driven.state("root.1.1") is S.RUNNING
     assert [call.node_id for call in driven.calls.values()].count("root.1.1") == 1
+
+
+@pytest.mark.parametrize("crash", [False, True])
+@pytest.mark.parametrize("outcome", [done(), failed()])
+def test_what_is_ready_waits_for_a_dependency_that_is_retried(
+    outcome: Produced | Failed, crash: bool
+) -> None:
+    settings = replace(
+        NO_RETRY, max_concurrent_nodes=1, on_dependency_failure=OnDependencyFailure.RUN
+    )
+    driven = planned(draft(), draft(), draft("part", 0), settings=settings)
+    driven.answer("root.1.0", failed())
+    assert (driven.state("root.1.1"), driven.state("root.1.2")) == (S.RUNNING, S.READY)
+    assert driven.order(RETRY, "root.1.0")[0] is APPLIED
+    driven.answer("root.1.1", done())
+    if crash:
+        driven.crash()
+    assert (driven.state("root.1.0"), driven.state("root.1.2")) == (S.RUNNING, S.READY)
+    driven.answer("root.1.0", outcome)
+    assert driven.state("root.1.2") is S.RUNNING
 
 
 def test_a_retried_node_may_fail_again() -> None:
