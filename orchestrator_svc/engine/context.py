@@ -36,7 +36,7 @@ MAX_CONTENT_TYPE_CHARS = 255
 ANCESTORS_SHARE = 0.25  #: of the context, at most
 SIBLINGS_SHARE = 0.1  #: of the context, at most
 SIBLING_TOKENS = 256  #: of one sibling, at most
-MAX_SIBLINGS_SEEN = 64  #: places before a node in its plan that are looked at
+MAX_SIBLINGS_SEEN = 16  #: places before a node in its plan that are looked at
 MAX_SIBLING_VIEWS = 4_096  #: kept of one run
 _NOTHING: Mapping[str, Result] = {}
 

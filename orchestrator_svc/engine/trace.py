@@ -84,6 +84,9 @@ def input_body(task: AgentInput) -> Body:
         value = getattr(task, name)
         if isinstance(value, BaseModel):
             given[name] = value.model_dump(mode="json", exclude_defaults=True)
+        elif name == "siblings":
+            if value:  # all of them are DONE, and many
+                given[name] = [node.node_id for node in value]
         elif isinstance(value, tuple) and value:
             given[name] = _related(value)
         elif value or isinstance(value, int):
