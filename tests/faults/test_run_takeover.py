@@ -234,10 +234,10 @@ async def test_a_run_that_changes_hands_again_and_again(
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the first to look may take all before the others have", strict=False)
-async def test_the_runs_of_one_that_was_killed_are_spread_over_the_others(
+async def test_all_runs_of_one_that_was_killed_are_taken_over(
     state: StateProcess, tmp_path: Path
 ) -> None:
+    """By whichever of the others: on a busy machine the first that looks may take all of them."""
     hang = [{"node": "root.*", "stage": "execute", "hang": True}]
     lost = OrchestratorProcess(tmp_path / "orchestrator-c", state.address, *TTL, "--name", "c")
     async with two(state, tmp_path) as pair:
@@ -261,7 +261,6 @@ async def test_the_runs_of_one_that_was_killed_are_spread_over_the_others(
             return await held_by(HOLDER_A) | await held_by(HOLDER_B) == ids
 
         await eventually(taken_over, "all are taken over", seconds=60)
-        assert min(len(await held_by(HOLDER_A)), len(await held_by(HOLDER_B))) >= 3
         (one, *_) = ids
         await pair.by_b.cancel(one)
         assert (await pair.by_a.finish(one)).state == "CANCELLED"
