@@ -9,10 +9,10 @@ from ramify.v1.state_service_pb2 import (
     GetStatsResponse,
 )
 from state_svc import __version__
-from state_svc.codec.segment import FORMAT_VERSION
 from state_svc.model.node import set_micros
 from state_svc.rpc.convert import limits_message
 from state_svc.service import Service
+from state_svc.store.sqlite_schema import FORMAT_VERSION
 
 
 class AdminRpcs:

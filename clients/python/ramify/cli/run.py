@@ -101,8 +101,8 @@ def run(
       ramify run "What does retry do?" --corpus ./docs > report.md
       ramify run "..." --set max_concurrent_nodes=4 --label team=docs
       ramify run "..." --profile scripted --option depth=3 --option delay_ms=200
-      ramify run --plan examples/checks.yaml --dry-run
-      ramify run --plan examples/checks.yaml --set max_concurrent_nodes=4
+      ramify run --plan examples/take_stock.yaml --dry-run
+      ramify run --plan examples/take_stock.yaml --set max_concurrent_nodes=4
       ramify run "..." --review            # elsewhere: ramify review
       ramify run "..." --detach            # then: ramify watch ID
       ramify run "..." --json | jq .       # every change, then the project

@@ -2891,7 +2891,7 @@ class GetServerInfoResponse(_message.Message):
     store_id: _builtins.str
     """Identity of the store."""
     format_version: _builtins.int
-    """Version of the stored format."""
+    """Version of the data directory's format."""
     sqlite_version: _builtins.str
     """Version of the SQLite library in use."""
     @_builtins.property
