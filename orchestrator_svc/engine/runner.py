@@ -20,6 +20,7 @@ from functools import partial
 import structlog
 from pydantic import JsonValue
 
+from orchestrator_svc.agents.base import AgentInput
 from orchestrator_svc.agents.profile import AgentSet
 from orchestrator_svc.engine.abandon import bounded
 from orchestrator_svc.engine.activity import Activity
@@ -38,6 +39,7 @@ from orchestrator_svc.graph.event import (
     Draining,
     Event,
     Failed,
+    Outcome,
     TimeReached,
 )
 from orchestrator_svc.graph.node import Result
@@ -302,10 +304,7 @@ class Runner:
         )
         self._activities[call.node_id] = activity
         try:
-            work = call_agent(
-                self._agents, call.stage, task, call.timeout, activity, self._patience
-            )
-            outcome = await bounded(work, call.timeout)
+            outcome = await bounded(self._ask(call, task, activity), call.timeout)
         except asyncio.CancelledError:
             # Said here, where the cost is known; `_call_over` says it of calls that never began.
             seconds = loop.time() - started
@@ -322,6 +321,16 @@ class Runner:
         usage = activity.usage
         trace = activity.notes.finish(call, task, started_at, seconds, usage)
         self.post(CallEnded(call.node_id, call.number, outcome, seconds, usage, trace))
+
+    async def _ask(self, call: Call, task: AgentInput, activity: Activity) -> Outcome:
+        """Ask the agent, with nothing between it and the look at the lease that may wait.
+
+        This process may have been stopped since the call was prepared, for longer than the TTL.
+        """
+        await self.lease.valid()
+        return await call_agent(
+            self._agents, call.stage, task, call.timeout, activity, self._patience
+        )
 
     async def _fetch_results(self, node_ids: list[str]) -> dict[str, Result]:
         """Read results that are not held, `knowledge_store_batch_size` at one time."""

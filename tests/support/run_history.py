@@ -207,6 +207,7 @@ class RunHistory:
         Each call was announced by a durable revision, none was made twice for one attempt, none
         began after its node had ended, and every result comes from the last one announced.
         """
+        calls = list(calls)
         made = Counter((call.node_id, call.attempt, call.stage) for call in calls)
         assert set(made) <= self._announced, "a call that no revision announces"
         assert not [key for key, times in made.items() if times > 1], "a call made twice"
