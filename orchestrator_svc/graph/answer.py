@@ -74,11 +74,11 @@ def _adopt(run: Run, node: Node, review: Review, answer: Answer) -> None:
 
 def plan_problems(run: Run, node: Node, tasks: tuple[DraftTask, ...]) -> list[str]:
     """Return every reason why tasks cannot become the node's children."""
-    depth = run.accounts.max_layer(node, run.settings.max_recursion_depth)
+    new = [task.budget for task in tasks if not task.reuse]
     return [
-        *check_plan(tasks, layer=node.layer, max_depth=depth, objective=run.goal),
+        *check_plan(tasks, layer=node.layer, max_depth=run.max_layer(node), objective=run.goal),
         *reuse_problems(run, node, tasks),
-        *run.accounts.plan_problems(node, [task.budget for task in tasks], run.now),
+        *run.accounts.plan_problems(node, new, run.now),
     ]
 
 

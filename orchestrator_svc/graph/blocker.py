@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from orchestrator_svc.graph.budget import Use
 from orchestrator_svc.graph.node import Node
-from orchestrator_svc.graph.scene import Scene
+from orchestrator_svc.graph.scene import ACTIVE_STATES, Scene
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,
     TERMINAL_PROJECT_STATES,
@@ -23,8 +23,6 @@ from orchestrator_svc.graph.types import (
 
 SLOW_STORE_SECONDS = 1.0  #: a decision that is not durable for longer is a blocker
 REVIEW_PREFIX = "review:"  #: of `Node.waiting_on` while a human is asked
-
-_ACTIVE = (NodeState.RUNNING, NodeState.AGGREGATING)
 
 
 class BlockerKind(enum.StrEnum):
@@ -172,7 +170,7 @@ def node_blockers(scene: Scene, node: Node, now: float) -> Iterator[Blocker]:
         yield from _pending(scene, node, now)
     elif node.state is NodeState.PLAN_DONE:
         yield from _planned(scene, node, now)
-    elif node.state in _ACTIVE and _is_called(scene, node):
+    elif node.state in ACTIVE_STATES and _is_called(scene, node):
         yield _call(scene, node)
     else:
         yield _ready(scene, node, now)
@@ -250,8 +248,7 @@ def _ready(scene: Scene, node: Node, now: float) -> Blocker:
             ),
             until=due,
         )
-    steps = live.steps if live else sum(other.agent_calls for other in scene.nodes.values())
-    if settings.max_execution_steps and steps >= settings.max_execution_steps:
+    if settings.max_execution_steps and scene.steps >= settings.max_execution_steps:
         message = f"max_execution_steps of {settings.max_execution_steps} is used up"
         remedy = "ramify run GOAL --set max_execution_steps=0"
         return _leaf(scene, node, BlockerKind.STEPS, message, remedy, live=live is not None)
@@ -260,7 +257,7 @@ def _ready(scene: Scene, node: Node, now: float) -> Blocker:
     if live is not None:
         place = live.queue.get(node.node_id)
         if place is not None:
-            message = f"{live.busy} of {slots} slots are in use{wave}, "
+            message = f"{scene.busy} of {slots} slots are in use{wave}, "
             message += f"it is number {place + 1} in line"
             remedy = f"ramify run GOAL --set max_concurrent_nodes={2 * slots}"
             return _leaf(scene, node, BlockerKind.SLOT, message, remedy, live=True)
@@ -273,8 +270,7 @@ def _ready(scene: Scene, node: Node, now: float) -> Blocker:
     if not scene.holder:
         message = "it could run, but no orchestrator executes the project"
         return _leaf(scene, node, BlockerKind.LEASE, message, "ramify up")
-    busy = sum(other.state in _ACTIVE for other in scene.nodes.values())
-    message = f"it waits for its turn: {busy} of {slots} slots are in use"
+    message = f"it waits for its turn: {scene.busy} of {slots} slots are in use"
     remedy = f"ramify run GOAL --set max_concurrent_nodes={2 * slots}"
     return _leaf(scene, node, BlockerKind.SLOT, message, remedy)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator_svc.graph.node import Node
 from orchestrator_svc.graph.run import Run
-from orchestrator_svc.graph.settle import finish
+from orchestrator_svc.graph.settle import settle
 from orchestrator_svc.graph.types import TERMINAL_NODE_STATES, NodeState, ProjectState
 
 
@@ -33,15 +33,17 @@ def cancel_node(run: Run, node: Node) -> int:
 
     Open calls are asked to end and keep their slots until they have; what they still answer is
     kept out, since their nodes are terminal. Dependants and the parent are settled as after a
-    failure.
+    failure, last of all: that may end the run.
     """
     below = [item for item in run.descendants(node) if item.state not in TERMINAL_NODE_STATES]
     if node.open_call:
         run.cancel_call(node)
-    finish(run, node, state=NodeState.CANCELLED)
+    run.patch(node, state=NodeState.CANCELLED)
     for item in below:
         run.cut()
         _stop(run, item)
+    run.cut()
+    settle(run, node)
     return len(below) + 1
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator_svc.graph.budget import Accounts, Use
+from orchestrator_svc.graph.budget import Use
 from orchestrator_svc.graph.checkpoint import ask, asks, modifies
 from orchestrator_svc.graph.mutation import NodeChanges
 from orchestrator_svc.graph.node import Failure, Node
@@ -49,9 +49,13 @@ def dispatch(run: Run, node: Node) -> None:
     """Begin the node's next stage in a new slot, or fail what is left at the step limit.
 
     Does nothing for a node that has ended or begun since it was queued, or of which an order has
-    opened a dependency or children again: their end queues it (`settle`).
+    opened a dependency or children again: their end queues it (`settle`). One that has failed
+    since it was queued waits for the end of its backoff.
     """
     if node.open_call or node.unsettled:
+        return
+    if (node.next_attempt_time or 0.0) > run.now:
+        run.at(node.next_attempt_time or 0.0, node)
         return
     if node.waiting_on:
         review = run.reviews.get(node.review_id)
@@ -59,7 +63,7 @@ def dispatch(run: Run, node: Node) -> None:
             return
         stage, changes = _after_review(node, review, run.settings)
     elif node.state is NodeState.READY:
-        stage = first_stage(node, run.settings, run.accounts)
+        stage = first_stage(run, node)
         if modifies(run, node):
             stage = Stage.MODIFY
         changes = NodeChanges(state=NodeState.RUNNING, attempt=max(1, node.attempt))
@@ -106,9 +110,10 @@ def _after_review(node: Node, review: Review, settings: Settings) -> tuple[Stage
     return Stage.MODIFY, changes
 
 
-def first_stage(node: Node, settings: Settings, accounts: Accounts) -> Stage:
+def first_stage(run: Run, node: Node) -> Stage:
     """Return what a READY node's attempt begins with (DESIGN §6, life of a node)."""
-    if node.layer >= accounts.max_layer(node, settings.max_recursion_depth):
+    settings = run.settings
+    if node.layer >= run.max_layer(node):
         return Stage.EXECUTE
     if node.node_type is not None:
         return Stage.PLAN if node.node_type is NodeType.PLAN else Stage.EXECUTE

@@ -182,7 +182,7 @@ def _other_way(node: Node) -> str:
 def _replan_node(run: Run, order: CommandGiven, now: float) -> str:
     _refuse_if_cancelling(run)
     node = _node_of(run, order)
-    if node.layer >= run.settings.max_recursion_depth:
+    if node.layer >= run.max_layer(node):
         raise Refused(
             f"{node.node_id} is at the deepest layer and cannot have a plan; "
             f"RetryNode {node.node_id}, or ReplanNode {node.parent_id or node.node_id}"

@@ -168,17 +168,17 @@ def canonical(value: Json) -> Json:
 
 
 def sub_graph_id(parent_id: str, plan_number: int) -> str:
-    """Return the id of the sub-graph of a node's n-th plan, from 1."""
-    return bounded_id(f"{parent_id}.{plan_number}")
+    """Return the id of the sub-graph of a node's n-th plan, from 1; children's begin with it."""
+    return bounded_id(f"{parent_id}.{plan_number}", MAX_ID_CHARS - len(f".{MAX_PLAN_TASKS}"))
 
 
 def child_id(parent_id: str, plan_number: int, index: int) -> str:
     """Return the id of a child: the same for the same place, and of no other place."""
-    return bounded_id(f"{parent_id}.{plan_number}.{index}")
+    return f"{sub_graph_id(parent_id, plan_number)}.{index}"
 
 
-def bounded_id(text: str) -> str:
+def bounded_id(text: str, most: int = MAX_ID_CHARS) -> str:
     """Return `text`, or a digest of it where it is longer than an id may be."""
-    if len(text) <= MAX_ID_CHARS:
+    if len(text) <= most:
         return text
     return "x" + hashlib.sha256(text.encode()).hexdigest()[:40]

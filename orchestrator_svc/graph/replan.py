@@ -31,7 +31,7 @@ def can_replan(run: Run, node: Node) -> bool:
     """Return whether a node may be planned again without an order."""
     return (
         node.replan_count < MAX_REPLANS
-        and node.layer < run.settings.max_recursion_depth
+        and node.layer < run.max_layer(node)
         and node.state in REPLANNABLE
         and not run.exhausted
     )

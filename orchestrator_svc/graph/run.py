@@ -89,7 +89,6 @@ class Run:
         self.patrol_at = 0  #: number of steps at which the doctor looks again
         self.patrol_ids: list[str] = []  #: nodes that it has yet to look at in this round
         self.reviews = ReviewBook(reviews)
-        self.now = 0.0  #: Unix time of the present turn
         self._timers: list[tuple[float, str]] = []
         self._decision = Decision()
         self._record: AddStage | None = None  #: the latest of the event at hand
@@ -270,6 +269,10 @@ class Run:
                 if child is not None:
                     yield child
                     waiting.append(child)
+
+    def max_layer(self, node: Node) -> int:
+        """Return the deepest layer that may be below a node; nodes there cannot be planned."""
+        return self.accounts.max_layer(node, self.settings.max_recursion_depth)
 
     def on_exhausted(self, node: Node) -> OnExhausted:
         """Return the policy in force for a node whose recoveries are used up."""

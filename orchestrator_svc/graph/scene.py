@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from orchestrator_svc.graph.budget import Accounts, Use, project_budget
 from orchestrator_svc.graph.node import Failure, Node
 from orchestrator_svc.graph.settings import Settings
 from orchestrator_svc.graph.types import NodeState, ProjectState, Stage
+
+#: An agent may be at work on a node in one of these.
+ACTIVE_STATES = frozenset({NodeState.RUNNING, NodeState.AGGREGATING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class Live:
     unsent_seconds: float = 0.0  #: age of the oldest decision that is not durable; 0: none
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Scene:
     """A project as it is stored, with what this orchestrator knows of it."""
 
@@ -55,6 +59,20 @@ class Scene:
     waiting_on: Mapping[str, str] = field(default_factory=dict)  #: `Node.waiting_on`, where set
     profile_problem: str = ""  #: why the profile cannot be executed here; empty: it can
     live: Live | None = None
+
+    @cached_property
+    def steps(self) -> int:
+        """Agent-stage dispatches so far (SEM 23)."""
+        if self.live is not None:
+            return self.live.steps
+        return sum(node.agent_calls for node in self.nodes.values())
+
+    @cached_property
+    def busy(self) -> int:
+        """Slots in use; of a project that is executed elsewhere, as the stored states tell."""
+        if self.live is not None:
+            return self.live.busy
+        return sum(node.state in ACTIVE_STATES for node in self.nodes.values())
 
     def budgets(self, now: float) -> list[Use]:
         """Return how much of every budget is used, as exactly as it is known."""

@@ -17,6 +17,7 @@ from orchestrator_svc.graph.plan import DraftTask
 from orchestrator_svc.graph.settings import BudgetPolicy, Settings
 from orchestrator_svc.graph.types import (
     TERMINAL_PROJECT_STATES,
+    CommandState,
     CommandType,
     ErrorClass,
     NodeState,
@@ -263,3 +264,22 @@ def test_no_call_begins_once_a_limit_above_it_is_used_up(
         spent[node_id] = spent.get(node_id, 0) + tokens
         answer(driven, node_id, done(), tokens)
     assert driven.calls or driven.ledger.state in TERMINAL_PROJECT_STATES
+
+
+def test_a_budget_of_depth_forbids_new_plans_too() -> None:
+    driven = planned(task(Budget(depth=1), plan=True))
+    driven.answer("root.1.0", plan_of(task(), task()))
+    driven.answer("root.1.0.1.0", done())
+    state, answer_ = driven.order(CommandType.REPLAN_NODE, "root.1.0.1.0")
+    assert state is CommandState.REFUSED
+    assert "deepest layer" in answer_
+
+
+def test_a_reused_task_needs_no_room_in_a_budget_of_nodes() -> None:
+    driven = planned(task(), task(), settings=limited(budget_nodes=4))
+    driven.answer("root.1.0", done())
+    assert driven.order(CommandType.REPLAN_NODE, "root")[0] is CommandState.APPLIED
+    driven.answer("root.1.1", failed(ErrorClass.CANCELLED))
+    kept = DraftTask("part", TaskType.SEARCH, NodeType.EXECUTE, (), {}, reuse="root.1.0")
+    driven.answer("root", plan_of(kept, task()))
+    assert driven.node("root").children == ("root.1.0", "root.2.1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -314,3 +315,24 @@ def test_a_retry_is_offered_only_where_it_would_be_accepted(
     broken = node("a", S.FAILED, error=Failure(ErrorClass(error_class), "broken"))
     found = explain(scene(broken, root=parent, state=project), NOW, "a")
     assert found.root_causes[0].remedy == remedy
+
+
+class Counted(dict[str, Node]):
+    """Counts how often somebody looks at all nodes."""
+
+    looks = 0
+
+    def values(self) -> Any:
+        self.looks += 1
+        return super().values()
+
+
+@pytest.mark.parametrize("holder", ["o", ""])
+def test_a_project_is_counted_once_however_many_nodes_are_explained(holder: str) -> None:
+    looks = []
+    for width in (3, 300):
+        found = scene(*(node(f"n{n}", S.READY) for n in range(width)), holder=holder)
+        counted = Counted(found.nodes)
+        explain(dataclasses.replace(found, nodes=counted), NOW)
+        looks.append(counted.looks)
+    assert looks[0] == looks[1]

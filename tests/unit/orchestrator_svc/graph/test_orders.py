@@ -191,3 +191,14 @@ def test_orders_are_refused_while_cancelling() -> None:
     driven.cancel()
     for kind in (PAUSE, RESUME, CANCEL):
         assert driven.order(kind, "root") == (REFUSED, "the project is being cancelled")
+
+
+def test_what_is_below_a_cancelled_node_ends_by_the_order_and_not_by_the_doctor() -> None:
+    """The end of the run that the order leads to comes after that of the whole subtree."""
+    driven = planned(draft(node_type=NodeType.PLAN))
+    driven.answer("root.1.0", plan_of(draft(), draft("part", 0)))
+    assert driven.order(CANCEL, "root.1.0") == (APPLIED, "3 nodes are cancelled")
+    assert driven.project() is ProjectState.FAILED
+    below = [driven.node(f"root.1.0.1.{n}") for n in range(2)]
+    assert [(node.state, node.forced) for node in below] == [(S.CANCELLED, None)] * 2
+    assert driven.cancelled == ["root.1.0.1.0"], "its call is ended once"

@@ -250,3 +250,23 @@ def test_what_cannot_have_a_plan_is_not_replanned() -> None:
     state, answer = driven.order(REPLAN, "root.1.0")
     assert state is REFUSED
     assert "deepest layer" in answer
+
+
+def test_a_node_that_was_queued_twice_still_waits_for_the_end_of_its_backoff() -> None:
+    settings = replace(
+        DEFAULTS, max_concurrent_nodes=1, on_dependency_failure=OnDependencyFailure.RUN
+    )
+    first = replace(draft(), max_retries=0)
+    driven = planned(first, draft("part", 0), draft(), settings=settings)
+    driven.answer("root.1.0", failed())
+    assert driven.order(RETRY, "root.1.0")[0] is APPLIED
+    assert driven.order(CommandType.CANCEL_NODE, "root.1.0")[0] is APPLIED
+    assert list(driven.run.queue).count("root.1.1") == 2
+    driven.answer("root.1.2", done())
+    driven.answer("root.1.1", failed())
+    due = driven.node("root.1.1").next_attempt_time
+    assert due is not None
+    assert due > driven.now
+    assert not driven.calls, "its second place in the line is no way around the backoff"
+    driven.wait()
+    assert list(driven.calls) == ["root.1.1"]

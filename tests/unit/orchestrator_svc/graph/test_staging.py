@@ -7,10 +7,17 @@ import pytest
 from orchestrator_svc.graph.decide import decide
 from orchestrator_svc.graph.event import CallEnded, Decision
 from orchestrator_svc.graph.mutation import CreateNode, PatchNode
-from orchestrator_svc.graph.plan import DraftTask
+from orchestrator_svc.graph.node import Node
+from orchestrator_svc.graph.plan import (
+    MAX_ID_CHARS,
+    MAX_PLAN_TASKS,
+    DraftTask,
+    child_id,
+    sub_graph_id,
+)
 from orchestrator_svc.graph.settings import Settings
-from orchestrator_svc.graph.staging import in_order, is_staged
-from orchestrator_svc.graph.types import NodeState, ProjectState
+from orchestrator_svc.graph.staging import half_staged, in_order, is_staged, restore_children
+from orchestrator_svc.graph.types import NodeState, ProjectState, TaskType
 from tests.unit.orchestrator_svc.driven import Driven, done, draft, plan_of
 
 S = NodeState
@@ -122,3 +129,26 @@ def test_superseding_that_is_cut_off_is_finished() -> None:
 @pytest.mark.timeout(600)
 def test_a_plan_of_a_hundred_thousand_that_is_cut_off_half_way_is_superseded() -> None:
     check_cut_off(100_000, 50_000)
+
+
+def test_a_cut_off_plan_is_found_by_ids_of_any_length() -> None:
+    """Ids of deep nodes are shortened; those of a plan's children still tell which plan it is."""
+    parent = "root" + ".1.4998" * 17
+    assert len(parent) > MAX_ID_CHARS - 7
+    node = Node(node_id=parent, goal="deep", task_type=TaskType.THINK, layer=17, plan_count=1)
+    places = (0, 1, 10, 5_000, MAX_PLAN_TASKS - 1)
+    ids = [child_id(parent, 2, index) for index in places]
+    assert max(map(len, ids)) <= MAX_ID_CHARS
+    children = [
+        Node(node_id=id_, goal="a part", task_type=TaskType.THINK, layer=18, parent_id=parent)
+        for id_ in ids
+    ]
+    found = half_staged({n.node_id: n for n in (node, *children)})
+    assert found == {parent: children}
+    node.plan_count, node.sub_graph_id = 2, sub_graph_id(parent, 2)
+    many = [
+        Node(node_id=id_, goal="a part", task_type=TaskType.THINK, layer=18, parent_id=parent)
+        for id_ in (child_id(parent, 2, index) for index in reversed(range(5_001)))
+    ]
+    restore_children([node, *many])
+    assert node.children == tuple(child_id(parent, 2, index) for index in range(5_001))
