@@ -54,6 +54,8 @@ from orchestrator_svc.graph.types import ErrorClass, ProjectState
 from orchestrator_svc.graph.updates import UpdateBuffer
 from orchestrator_svc.graph.usage import NO_USAGE, Usage
 from orchestrator_svc.metrics import Metrics
+from orchestrator_svc.publish.backoff import Backoff
+from orchestrator_svc.publish.errors_in import TRANSIENT
 from orchestrator_svc.publish.outbox import LANE_WINDOW
 from orchestrator_svc.publish.records import LoadedProject
 
@@ -110,8 +112,10 @@ class Runner:
         self._timer_at: float | None = None
         self._seen_revision = project.revision  #: how far the watch has come
         self._last_revision = project.revision  #: of the latest durable batch
-        self._last_look: float | None = None  #: when to wait for late orders no more
-        self._drain_until: float | None = None
+        self._last_look: asyncio.TimerHandle | None = None  #: ends the wait for late orders
+        self._looked = False  #: whether late orders are waited for no more
+        self._draining = False
+        self._grace_over = False  #: whether calls are given back, while draining
         self._gave_back = False
         self._failure: Exception | None = None
 
@@ -173,10 +177,12 @@ class Runner:
 
     def drain(self, grace: float) -> None:
         """Dispatch no more; give calls `grace` seconds to end, then give their nodes back."""
-        loop = asyncio.get_running_loop()
-        self._run.draining = True
-        self._drain_until = loop.time() + grace
-        loop.call_later(grace, self._wake.set)
+        self._draining = self._run.draining = True
+        asyncio.get_running_loop().call_later(grace, self._end_grace)
+        self._wake.set()
+
+    def _end_grace(self) -> None:
+        self._grace_over = True
         self._wake.set()
 
     def abandon(self, error: Exception) -> None:
@@ -213,7 +219,7 @@ class Runner:
             if self._inbox:
                 events, self._inbox = self._inbox, []
                 self._merge(decide(self._run, events, self._clock()))
-            if self._drain_until is not None:
+            if self._draining:
                 self._give_back()
             self._release_updates()
             if self._pending and len(self._sent) < LANE_WINDOW:
@@ -335,9 +341,16 @@ class Runner:
     async def _fetch_results(self, node_ids: list[str]) -> dict[str, Result]:
         """Read results that are not held, `knowledge_store_batch_size` at one time."""
         page, found = self._run.settings.knowledge_store_batch_size, dict[str, Result]()
-        for start in range(0, len(node_ids), page):
-            ids = node_ids[start : start + page]
-            found.update(await self._store.read_results(self._project.project_id, ids))
+        backoff = Backoff()
+        while node_ids:
+            ids = node_ids[:page]
+            try:
+                found.update(await self._store.read_results(self._project.project_id, ids))
+            except TRANSIENT:  # that the store is away is no failure of the node
+                await asyncio.sleep(backoff.next_delay())
+            else:
+                backoff.reset()
+                node_ids = node_ids[page:]
         return found
 
     def _call_over(self, call: Call, task: asyncio.Task[None]) -> None:
@@ -389,10 +402,7 @@ class Runner:
 
     def _give_back(self) -> None:
         """While draining: once no call is open or the grace is over, end what is left."""
-        now = asyncio.get_running_loop().time()
-        if self._gave_back or self._run.ended:
-            return
-        if self._run.busy and self._drain_until is not None and now < self._drain_until:
+        if self._gave_back or self._run.ended or (self._run.busy and not self._grace_over):
             return
         self._gave_back = True
         for task in self._calls.values():
@@ -407,11 +417,14 @@ class Runner:
             return True
         if not self._run.ended:
             return False
-        if self._drain_until is not None or self._seen_revision >= self._last_revision:
+        if self._draining or self._seen_revision >= self._last_revision:
             return True
         # Orders given before the end are still on their way here; each of them gets its answer.
-        loop = asyncio.get_running_loop()
         if self._last_look is None:
-            self._last_look = loop.time() + LAST_LOOK_SECONDS
-            loop.call_later(LAST_LOOK_SECONDS, self._wake.set)
-        return loop.time() >= self._last_look
+            loop = asyncio.get_running_loop()
+            self._last_look = loop.call_later(LAST_LOOK_SECONDS, self._stop_looking)
+        return self._looked
+
+    def _stop_looking(self) -> None:
+        self._looked = True
+        self._wake.set()

@@ -195,6 +195,8 @@ class Supervisor:
 
     async def _execute_leased(self, lease: Lease) -> None:
         project = await self._store.load(lease.project_id)
+        if not self._leases.holds(lease):  # lost meanwhile, when there was no runner to be told
+            raise ProducerFenced(project_id=lease.project_id)
         if project.state in TERMINAL_PROJECT_STATES:
             return
         entry = self._profiles.get(project.profile or self._default_profile)

@@ -13,6 +13,7 @@ from orchestrator_svc.graph.event import Call
 from orchestrator_svc.graph.text import is_text, storable
 from orchestrator_svc.graph.trace import Body, ToolCall, Trace
 from orchestrator_svc.graph.usage import Usage
+from orchestrator_svc.publish.watch import PLAN_OPTION
 
 MAX_TOOL_CALLS = 1_000  #: of one record; the contract takes no more
 MAX_NAME_CHARS = 255
@@ -77,11 +78,13 @@ def input_body(task: AgentInput) -> Body:
     """Return what an agent was given.
 
     Results of other nodes are named by their nodes, whose results the same log holds, and not
-    repeated.
+    repeated; nor is a project's plan, of which each task has its part in `details`.
     """
     given: dict[str, JsonValue] = {}
     for name in _INPUT_FIELDS:
         value = getattr(task, name)
+        if name == "options":
+            value = {key: value[key] for key in value if key != PLAN_OPTION}
         if isinstance(value, BaseModel):
             given[name] = value.model_dump(mode="json", exclude_defaults=True)
         elif name == "siblings":

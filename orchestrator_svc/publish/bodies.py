@@ -41,6 +41,10 @@ class Bodies:
         self._stub = stub
         self._known: dict[str, float] = {}  #: when a digest was put, monotonic
 
+    def forget(self) -> None:
+        """Assume nothing to be there any more: the store may be another, or an earlier one."""
+        self._known.clear()
+
     async def move_out(self, messages: Iterable[mutation_pb2.Mutation]) -> None:
         """Replace every large body in some mutations by a reference, once it is durable.
 

@@ -243,12 +243,15 @@ class Outbox(Generic[T]):
             self.bytes_in_flight += sum(entry.size for _, entry in frame)
         return frame
 
-    def next_resume(self) -> float | None:
-        """Return when a stalled lane may resend; None if no time is waited for."""
+    def next_resume(self, now: float) -> float | None:
+        """Return when the next stalled lane may resend; None if no time is waited for.
+
+        A lane whose time has come at `now` waits for room in the window, which answers bring.
+        """
         times = [
             lane.resume_at
             for lane in self._lanes.values()
-            if lane.state is LaneState.STALLED and not lane.in_flight
+            if lane.state is LaneState.STALLED and not lane.in_flight and lane.resume_at > now
         ]
         return min(times, default=None)
 

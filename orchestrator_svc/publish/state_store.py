@@ -38,6 +38,7 @@ class StateServiceStore:
         self._stream = stream
         self._metrics = metrics
         self._bodies = Bodies(stub)
+        self._bodies_of = 0  #: number of the connection since which `_bodies` knows what is there
 
     async def quiesce(self, project_id: str) -> None:
         """See `Store`."""
@@ -78,6 +79,9 @@ class StateServiceStore:
     ) -> list[asyncio.Future[int]]:
         """See `Store`."""
         limits = self._stream.limits
+        if self._stream.connections != self._bodies_of:
+            self._bodies_of = self._stream.connections
+            self._bodies.forget()
         messages = [[_message(mutation) for mutation in group] for group in groups]
         await self._bodies.move_out(message for group in messages for message in group)
         batches = pack(

@@ -82,6 +82,7 @@ class MutationStream:
         self._welcomed = asyncio.Event()
         self._draining = False  #: the server stops; only its answers are read
         self._store_id = ""
+        self.connections = 0  #: so far; each may be to another store
         self._backoff = Backoff()
         self.limits = state_service_pb2.Limits(
             max_batch_mutations=5_000,
@@ -263,6 +264,7 @@ class MutationStream:
         self._store_id = welcome.store_id
         self.limits = welcome.limits
         self._draining = False
+        self.connections += 1
         self._backoff.reset()
         self._outbox.connected(welcome.credits.batches, welcome.credits.bytes)
         self._welcomed.set()
@@ -288,14 +290,13 @@ class MutationStream:
         loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
+            now = loop.time()
             if not self._draining:
                 for project_id in self._outbox.take_attaches():
                     attach = state_service_pb2.AttachProject(project_id=project_id)
                     await self._write(call, Request(attach=attach))
                 max_bytes = self.limits.max_message_bytes - FRAME_MARGIN_BYTES
-                batches = self._outbox.take_frame(
-                    self.limits.max_frame_batches, max_bytes, loop.time()
-                )
+                batches = self._outbox.take_frame(self.limits.max_frame_batches, max_bytes, now)
                 if batches:
                     bodies = self._bodies(batches)
                     if not bodies:
@@ -307,10 +308,9 @@ class MutationStream:
             elif not self._outbox.frames_in_flight:
                 await call.done_writing()  # lets the server stop without waiting for us
                 return
-            resume_at = self._outbox.next_resume()
-            timeout = None if resume_at is None else max(0.0, resume_at - loop.time())
+            resume_at = self._outbox.next_resume(now)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
+                async with asyncio.timeout_at(resume_at):
                     await self._wake.wait()
 
     def _bodies(

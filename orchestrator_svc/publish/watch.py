@@ -30,7 +30,7 @@ from orchestrator_svc.publish.convert import (
     read_project_state,
     read_time,
 )
-from orchestrator_svc.publish.errors_in import from_rpc
+from orchestrator_svc.publish.errors_in import TRANSIENT, from_rpc
 from orchestrator_svc.publish.records import LoadedProject, Sighting
 from orchestrator_svc.publish.review import read_answer, read_review
 from orchestrator_svc.publish.value import read_fields
@@ -200,7 +200,9 @@ async def follow_project(
         finally:
             call.cancel()
         delay = backoff.next_delay()
-        _log.debug("watch ended", project_id=project_id, cause=cause.message, retry_in=delay)
+        # The state service restarts now and then; that a run gets no orders is worth a warning.
+        level = _log.debug if isinstance(cause, TRANSIENT) else _log.warning
+        level("watch ended", project_id=project_id, cause=str(cause), retry_in=round(delay, 3))
         await asyncio.sleep(delay)
 
 

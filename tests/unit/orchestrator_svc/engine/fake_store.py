@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from orchestrator_svc.errors import LeaseHeld, RamifyError, StoreUnavailable
@@ -30,6 +30,8 @@ class FakeStore:
         self.batches: list[tuple[str, int]] = []  #: project, lease epoch
         self.lanes: set[str] = set()
         self.loads = 0
+        self.loading: Callable[[], object] = lambda: None  #: what happens during a load
+        self.away: list[RamifyError] = []  #: answers to the next `read_results`
         self.fetched: list[list[str]] = []  #: nodes of each `read_results`
         self.changed = asyncio.Event()
         self._watchers: dict[str, list[asyncio.Queue[Sighting]]] = {}
@@ -115,6 +117,9 @@ class FakeStore:
     async def load(self, project_id: str) -> LoadedProject:
         """See `Store`."""
         self.loads += 1
+        answer = self.loading()
+        if isinstance(answer, Awaitable):
+            await answer
         ledger = self.ledgers[project_id]
         return replace(
             ledger.load(),
@@ -128,6 +133,8 @@ class FakeStore:
     async def read_results(self, project_id: str, node_ids: Sequence[str]) -> dict[str, Result]:
         """See `Store`."""
         self.fetched.append(list(node_ids))
+        if self.away:
+            raise self.away.pop(0)
         nodes = (self.ledgers[project_id].nodes[node_id] for node_id in node_ids)
         return {node.node_id: node.result for node in nodes if node.result is not None}
 

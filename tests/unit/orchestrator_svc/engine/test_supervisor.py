@@ -7,10 +7,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import uvloop
+
 from orchestrator_svc.agents.profile import ProfileRegistry, built_in_profiles
 from orchestrator_svc.engine.leases import Lease, LeaseKeeper
 from orchestrator_svc.engine.supervisor import Supervisor
 from orchestrator_svc.errors import InvalidMutation, ProducerFenced, StoreUnavailable
+from orchestrator_svc.graph.node import Result
 from orchestrator_svc.graph.types import CommandState, ErrorClass, NodeState, ProjectState
 from orchestrator_svc.metrics import Metrics
 from tests.unit.orchestrator_svc.engine.fake_store import FakeLeases, FakeStore
@@ -214,6 +217,25 @@ async def test_a_lost_lease_ends_the_runner() -> None:
     assert world.leases.holders == {"p": "other"}
 
 
+async def test_a_lease_that_is_lost_while_its_project_is_loaded_ends_the_runner() -> None:
+    """Nobody could be told: without the look after the load it would go on under no lease."""
+    world = World()
+    ledger = world.store.add(rules=[{"node": "root", "hang": True}])
+
+    async def lose() -> None:
+        world.leases.holders["p"] = "other"
+        await world.keeper.renew_now()
+
+    world.store.loading = lose
+    async with world.running():
+        await world.until(lambda: world.store.loads)
+        name = "orchestrator_active_projects"
+        await world.until(lambda: world.metrics.registry.get_sample_value(name) == 0.0)
+    assert not world.store.batches
+    assert not ledger.nodes
+    assert world.leases.holders == {"p": "other"}
+
+
 async def test_no_agent_call_begins_under_a_lease_that_was_not_renewed_for_its_time() -> None:
     world = World()
     world.store.hold = True
@@ -249,6 +271,21 @@ async def test_a_store_that_is_away_is_asked_again() -> None:
     assert ledger.state is ProjectState.COMPLETED
 
 
+async def test_results_are_asked_for_until_the_store_is_back_which_costs_no_retry() -> None:
+    world = World()
+    ledger = world.store.add(breadth=2, settings={"max_retries": 0})
+    async with world.running():
+        await world.store.until_ended()
+    root = ledger.nodes["root"]
+    root.state, ledger.state = S.PLAN_DONE, ProjectState.RUNNING
+    ledger.nodes["root.1.0"].result = Result(digest="sha256:elsewhere")
+    world.store.away = [StoreUnavailable(), StoreUnavailable()]
+    async with World(world.store, world.leases).running():
+        await world.store.until_ended()
+    assert ledger.state is ProjectState.COMPLETED
+    assert (root.retry_count, len(world.store.fetched)) == (0, 3)
+
+
 async def test_one_failing_project_does_not_disturb_the_others() -> None:
     world = World()
     world.store.add("bad", rules=[{"node": "root", "crash": True}])
@@ -277,6 +314,20 @@ async def test_draining_gives_running_nodes_back_and_another_process_goes_on_at_
     assert ledger.state is ProjectState.COMPLETED
     assert {ledger.nodes[f"root.1.{n}"].attempt for n in (0, 1)} == {2}
     assert ledger.nodes["root.1.0"].retry_count == 0
+
+
+def test_a_drain_gives_calls_back_however_its_time_is_rounded() -> None:
+    """uvloop counts in milliseconds: this grace is over at a time that is before its end."""
+
+    async def drain() -> None:
+        world = World()
+        ledger = world.store.add(breadth=1, rules=[{"node": "root.1.0", "hang": True}])
+        async with world.running():
+            await world.until(lambda: len(ledger.nodes) == 2 and ledger.moves[-1][1] is S.RUNNING)
+            await world.supervisor.drain(grace=0.0004, deadline=60.0)
+        assert ledger.nodes["root.1.0"].state is S.READY
+
+    uvloop.run(drain())
 
 
 async def test_calls_that_end_within_the_grace_of_a_drain_are_kept() -> None:

@@ -61,6 +61,12 @@ def test_an_input_names_the_nodes_whose_results_it_held() -> None:
     assert len(body.text) < 1_000, "results are not repeated"
 
 
+def test_the_plan_of_a_project_is_not_repeated_in_the_record_of_every_task() -> None:
+    options: dict[str, object] = {"plan": {"tasks": [{"name": "x" * 100_000}]}, "shown": True}
+    given = json.loads(input_body(_TASK.model_copy(update={"options": options})).text)
+    assert given["options"] == {"shown": True}
+
+
 def test_an_input_is_recorded_with_every_field_that_is_set() -> None:
     related = (RelatedNode(node_id="r", goal="g", task_type=TaskType.THINK, state="FAILED"),)
     plan = Plan(tasks=(PlannedTask(goal="part", task_type=TaskType.WRITE),))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from hashlib import sha256
 from typing import Any
@@ -16,6 +17,7 @@ from orchestrator_svc.graph.mutation import AddStage, NodeChanges, PatchNode
 from orchestrator_svc.graph.node import Result
 from orchestrator_svc.graph.trace import Body, ToolCall, Trace
 from orchestrator_svc.graph.types import NodeState, Stage
+from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.backoff import Backoff
 from orchestrator_svc.publish.bodies import (
     MAX_BODY_BYTES,
@@ -25,6 +27,7 @@ from orchestrator_svc.publish.bodies import (
 )
 from orchestrator_svc.publish.convert import read_payload, to_message
 from orchestrator_svc.publish.stages import stage_message
+from orchestrator_svc.publish.state_store import StateServiceStore
 from ramify.v1 import mutation_pb2, payload_pb2
 from ramify.v1 import state_service_pb2 as pb
 from tests.unit.orchestrator_svc.driven import done, draft, planned
@@ -76,6 +79,18 @@ def store(stub: FakeStub) -> Bodies:
     return Bodies(stub)  # type: ignore[arg-type]
 
 
+class FakeStream:
+    """A mutation stream whose connection the test counts."""
+
+    limits = pb.Limits(max_batch_mutations=100, max_batch_bytes=1 << 20)
+    connections = 1
+
+    async def offer(
+        self, project_id: str, batch: list[mutation_pb2.Mutation], *, lease_epoch: int
+    ) -> asyncio.Future[int]:
+        return asyncio.get_running_loop().create_future()
+
+
 def _patch(**result: Any) -> mutation_pb2.Mutation:
     return to_message(PatchNode("n", NodeChanges(result=Result(**result))))
 
@@ -85,6 +100,20 @@ def _stage(**fields: Any) -> mutation_pb2.Mutation:
         attempt=1, agent_name="a", started=1.5, seconds=0.25, **{"input": Body(text="i"), **fields}
     )
     return stage_message(AddStage("s", "n", Stage.EXECUTE, trace))
+
+
+async def test_what_was_put_counts_for_one_connection_since_the_next_may_be_to_a_restored_store(
+    stub: FakeStub,
+) -> None:
+    stream = FakeStream()
+    store = StateServiceStore(stub, stream, Metrics())  # type: ignore[arg-type]
+    large = [[PatchNode("n", NodeChanges(result=Result(text=BIG)))]]
+    for _ in range(2):
+        await store.offer("p", 1, large)
+    assert stub.puts == 1
+    stream.connections += 1
+    await store.offer("p", 1, large)
+    assert stub.puts == 2
 
 
 async def test_only_what_is_large_leaves_the_batch(store: Bodies, stub: FakeStub) -> None:
