@@ -39,7 +39,8 @@ async def _grown(
     )
     for number in range(2, revisions + 1):
         await running.commit(project_id, create(f"n{number}"))
-    await _snapshots_taken(running, project_id)
+        # One by one: of snapshots that wait for each other each would be of the same revision.
+        await _snapshots_taken(running, project_id)
 
 
 async def _snapshots_taken(running: Embedded, project_id: str) -> None:
