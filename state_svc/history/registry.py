@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import dropwhile, islice
 
 from ramify.v1.project_pb2 import Project
 from state_svc.codec.project import ProjectRecord, decode_project, encode_project
@@ -140,9 +140,15 @@ class ProjectRegistry:
         """Return the projects that are in memory."""
         return [entry.live for entry in self._entries.values() if entry.live is not None]
 
-    def entities(self) -> Iterator[tuple[Project, int, int]]:
-        """Yield (project, head, compacted revision) of all, in the order of creation."""
-        for entry in list(self._entries.values()):
+    def entities(self, after: str = "") -> Iterator[tuple[Project, int, int]]:
+        """Yield (project, head, compacted revision) of all, in the order of creation.
+
+        Of those created after a project, deleted or not, if one is named that exists or existed.
+        """
+        entries = list(self._entries.items())
+        if after:
+            entries = list(islice(dropwhile(lambda item: item[0] != after, entries), 1, None))
+        for _, entry in entries:
             if entry.live is not None:
                 if entry.live.view.revision:
                     view = entry.live.view

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,7 +24,7 @@ class BackupRpcs:
         self._service = service
         self._running = False
 
-    async def backup(self, request: BackupRequest) -> AsyncIterator[bytes]:
+    async def backup(self, request: BackupRequest) -> AsyncGenerator[bytes, None]:
         """Yield encoded messages. In memory there is one piece at a time."""
         service = self._service
         service.check_open()

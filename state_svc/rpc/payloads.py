@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from ramify.v1.payload_pb2 import PayloadEncoding
 from ramify.v1.state_service_pb2 import (
@@ -18,7 +17,6 @@ from state_svc.payload.payloads import Transit
 from state_svc.service import Service, now_micros
 
 _PIECE_BYTES = 512 << 10  #: of a body, in one message
-_IDLE_SECONDS = 30.0  #: longest wait for the next part of a body
 _ENCODINGS = {
     PayloadEncoding.PAYLOAD_ENCODING_UNSPECIFIED: False,
     PayloadEncoding.PAYLOAD_ENCODING_IDENTITY: False,
@@ -46,7 +44,7 @@ class PayloadRpcs:
             )
         return PutPayloadResponse(payload=ref)
 
-    async def get_payload(self, request: GetPayloadRequest) -> AsyncIterator[bytes]:
+    async def get_payload(self, request: GetPayloadRequest) -> AsyncGenerator[bytes, None]:
         """Yield encoded messages: how the body is named, then its original bytes."""
         service = self._service
         if not is_digest(request.digest):
@@ -67,7 +65,7 @@ class PayloadRpcs:
         first: PutPayloadRequest | None = None
         parts: list[bytes] = []
         size = 0
-        while (request := await _next(requests)) is not None:
+        async for request in requests:
             if first is None:
                 first = request
                 if first.encoding not in _ENCODINGS:
@@ -85,13 +83,3 @@ class PayloadRpcs:
         if first is None:
             raise InvalidRequest(field="data", problem="is needed")
         return first, b"".join(parts)
-
-
-async def _next(requests: AsyncIterator[PutPayloadRequest]) -> PutPayloadRequest | None:
-    """Return the next part; a client that stops sending must not hold memory for ever."""
-    try:
-        async with asyncio.timeout(_IDLE_SECONDS):
-            return await anext(requests, None)
-    except TimeoutError as error:
-        problem = f"nothing came for {_IDLE_SECONDS:g} seconds"
-        raise InvalidRequest(field="data", problem=problem) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import BinaryIO
 
 from ramify.v1.state_service_pb2 import (
@@ -50,7 +50,7 @@ class PortableRpcs:
         self._service = service
         self._imports = 0
 
-    async def export_project(self, request: ExportProjectRequest) -> AsyncIterator[bytes]:
+    async def export_project(self, request: ExportProjectRequest) -> AsyncGenerator[bytes, None]:
         """Yield encoded messages: the project at its present head."""
         service = self._service
         service.check_open()

@@ -131,13 +131,11 @@ class ProjectRpcs:
         size = page_size(request.page_size)
         check_enum("states", request.states, ProjectState.values())
         states = frozenset(request.states)
+        if request.page_token and request.page_token not in self._service.projects:
+            raise InvalidRequest(field="page_token", problem="is not from this service")
         response = ListProjectsResponse()
         taken = 0
-        skipping = bool(request.page_token)
-        for entity, revision, compacted in self._service.projects.entities():
-            if skipping:
-                skipping = entity.project_id != request.page_token
-                continue
+        for entity, revision, compacted in self._service.projects.entities(request.page_token):
             if states and entity.state not in states:
                 continue
             if any(entity.labels.get(key) != value for key, value in request.labels.items()):
@@ -155,8 +153,6 @@ class ProjectRpcs:
             shown.ClearField("plan")
             shown.revision = revision
             shown.compacted_revision = compacted
-        if skipping:
-            raise InvalidRequest(field="page_token", problem="is not from this service")
         return response
 
     async def flush_project(self, request: FlushProjectRequest) -> FlushProjectResponse:

@@ -77,15 +77,13 @@ class ReviewRpcs:
 
         The others are not even loaded.
         """
-        entities = [entity for entity, _, _ in self._service.projects.entities()]
-        if start:
-            places = {entity.project_id: place for place, entity in enumerate(entities)}
-            if start not in places:
-                raise InvalidRequest(field="page_token", problem="is not from this service")
-            entities = entities[places[start] :]
+        projects = self._service.projects
+        if start and start not in projects:
+            raise InvalidRequest(field="page_token", problem="is not from this service")
         only_open = states == {OPEN}
-        return [
+        found = [
             entity.project_id
-            for entity in entities
+            for entity, _, _ in projects.entities(start)
             if (entity.open_review_count if only_open else entity.review_count)
         ]
+        return [start, *found] if start else found

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -23,6 +23,7 @@ from state_svc.rpc.convert import UNPARSED, check_parsed
 from state_svc.rpc.error_map import to_status, unwrap
 from state_svc.rpc.gate import Gate
 from state_svc.rpc.history import HistoryRpcs
+from state_svc.rpc.idle import received, sent
 from state_svc.rpc.leases import LeaseRpcs
 from state_svc.rpc.nodes import NodeRpcs
 from state_svc.rpc.options import server_options
@@ -45,7 +46,7 @@ _GONE = ("UsageError", "ExecuteBatchError")
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
 Unary = Callable[[Any], Awaitable[Message]]
-Stream = Callable[[Any], AsyncIterator[bytes]]
+Stream = Callable[[Any], AsyncGenerator[bytes, None]]
 Upload = Callable[[AsyncIterator[Any]], Awaitable[Message]]
 
 
@@ -138,11 +139,10 @@ class RpcServer:
                 )
             elif method.server_streaming:
                 handlers[method.name] = grpc.unary_stream_rpc_method_handler(
-                    # Watches have a bound of their own.
-                    _streaming(
-                        streams[method.name],
-                        None if method.name == "WatchProject" else self._calls,
-                    ),
+                    # Watches have a bound of their own, and a slow watcher harms nobody.
+                    _watching(streams[method.name])
+                    if method.name == "WatchProject"
+                    else _downloading(streams[method.name], self._calls),
                     _parser(request),
                     _serialize,
                 )
@@ -200,14 +200,29 @@ def _unary(
     return call
 
 
-def _streaming(
-    handler: Stream, gate: Gate | None
+def _watching(
+    handler: Stream,
 ) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[None]]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         try:
-            with gate.enter() if gate is not None else nullcontext():
-                async for message in handler(check_parsed(request)):
+            async with aclosing(handler(check_parsed(request))) as messages:
+                async for message in messages:
                     await context.write(message)
+        except Exception as error:
+            await _abort(context, error)
+
+    return call
+
+
+def _downloading(
+    handler: Stream, gate: Gate
+) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[None]]:
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        try:
+            with gate.enter():
+                async with aclosing(handler(check_parsed(request))) as messages:
+                    async for message in messages:
+                        await sent(context.write(message))
         except Exception as error:
             await _abort(context, error)
 
@@ -222,7 +237,8 @@ def _uploading(
     ) -> Any:
         try:
             with gate.enter():
-                return await handler(check_parsed(request) async for request in requests)
+                async with aclosing(received(requests)) as messages:
+                    return await handler(check_parsed(message) async for message in messages)
         except Exception as error:
             await _abort(context, error)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from ramify.v1.node_pb2 import NodeState, TaskType
 from ramify.v1.project_pb2 import WatchPriority
@@ -35,16 +36,17 @@ class WatchRpcs:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    async def watch_project(self, request: WatchProjectRequest) -> AsyncIterator[bytes]:
+    async def watch_project(self, request: WatchProjectRequest) -> AsyncGenerator[bytes, None]:
         """Yield encoded messages until the server stops or the client goes away."""
         service = self._service
         service.check_open()
         check_request(request)
         project = await service.live(request.project_id)
         session = WatchSession(service.hub, service.store, project, request, service.broadcast)
-        async for message in session.messages():
-            yield message
-            service.metrics.watch_messages.inc()
+        async with aclosing(session.messages()) as messages:
+            async for message in messages:
+                yield message
+                service.metrics.watch_messages.inc()
 
 
 def check_request(request: WatchProjectRequest) -> None:

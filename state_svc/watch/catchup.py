@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import NamedTuple
 
 from ramify.v1.mutation_pb2 import Change, RevisionInfo
@@ -42,32 +42,40 @@ class CatchUp:
         after: int,
         slots: asyncio.Semaphore,
         *,
+        announced: int,
+        patience: float,
         merges: bool = False,
     ) -> None:
+        """Begin behind revision `after`; `announced` is the last one that was promised.
+
+        After `patience` seconds of preparation it shows a sign of life.
+        """
         self._store = store
         self._project = project
         self._filter = view_filter
         self._merges = merges
+        self._patience = patience
         self._at = after
+        self.announced = announced  #: the next message begins behind it
         self._until = project.view.revision
         self._replay: Replay | None = None
         self._permit = ReplayPermit(slots, self._forget)
 
-    async def messages(self, announced: int) -> AsyncIterator[tuple[bytes, int | None]]:
+    async def messages(self) -> AsyncGenerator[tuple[bytes, int | None], None]:
         """Yield (message, revision that it promises); None as revision for a fragment.
 
-        An empty message says that the filter showed nothing up to the revision. `announced` is
-        the last revision that the watcher was promised.
+        An empty message says that the filter showed nothing up to the revision. Whoever promises
+        that must note it in `announced`.
         """
         try:
-            async for message in self._messages(announced):
+            async for message in self._messages():
                 self._permit.sending()
                 yield message
                 self._permit.sent()
         finally:
             self._permit.give_back()
 
-    async def _messages(self, announced: int) -> AsyncIterator[tuple[bytes, int | None]]:
+    async def _messages(self) -> AsyncIterator[tuple[bytes, int | None]]:
         while self._at < self._until:
             records = await self._store.read_segments(self._project.uid, self._at, _CHUNK_BYTES)
             if not records:
@@ -77,21 +85,35 @@ class CatchUp:
                     problem="the revision is missing",
                 )
             check_contiguous(self._project.uid, self._at, records)
-            if self._filter.needs_images and not self._permit.held:
-                await self._permit.take()
-                self._replay = await rebuild(self._store, self._project.uid, self._at)
+            while self._filter.needs_images and not self._permit.held:
+                preparing = asyncio.create_task(self._prepare(), name="watch-replay")
+                try:
+                    while not preparing.done():
+                        await asyncio.wait((preparing,), timeout=self._patience)
+                        yield b"", self._at
+                    await preparing
+                finally:
+                    preparing.cancel()
             pieces = self._pieces(records)
             while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
                 body, last = piece
                 if body:
-                    for message, promised in encode_watch_deltas(announced + 1, last, body):
+                    first = self.announced + 1
+                    for message, promised in encode_watch_deltas(first, last, body):
                         yield message, promised
-                    announced = last
+                    self.announced = last
                 else:
                     yield b"", last
                 self._at = last
                 if self._filter.needs_images and not self._permit.held:
                     break  # begin again from here, with a new permit
+
+    async def _prepare(self) -> None:
+        """Wait for the permit, then make the view at the place where the catching up stands."""
+        await self._permit.take()
+        replay = await rebuild(self._store, self._project.uid, self._at)
+        if self._permit.held:  # else it was lost to a client that does not read
+            self._replay = replay
 
     def _forget(self) -> None:
         self._replay = None

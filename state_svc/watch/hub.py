@@ -29,6 +29,7 @@ from state_svc.watch.permit import MAX_REPLAYS
 from state_svc.watch.style import WatchStyle, patience_of
 from state_svc.watch.watcher import Watcher
 
+_DRAINING = WatchEndReason.WATCH_END_REASON_SERVER_DRAINING
 _OTHERS_SHARE = 2.0  #: time left to others for each second of the loop that turns take
 MAX_IMMEDIATE = 16  #: open watches that no pace holds back
 _TURN_WATCHERS = 32  #: served at one time; commits and calls get the loop in between
@@ -101,6 +102,7 @@ class WatchHub:
         self._order = itertools.count()
         self._free_at = 0.0  #: monotonic time of the next turn
         self._timer: asyncio.TimerHandle | None = None
+        self._ended = False
 
     @property
     def watcher_count(self) -> int:
@@ -147,6 +149,8 @@ class WatchHub:
         self._count += 1
         self._immediate += style.immediate
         self._metrics.watchers.labels("open").set(self._count)
+        if self._ended:
+            watcher.end(_DRAINING)
         return watcher
 
     def remove(self, watcher: Watcher) -> None:
@@ -268,9 +272,10 @@ class WatchHub:
         return group.checksum[1]
 
     def end_all(self) -> None:
-        """Tell every watcher that the server stops."""
+        """Tell every watcher that the server stops, also one that is about to begin."""
+        self._ended = True
         for project in list(self._channels):
-            self.end(project, WatchEndReason.WATCH_END_REASON_SERVER_DRAINING)
+            self.end(project, _DRAINING)
 
     def end(self, project: LiveProject, reason: WatchEndReason.ValueType) -> None:
         """Tell the watchers of a project that there will be nothing more."""
@@ -287,6 +292,7 @@ class WatchHub:
         if style.immediate:
             for watcher in list(group.idle):
                 self._try(watcher)
+            channel.trim()
             return
         if group.is_closed(now):
             if group.timer is None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from ramify.v1.state_service_pb2 import (
@@ -78,8 +79,9 @@ class WatchSession:
         self._style = choose_style(request, project.view.entity.settings, defaults)
         interval = request.bookmark_interval_ms / 1_000
         self._bookmark_seconds = interval or MAX_BOOKMARK_SECONDS
+        self._last_sent = time.monotonic()
 
-    async def messages(self) -> AsyncIterator[bytes]:
+    async def messages(self) -> AsyncGenerator[bytes, None]:
         """Yield encoded `WatchProjectResponse`s until the server stops.
 
         Raises `RevisionAhead`, `RevisionCompacted`, `Overloaded`, `CorruptRecord` or
@@ -94,27 +96,28 @@ class WatchSession:
             if start.after is None:
                 async for message in self._begin(watcher, start.resync):
                     yield message
-            async for message in self._follow(watcher):
-                yield message
+                self._last_sent = time.monotonic()
+            async with aclosing(self._follow(watcher)) as messages:
+                async for message in messages:
+                    yield message
+                    self._last_sent = time.monotonic()
         finally:
             self._hub.remove(watcher)
 
-    async def _follow(self, watcher: Watcher) -> AsyncIterator[bytes]:
+    async def _follow(self, watcher: Watcher) -> AsyncGenerator[bytes, None]:
         hub = self._hub
-        last_sent = time.monotonic()
         while True:
             if not watcher.synced and not watcher.has_mail and not hub.sync(watcher):
                 if self._project.deleted:
                     yield self._ended(watcher, WatchEndReason.WATCH_END_REASON_PROJECT_DELETED)
                     return
-                async for message in self._catch_up(watcher):
-                    yield message
-                    last_sent = time.monotonic()
+                async with aclosing(self._catch_up(watcher)) as messages:
+                    async for message in messages:
+                        yield message
                 continue
             message_given = watcher.pop()
             if message_given is not None:
                 yield message_given
-                last_sent = time.monotonic()
                 continue
             if watcher.ending is not None:
                 hub.give(watcher)
@@ -123,16 +126,20 @@ class WatchSession:
                     return
                 continue
             hub.ask(watcher)
-            if not await watcher.wait(last_sent + self._bookmark_seconds - time.monotonic()):
+            if not await watcher.wait(self._bookmark_due_in()):
                 bookmark = await self._bookmark(watcher)
                 if bookmark is not None:
                     yield bookmark
-                    last_sent = time.monotonic()
 
-    async def _catch_up(self, watcher: Watcher) -> AsyncIterator[bytes]:
+    def _bookmark_due_in(self) -> float:
+        return self._last_sent + self._bookmark_seconds - time.monotonic()
+
+    async def _catch_up(self, watcher: Watcher) -> AsyncGenerator[bytes, None]:
         """Yield what the store has after the watcher's place, up to the present head.
 
-        Or a resync and a snapshot, if the history from there on has been compacted since.
+        Or a resync and a snapshot, if the history from there on has been compacted since. Where
+        the filter shows nothing for long, or much must be prepared, bookmarks say how far it is:
+        a client that took silence for a dead connection would begin again and never arrive.
         """
         if self._dropped(watcher):
             compacted = self._project.view.compacted
@@ -150,16 +157,22 @@ class WatchSession:
             self._style.filter,
             watcher.through,
             self._hub.replays,
+            announced=watcher.announced,
+            patience=self._bookmark_seconds,
             merges=merges,
         )
         try:
-            async for message, promised in catch_up.messages(watcher.announced):
-                if not message and promised is not None:
-                    watcher.through = promised
-                    continue
-                if promised is not None:
-                    watcher.sent(promised)
-                yield self._packed(message, promised or 0)
+            async with aclosing(catch_up.messages()) as messages:
+                async for message, promised in messages:
+                    if message:
+                        if promised is not None:
+                            watcher.sent(promised)
+                        yield self._packed(message, promised or 0)
+                    elif promised is not None:
+                        watcher.through = promised
+                        if self._bookmark_due_in() <= 0:
+                            watcher.announced = catch_up.announced = promised
+                            yield _bookmark_at(promised, None)
         except CorruptRecord:
             # What is missing may have been dropped while it was read; the next round will tell.
             if not self._dropped(watcher) and not self._project.deleted:
@@ -210,13 +223,17 @@ class WatchSession:
         revision = watcher.through
         checksum = await self._hub.checksum(watcher)
         watcher.sent(revision)
-        bookmark = Bookmark(revision=revision, checksum=checksum)
-        return _encode(WatchProjectResponse(resume_revision=revision, bookmark=bookmark))
+        return _bookmark_at(revision, checksum)
 
     def _ended(self, watcher: Watcher, reason: WatchEndReason.ValueType) -> bytes:
         return _encode(
             WatchProjectResponse(resume_revision=watcher.through, ended=WatchEnded(reason=reason))
         )
+
+
+def _bookmark_at(revision: int, checksum: int | None) -> bytes:
+    bookmark = Bookmark(revision=revision, checksum=checksum)
+    return _encode(WatchProjectResponse(resume_revision=revision, bookmark=bookmark))
 
 
 def _encode(message: WatchProjectResponse) -> bytes:

@@ -15,7 +15,7 @@ from state_svc.history import snapshots
 from state_svc.lease import table
 from state_svc.metrics import _MAX_PROJECTS
 from state_svc.model import limits, producer
-from state_svc.rpc import convert, leases, nodes, portable, watch
+from state_svc.rpc import convert, idle, leases, nodes, portable, watch
 from state_svc.watch import feed, hub, permit, session
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,6 +66,7 @@ ENFORCED: dict[str, object] = {
     "immediate watches": hub.MAX_IMMEDIATE,
     "imports under way": portable._MAX_IMPORTS,
     "backups under way": 1,
+    "seconds that an upload or a download stands still": int(idle.IDLE_SECONDS),
     "listings with pages to come": nodes._MAX_LISTINGS,
     "bytes of a page": convert.MAX_PAGE_BYTES,
     "violations of a rejected batch": "MAX_VIOLATIONS",

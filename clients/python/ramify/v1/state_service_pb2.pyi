@@ -1074,7 +1074,8 @@ class Bookmark(_message.Message):
     checksum: _builtins.int
     """Sum modulo 2^64, over the nodes of the view, of the first 8 bytes (big-endian) of
     sha256(node_id, a zero byte, version in decimal). A client whose own view gives another sum
-    has lost something. Not set when the filter has `node_fields`.
+    has lost something. Not set when the filter has `node_fields`, nor while the watch catches up
+    with the history.
     """
     def __init__(
         self,

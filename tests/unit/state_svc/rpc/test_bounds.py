@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from ramify.v1.state_service_pb2 import ImportProjectRequest, ListNodesRequest
 from state_svc.errors import InvalidRequest, Overloaded
+from state_svc.rpc import idle
 from state_svc.rpc.gate import Gate
 from state_svc.rpc.nodes import _MAX_LISTINGS, NodeRpcs
 from state_svc.rpc.portable import _MAX_IMPORTS, PortableRpcs
@@ -68,3 +69,38 @@ async def test_the_oldest_listing_is_forgotten(tmp_path: Path) -> None:
                 ListNodesRequest(project_id="p", page_size=1, page_token=token)
             )
             assert [node.node_id for node in page.nodes] == ["b"]
+
+
+async def test_an_upload_that_stands_still_ends_and_makes_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four clients that stopped sending would keep everybody from importing."""
+    monkeypatch.setattr(idle, "IDLE_SECONDS", 0.01)
+    never = asyncio.Event()
+
+    async def stopped() -> AsyncGenerator[ImportProjectRequest, None]:
+        yield ImportProjectRequest(data=b"x")
+        await never.wait()
+
+    async with embedded(tmp_path) as running:
+        rpcs = PortableRpcs(running.service)
+        for _ in range(_MAX_IMPORTS + 1):
+            with pytest.raises(InvalidRequest) as caught:
+                await rpcs.import_project(idle.received(stopped()))
+            assert caught.value.fields["problem"] == "nothing came for 0.01 seconds"
+
+
+async def test_what_is_received_in_time_is_handed_on_to_its_end() -> None:
+    async def sending() -> AsyncIterator[int]:
+        yield 1
+        yield 2
+
+    assert [request async for request in idle.received(sending())] == [1, 2]
+
+
+async def test_a_message_that_a_client_does_not_read_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(idle, "IDLE_SECONDS", 0.01)
+    with pytest.raises(Overloaded):
+        await idle.sent(asyncio.get_running_loop().create_future())

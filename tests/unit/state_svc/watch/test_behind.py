@@ -25,6 +25,7 @@ from state_svc.errors import CorruptRecord, ProjectNotFound, RevisionCompacted
 from state_svc.rpc.history import HistoryRpcs
 from state_svc.store.memory import MemoryStore
 from state_svc.watch import catchup, permit
+from state_svc.watch import session as session_module
 from state_svc.watch.session import WatchSession
 from tests.support.embedded import Embedded, embedded
 from tests.support.mutations import PENDING, READY, create, patch
@@ -55,10 +56,14 @@ async def service(store: MemoryStore) -> AsyncIterator[Embedded]:
 
 
 async def _watch(
-    service: Embedded, **fields: object
+    service: Embedded, interval_ms: int = 100, **fields: object
 ) -> Callable[[], AsyncIterator[WatchProjectResponse]]:
     """Open a watch and read its first message; the call that is returned reads on."""
-    request = WatchProjectRequest(project_id="p", bookmark_interval_ms=100, **fields)  # type: ignore[arg-type]
+    request = WatchProjectRequest(
+        project_id="p",
+        bookmark_interval_ms=interval_ms,
+        **fields,  # type: ignore[arg-type]
+    )
     project = await service.service.live("p")
     parts = service.service
     messages = WatchSession(parts.hub, parts.store, project, request).messages()
@@ -168,3 +173,46 @@ async def test_a_watcher_that_stops_reading_gives_its_permit_to_replay_the_past_
     assert await read_on((await _watch(service, **full))()) == [*range(1, 10), 9]
     assert await read_on(stopped) == [*range(2, 10), 9]
     assert not service.service.hub.replays.locked()
+
+
+async def test_a_filtered_watch_tells_how_far_it_is_where_the_history_shows_it_nothing(
+    service: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a client that is cut off, or takes silence for death, begins again and never arrives."""
+    monkeypatch.setattr(session_module, "MAX_BOOKMARK_SECONDS", 0.0)
+    monkeypatch.setattr(catchup, "_CHUNK_BYTES", 1)  # a segment at a time
+    view_filter = WatchFilter(states=[READY], kinds=[EntityKind.ENTITY_KIND_NODE])
+    follow = await _watch(service, 0, from_beginning=True, filter=view_filter)
+    places = []
+    async for message in follow():
+        assert message.bookmark.revision == message.resume_revision
+        places.append(message.bookmark.revision)
+        if message.bookmark.HasField("checksum"):
+            break  # it has arrived
+    assert places == sorted(places)
+    assert places[0] == 0
+    assert set(range(1, 9)) < set(places)
+    await service.commit("p", patch("a", state=READY))
+    again, resumed = await _watch(service, 0, after_revision=4, filter=view_filter), 4
+    async for message in again():
+        if message.HasField("delta"):
+            break
+        resumed = message.resume_revision
+    assert (message.delta.first_revision, message.resume_revision) == (resumed + 1, 10)
+
+
+async def test_a_watch_that_waits_for_its_permit_to_replay_the_past_shows_signs_of_life(
+    service: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "MAX_BOOKMARK_SECONDS", 0.01)
+    service.service.hub.replays = permits = asyncio.Semaphore(0)
+    messages = (await _watch(service, 0, after_revision=2, mode=WatchMode.WATCH_MODE_FULL))()
+    for _ in range(3):
+        assert (await anext(messages)).bookmark.revision == 2
+    permits.release()
+    async for message in messages:
+        if message.HasField("delta"):
+            break
+    assert (message.delta.first_revision, message.resume_revision) == (3, 9)
+    await anext(messages)
+    assert not permits.locked()

@@ -116,7 +116,7 @@ async def test_a_start_in_the_past_is_read_from_the_store_and_ends_at_the_head()
     assert [c.revision for c in delta.delta.changes] == [3, 4]
     assert (bookmark.bookmark.revision, bookmark.resume_revision) == (4, 4)
     assert bookmark.bookmark.checksum == view_checksum(project.view.nodes.values())
-    await messages.aclose()  # type: ignore[attr-defined]
+    await messages.aclose()
     assert hub.watcher_count == 0
 
 
@@ -132,4 +132,4 @@ async def test_a_replaced_project_begins_with_a_resync_and_its_snapshot() -> Non
     assert (resync.resync.reason, resync.resume_revision) == (_REPLACED, 0)
     assert (snapshot.snapshot.last, snapshot.resume_revision) == (True, 6)
     assert (list(snapshot.snapshot.nodes), snapshot.snapshot.checksum) == ([], 0)
-    await messages.aclose()  # type: ignore[attr-defined]
+    await messages.aclose()

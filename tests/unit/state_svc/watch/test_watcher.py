@@ -164,6 +164,16 @@ async def test_the_feed_holds_nothing_that_everybody_has_seen() -> None:
     assert (len(watcher.channel.feed), watcher.channel.feed.bytes) == (0, 0)
 
 
+async def test_the_feed_of_immediate_watches_is_trimmed_too() -> None:
+    hub, project = _hub(), live_project(create("a"))
+    watcher = _join(hub, project, force_immediate=True)
+    for number in range(10):
+        _change(hub, project, number)
+        _read(hub, watcher)
+    _change(hub, project, 10)
+    assert len(watcher.channel.feed) <= 1
+
+
 async def test_a_watcher_that_joins_late_is_not_sent_what_came_before() -> None:
     hub, project = _hub(), live_project(create("a"))
     _join(hub, project)
@@ -378,3 +388,10 @@ async def test_the_end_comes_after_everything_committed_before_it() -> None:
     assert _interval(_read(hub, watcher)) == (3, 3)
     hub.give(watcher)
     assert _interval(_read(hub, watcher)) == (4, 4)
+
+
+async def test_a_watch_that_begins_while_the_server_stops_ends_at_once() -> None:
+    """It was let in just before, and loaded its project from disk meanwhile."""
+    hub, project = _hub(), live_project(create("a"))
+    hub.end_all()
+    assert hub.add(project, _style()).ending == _DRAINING
