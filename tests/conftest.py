@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 
+# Before gRPC is loaded: it would start its threads again in the child that a pty needs, between
+# fork and exec, where their complaints about closed files appear on the terminal under test.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 from hypothesis import settings
 
 # The same examples each time, however busy the machine is. HYPOTHESIS_PROFILE=explore looks for

@@ -106,7 +106,8 @@ async def test_a_watch_is_refused_while_draining(start_state: Start) -> None:
             async with other.watch(project_id) as watch:
                 error = await watch.end()
             assert error is not None
-            assert error.code() is grpc.StatusCode.UNAVAILABLE
+            # gRPC itself says CANCELLED to a call that comes just as the grace ends.
+            assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
             assert await stopping == 0
 
 
