@@ -11,7 +11,7 @@ RamifyError
 ├── CorruptRecord, DamagedFile
 └── StartupError           before serving: one line for the operator, exit code 1
     ├── DataDirectoryLocked, DataDirectoryTooNew, DataDirectoryUnreadable
-    ├── DataDirectoryInUse
+    ├── DataDirectoryInUse, CommitsMissing
     ├── AddressInUse, InvalidConfig
 
 `rpc/error_map.py` translates them once, at the edge.
@@ -179,6 +179,13 @@ class DataDirectoryTooNew(StartupError):
 
 class DataDirectoryUnreadable(StartupError):
     """The database cannot be read; restore a backup, or choose another directory with --data."""
+
+
+class CommitsMissing(StartupError):
+    """Commits that were acknowledged are lost; restore a backup, or remove the mark to go on.
+
+    The database and its WAL are left as they are.
+    """
 
 
 class DataDirectoryInUse(StartupError):

@@ -120,6 +120,10 @@ def check_file(data: DataFile, report: Report, progress: Progress = silent) -> N
         if not report.store_id:
             text = "the store has no id"
             report.problems.append(Problem(file=data.name, record="database", problem=text))
+        missing = data.missing()
+        if missing is not None:
+            text = f"commits {missing[0]} to {missing[1]} were acknowledged and are missing"
+            report.problems.append(Problem(file=data.name, record="database", problem=text))
         keys = data.project_keys()
     except apsw.Error as error:
         report.problems.append(Problem(file=data.name, record="database", problem=str(error)))

@@ -11,6 +11,8 @@ A backend must hold:
 - Commits that overlap in time are made one after the other.
 - When `commit` raises `StoreUnavailable` the outcome may be unknown. `recover` is called next,
   and must return only when reads show whether the commit happened.
+- Any other method that writes and raises `StoreUnavailable` has stored nothing of the step that
+  failed, and no start after a crash finds it. It does not return before that is certain.
 - A read shows whole commits only, and every commit that returned before the read began.
 - `read_segments` returns segments in the order of revisions, without holes.
 - Records come back byte for byte; whether they make sense is the codec's business.

@@ -20,6 +20,8 @@ from state_svc.codec.payload import PayloadRecord
 from state_svc.codec.project import ProjectRecord
 from state_svc.codec.segment import SegmentRecord
 from state_svc.codec.snapshot import SnapshotRecord
+from state_svc.store.high_water import last_number, read_high_water
+from state_svc.store.sqlite_schema import read_store_id
 
 _BUSY_MS = 10_000
 _MAX_FINDINGS = 20  #: of SQLite's own check
@@ -57,6 +59,7 @@ class DataFile:
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
         self.name = path.name
+        self._directory = path.parent
         self.db = _open(path, writable)
         self.db.set_busy_timeout(_BUSY_MS)
 
@@ -72,9 +75,13 @@ class DataFile:
 
     def store_id(self) -> str:
         """Return the id of the store; empty if it has none."""
-        for (value,) in self.db.execute("SELECT value FROM meta WHERE key = 'store_id'"):
-            return str(value)
-        return ""
+        return read_store_id(self.db)
+
+    def missing(self) -> tuple[int, int] | None:
+        """Return the first and the last number of commits that were acknowledged and are gone."""
+        acknowledged = read_high_water(self._directory, self.store_id())
+        found = last_number(self.db)
+        return (found + 1, acknowledged) if found < acknowledged else None
 
     def findings(self) -> Iterator[str]:
         """Yield what SQLite's own check of pages and indexes finds."""

@@ -4,8 +4,8 @@ The library of the operating system may be inside the range of SQLite's WAL-rese
 connections that write and checkpoint at the same instant lose committed pages; fixed in 3.51.3).
 apsw carries its own, newer library, and here only the writer checkpoints.
 
-One thread has the only writing connection; reads run in other threads on connections that
-cannot write. Durable means `synchronous=FULL`: the WAL is fsynced before a commit returns.
+One thread has the only writing connection (`sqlite_writer.py`); reads run in other threads on
+connections that cannot write.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ import logging
 import os
 import shutil
 import threading
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +36,6 @@ from state_svc.errors import (
     Overloaded,
     StoreUnavailable,
 )
-from state_svc.failpoints import failpoint
 from state_svc.store.base import (
     Commit,
     ProducerRecord,
@@ -46,7 +44,8 @@ from state_svc.store.base import (
 )
 from state_svc.store.sqlite_copy import DatabaseCopy
 from state_svc.store.sqlite_payloads import SqlitePayloads, put_archive, put_references
-from state_svc.store.sqlite_schema import TABLES, prepare
+from state_svc.store.sqlite_schema import TABLES
+from state_svc.store.sqlite_writer import SqliteWriter, Work, in_thread
 
 _log = logging.getLogger(__name__)
 
@@ -59,10 +58,6 @@ _BUSY_MS = 10_000
 _DELETE_ROWS = 500
 _SPARE_BYTES = 256 << 20  #: left for the store itself when a copy is made beside it
 _COPY_PAUSE = 0.002  #: seconds between slices of a copy, for commits that wait for the disk
-_CHECKPOINT_PAGES = 4_000  #: the WAL is folded back about every 16 MB
-
-#: Errors after which the WAL may hold the whole commit.
-_NOT_SYNCED = frozenset({apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC})
 
 _Result = TypeVar("_Result")
 
@@ -87,20 +82,15 @@ class SqliteStore:
         self._path = directory / FILE_NAME
         self._lock = _lock_directory(directory)
         self.scratch = directory / SCRATCH_NAME
-        self._writer_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-writer")
         self._reader_threads = ThreadPoolExecutor(_READERS, thread_name_prefix="sqlite-reader")
         self._readers = threading.local()
         self._reader_connections: list[apsw.Connection] = []
-        self._keys: dict[str, int] = {}  #: project_key by uid; the writer thread's
-        self._doubtful = False  #: a commit failed when it was synced; the writer thread's
         self._closed = False
         self.payloads = SqlitePayloads(self)
         try:
             shutil.rmtree(self.scratch, ignore_errors=True)
-            self._writer = self._open_writer()
-            self.store_id = prepare(self._writer, self._path)
-            self._clear_deleted(self._writer)
-            self._commit_id = self._last_commit_id()
+            self._writer = SqliteWriter(self._path)
+            self._clear_deleted()
         except apsw.Error as error:
             os.close(self._lock)
             raise DataDirectoryUnreadable(path=self._path, problem=str(error)) from error
@@ -109,17 +99,22 @@ class SqliteStore:
             raise
 
     @property
+    def store_id(self) -> str:
+        """See `StateStore`."""
+        return self._writer.store_id
+
+    @property
     def sqlite_version(self) -> str:
         """Version of the SQLite library in use."""
         return apsw.sqlite_lib_version()
 
     async def commit(self, commit: Commit) -> None:
         """See `StateStore`."""
-        await self._in_thread(self._writer_thread, lambda: self._commit(commit))
+        await self._writer.commit(lambda db, number: self._put_commit(db, number, commit))
 
     async def recover(self) -> None:
         """See `StateStore`."""
-        await self._in_thread(self._writer_thread, self._reopen)
+        await self._writer.recover()
 
     async def list_projects(self) -> list[ProjectHead]:
         """See `StateStore`."""
@@ -143,7 +138,7 @@ class SqliteStore:
 
     async def put_snapshot_chunk(self, record: SnapshotRecord) -> None:
         """See `StateStore`."""
-        await self._in_thread(self._writer_thread, lambda: self._put_snapshot_chunk(record))
+        await self.write(lambda db: self._put_snapshot_chunk(db, record))
 
     async def read_snapshot(self, project_uid: str, revision: int) -> list[SnapshotRecord]:
         """See `StateStore`."""
@@ -155,17 +150,16 @@ class SqliteStore:
 
     async def drop_snapshots(self, project_uid: str, revisions: Sequence[int]) -> None:
         """See `StateStore`."""
-        await self._in_thread(
-            self._writer_thread,
-            lambda: self._writer.executemany(
-                "DELETE FROM snapshots WHERE project_key = ? AND revision = ?",
-                [(self._key(project_uid), revision) for revision in revisions],
-            ),
+        statement = "DELETE FROM snapshots WHERE project_key = ? AND revision = ?"
+        await self.write(
+            lambda db: db.executemany(
+                statement, [(self._writer.key(project_uid), revision) for revision in revisions]
+            )
         )
 
     async def compact(self, project_uid: str, revision: int) -> None:
         """See `StateStore`."""
-        key = await self._in_thread(self._writer_thread, lambda: self._key(project_uid))
+        key = await self.write(lambda _: self._writer.key(project_uid))
         await self._write(
             "UPDATE projects SET compacted_revision = ? WHERE project_key = ?", (revision, key)
         )
@@ -174,7 +168,7 @@ class SqliteStore:
 
     async def delete_project(self, project_uid: str) -> None:
         """See `StateStore`."""
-        key = await self._in_thread(self._writer_thread, lambda: self._key(project_uid))
+        key = await self.write(lambda _: self._writer.key(project_uid))
         await self._write(
             "UPDATE projects SET deleted = 1, data = x'', checksum = 0 WHERE project_key = ?",
             (key,),
@@ -206,9 +200,13 @@ class SqliteStore:
 
     async def finish_project(self, project_uid: str, requests: Sequence[RequestRecord]) -> None:
         """See `StateStore`."""
-        await self._in_thread(
-            self._writer_thread, lambda: self._finish_project(project_uid, requests)
-        )
+        statement = "UPDATE projects SET deleted = 0 WHERE project_uid = ? AND deleted = ?"
+
+        def work(db: apsw.Connection) -> None:
+            db.execute(statement, (project_uid, _UNFINISHED))
+            _put_requests(db, requests)
+
+        await self.write(work)
 
     async def list_unfinished(self) -> list[str]:
         """See `StateStore`."""
@@ -221,7 +219,7 @@ class SqliteStore:
         """See `StateStore`."""
         if project_uid not in await self.list_unfinished():
             return False
-        key = await self._in_thread(self._writer_thread, lambda: self._key(project_uid))
+        key = await self.write(lambda _: self._writer.key(project_uid))
         for table in TABLES:
             await self._delete(table, "project_key = ?", (key,))
         await self._write("DELETE FROM projects WHERE project_key = ?", (key,))
@@ -230,11 +228,11 @@ class SqliteStore:
     async def _write(self, statement: str, values: tuple[int | str | bytes, ...]) -> int:
         """Run one statement as a transaction; return how many rows it changed."""
 
-        def work() -> int:
-            self._writer.execute(statement, values)
-            return self._writer.changes()
+        def work(db: apsw.Connection) -> int:
+            db.execute(statement, values)
+            return db.changes()
 
-        return await self._in_thread(self._writer_thread, work)
+        return await self.write(work)
 
     async def _delete(self, table: str, condition: str, values: tuple[int, ...]) -> None:
         """Delete rows a few at a time, so that commits get their turn in between."""
@@ -256,7 +254,10 @@ class SqliteStore:
 
     async def list_requests(self, after_micros: int) -> list[RequestRecord]:
         """See `StateStore`."""
-        return await self._in_thread(self._writer_thread, lambda: self._list_requests(after_micros))
+        statement = "DELETE FROM requests WHERE micros <= ?"
+        await self._write(statement, (after_micros,))
+        query = "SELECT method, request_id, project_id, revision, micros FROM requests"
+        return await self.read(lambda db: [RequestRecord(*row) for row in db.execute(query)])
 
     async def backup(self, path: Path) -> None:
         """See `StateStore`."""
@@ -264,11 +265,11 @@ class SqliteStore:
         if shutil.disk_usage(path.parent).free < size + _SPARE_BYTES:
             raise Overloaded(path=path.parent, problem=f"no room for a copy of {size} bytes")
         thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-backup")
-        copy = await self._in_thread(thread, lambda: DatabaseCopy(self._path, path))
+        copy = await in_thread(thread, self._path.name, lambda: DatabaseCopy(self._path, path))
         try:
             left = True
             while left:
-                left = await self._in_thread(thread, copy.step)
+                left = await in_thread(thread, self._path.name, copy.step)
                 await asyncio.sleep(_COPY_PAUSE)
         finally:
             # Also if the caller has gone: after the slice that is being copied.
@@ -285,73 +286,45 @@ class SqliteStore:
 
     # In the writer thread
 
-    def _commit(self, commit: Commit) -> None:
-        db = self._writer
-        commit_id = self._commit_id + 1
-        failpoint("before_begin")
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            for project in commit.projects:
-                self._put_project(project)
-            db.executemany(
-                "INSERT INTO segments (commit_id, project_key, first_revision, last_revision,"
-                " format_version, codec, writer_version, checksum, data)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    def _put_commit(self, db: apsw.Connection, number: int, commit: Commit) -> bool:
+        key = self._writer.key
+        for project in commit.projects:
+            _put_project(db, project)
+        db.executemany(
+            "INSERT INTO segments (commit_id, project_key, first_revision, last_revision,"
+            " format_version, codec, writer_version, checksum, data)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
                 (
-                    (
-                        commit_id,
-                        self._key(segment.project_uid),
-                        segment.first_revision,
-                        segment.last_revision,
-                        segment.format_version,
-                        segment.codec,
-                        __version__,
-                        segment.checksum,
-                        segment.data,
-                    )
-                    for segment in commit.segments
-                ),
-            )
-            if commit.producers:
-                db.executemany(
-                    "INSERT OR REPLACE INTO producers (producer_id, epoch) VALUES (?, ?)",
-                    [(record.producer_id, record.epoch) for record in commit.producers],
+                    number,
+                    key(segment.project_uid),
+                    segment.first_revision,
+                    segment.last_revision,
+                    segment.format_version,
+                    segment.codec,
+                    __version__,
+                    segment.checksum,
+                    segment.data,
                 )
-            self._put_requests(commit.requests)
-            put_references(db, ((self._key(r.project_uid), r) for r in commit.references))
-            put_archive(db, ((self._key(a.segment.project_uid), a) for a in commit.archive))
-            failpoint("before_commit")
-            db.execute("COMMIT")
-            failpoint("after_commit")
-        except (apsw.Error, OSError, StoreUnavailable) as error:
-            self._doubtful = getattr(error, "extendedresult", 0) in _NOT_SYNCED
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
-        self._commit_id = commit_id
-
-    def _put_requests(self, requests: Sequence[RequestRecord]) -> None:
-        if requests:
-            self._writer.executemany(
-                "INSERT OR REPLACE INTO requests"
-                " (method, request_id, project_id, revision, micros) VALUES (?, ?, ?, ?, ?)",
-                [(r.method, r.request_id, r.project_id, r.revision, r.micros) for r in requests],
+                for segment in commit.segments
+            ),
+        )
+        if commit.producers:
+            db.executemany(
+                "INSERT OR REPLACE INTO producers (producer_id, epoch) VALUES (?, ?)",
+                [(record.producer_id, record.epoch) for record in commit.producers],
             )
+        _put_requests(db, commit.requests)
+        put_references(db, ((key(r.project_uid), r) for r in commit.references))
+        put_archive(db, ((key(a.segment.project_uid), a) for a in commit.archive))
+        return bool(commit.segments)
 
-    def _finish_project(self, project_uid: str, requests: Sequence[RequestRecord]) -> None:
-        with self._writer:
-            self._writer.execute(
-                "UPDATE projects SET deleted = 0 WHERE project_uid = ? AND deleted = ?",
-                (project_uid, _UNFINISHED),
-            )
-            self._put_requests(requests)
-
-    def _put_snapshot_chunk(self, record: SnapshotRecord) -> None:
-        self._writer.execute(
+    def _put_snapshot_chunk(self, db: apsw.Connection, record: SnapshotRecord) -> None:
+        db.execute(
             "INSERT OR REPLACE INTO snapshots (project_key, revision, chunk, last,"
             " format_version, codec, checksum, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                self._key(record.project_uid),
+                self._writer.key(record.project_uid),
                 record.revision,
                 record.chunk,
                 record.last,
@@ -362,75 +335,26 @@ class SqliteStore:
             ),
         )
 
-    def _put_project(self, record: ProjectRecord) -> None:
-        self._writer.execute(
-            "INSERT INTO projects (project_uid, project_id, data, checksum) VALUES (?, ?, ?, ?)"
-            " ON CONFLICT (project_uid) DO UPDATE SET data = excluded.data,"
-            " checksum = excluded.checksum",
-            (record.project_uid, record.project_id, record.data, record.checksum),
-        )
-
-    def _key(self, project_uid: str) -> int:
-        key = self._keys.get(project_uid)
-        if key is None:
-            key = _project_key(self._writer, project_uid)
-            if key is None:
-                raise StoreUnavailable(problem=f"project {project_uid} is not stored")
-            if len(self._keys) > 100_000:
-                self._keys.clear()
-            self._keys[project_uid] = key
-        return key
-
-    def _list_requests(self, after_micros: int) -> list[RequestRecord]:
-        db = self._writer
-        db.execute("DELETE FROM requests WHERE micros <= ?", (after_micros,))
-        query = "SELECT method, request_id, project_id, revision, micros FROM requests"
-        return [RequestRecord(*row) for row in db.execute(query)]
-
-    def _reopen(self) -> None:
-        self._keys.clear()
-        self._writer.close(True)
-        self._writer = self._open_writer()
-        if self._doubtful:
-            # What was not synced may lie in the WAL all the same, and a start after a crash would
-            # take it for a commit although it was refused. Another commit in its place ends that.
-            self._writer.execute(
-                "INSERT OR REPLACE INTO meta VALUES ('recovered', ?)", (uuid.uuid4().hex,)
-            )
-            self._doubtful = False
-        self._commit_id = self._last_commit_id()
-
-    def _open_writer(self) -> apsw.Connection:
-        db = apsw.Connection(str(self._path))
-        db.set_busy_timeout(_BUSY_MS)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-        return db
-
-    def _clear_deleted(self, db: apsw.Connection) -> None:
+    def _clear_deleted(self) -> None:
         """Drop what deletions that were cut off have left."""
-        try:
+
+        def work(db: apsw.Connection) -> None:
             for table in TABLES:
                 db.execute(
                     f"DELETE FROM {table} WHERE project_key IN"
                     " (SELECT project_key FROM projects WHERE deleted = 1)"
                 )
+
+        try:
+            self._writer.write_now(work)
         except apsw.CorruptError:  # nothing that is served depends on it
             _log.exception("deleted projects cannot be cleared away")
-
-    def _last_commit_id(self) -> int:
-        query = "SELECT commit_id FROM segments ORDER BY segment_key DESC LIMIT 1"
-        for (commit_id,) in self._writer.execute(query):
-            return int(commit_id)
-        return 0
 
     def _close(self) -> None:
         self._reader_threads.shutdown()
         for connection in self._reader_connections:
             connection.close()
-        self._writer_thread.submit(self._writer.close).result()
-        self._writer_thread.shutdown()
+        self._writer.close()
         os.close(self._lock)
 
     # In a reader thread
@@ -458,27 +382,31 @@ class SqliteStore:
             for uid, project_id, data, checksum, compacted, deleted, head in db.execute(query)
         ]
 
-    async def read(self, work: Callable[[apsw.Connection], _Result]) -> _Result:
+    async def read(self, work: Work[_Result]) -> _Result:
         """Run work that writes nothing in a reader thread."""
-        return await self._in_thread(self._reader_threads, lambda: work(self._reader()))
+        return await in_thread(self._reader_threads, self._path.name, lambda: work(self._reader()))
 
-    async def write(self, work: Callable[[apsw.Connection], _Result]) -> _Result:
-        """Run work in the writer thread."""
-        return await self._in_thread(self._writer_thread, lambda: work(self._writer))
+    async def write(self, work: Work[_Result]) -> _Result:
+        """Run work as a transaction in the writer thread: see `SqliteWriter.write`."""
+        return await self._writer.write(work)
 
-    async def _in_thread(self, threads: ThreadPoolExecutor, work: Callable[[], _Result]) -> _Result:
-        def run() -> _Result:
-            try:
-                return work()
-            # An SQLError too: our statements are constant, so it is the schema that is damaged.
-            except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError) as error:
-                raise CorruptRecord(file=self._path.name, problem=str(error)) from error
-            except (TypeError, ValueError) as error:  # NULL or text where the schema has neither
-                raise CorruptRecord(file=self._path.name, problem=str(error)) from error
-            except (apsw.Error, OSError) as error:
-                raise StoreUnavailable(file=self._path.name, problem=str(error)) from error
 
-        return await asyncio.get_running_loop().run_in_executor(threads, run)
+def _put_project(db: apsw.Connection, record: ProjectRecord) -> None:
+    db.execute(
+        "INSERT INTO projects (project_uid, project_id, data, checksum) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (project_uid) DO UPDATE SET data = excluded.data,"
+        " checksum = excluded.checksum",
+        (record.project_uid, record.project_id, record.data, record.checksum),
+    )
+
+
+def _put_requests(db: apsw.Connection, requests: Sequence[RequestRecord]) -> None:
+    if requests:
+        db.executemany(
+            "INSERT OR REPLACE INTO requests"
+            " (method, request_id, project_id, revision, micros) VALUES (?, ?, ?, ?, ?)",
+            [(r.method, r.request_id, r.project_id, r.revision, r.micros) for r in requests],
+        )
 
 
 def _project_key(db: apsw.Connection, project_uid: str) -> int | None:

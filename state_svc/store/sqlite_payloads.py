@@ -27,7 +27,7 @@ class Threads(Protocol):
         """Run in a reader thread, on a connection that cannot write."""
 
     def write(self, work: Work[_Result]) -> Awaitable[_Result]:
-        """Run in the writer thread, on the writing connection."""
+        """Run as a transaction in the writer thread, on the writing connection."""
 
 
 class SqlitePayloads:
@@ -261,8 +261,7 @@ def _parts(values: list[_Values]) -> Iterable[list[_Values]]:
 
 
 def _run_all(db: apsw.Connection, statement: str, values: list[_Values]) -> int:
-    """Run one statement with each of some values in a transaction; return the rows changed."""
+    """Run one statement with each of some values; return the rows changed."""
     before = db.total_changes()
-    with db:
-        db.executemany(statement, values)
+    db.executemany(statement, values)
     return db.total_changes() - before

@@ -29,9 +29,10 @@ def prepare(db: apsw.Connection, path: Path) -> str:
             upgrade(db)
             if not version:
                 db.execute("INSERT INTO meta VALUES ('store_id', ?)", (uuid.uuid4().hex,))
-    for (store_id,) in db.execute("SELECT value FROM meta WHERE key = 'store_id'"):
-        return str(store_id)
-    raise CorruptRecord(file=path.name, problem="the store has no id")
+    store_id = read_store_id(db)
+    if not store_id:
+        raise CorruptRecord(file=path.name, problem="the store has no id")
+    return store_id
 
 
 def upgrade(db: apsw.Connection) -> None:
@@ -44,3 +45,10 @@ def upgrade(db: apsw.Connection) -> None:
 def format_version(db: apsw.Connection) -> int:
     """Return the version of the schema; 0 for a database that is not a store."""
     return int(db.pragma("user_version"))
+
+
+def read_store_id(db: apsw.Connection) -> str:
+    """Return the id of the store; empty if it has none."""
+    for (value,) in db.execute("SELECT value FROM meta WHERE key = 'store_id'"):
+        return str(value)
+    return ""

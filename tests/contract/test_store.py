@@ -589,8 +589,8 @@ async def test_sqlite_is_newer_than_its_wal_reset_bug(sqlite: SqliteStore) -> No
 
 
 async def test_a_commit_is_fsynced_before_it_returns(sqlite: SqliteStore) -> None:
-    db = sqlite._writer
+    db = sqlite._writer.connection
     assert db.pragma("journal_mode") == "wal"
     assert db.pragma("synchronous") == 2, "FULL"
     await sqlite.recover()
-    assert sqlite._writer.pragma("synchronous") == 2, "after a recovery too"
+    assert sqlite._writer.connection.pragma("synchronous") == 2, "after a recovery too"

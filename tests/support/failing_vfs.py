@@ -20,6 +20,7 @@ class Disk:
         self.unwritable = False  #: writing fails
         self.unreadable = False  #: reading fails
         self.unsynced = 0  #: so many syncs fail, after their data were written
+        self.synced = 0  #: so many syncs succeed before that
 
     def write(self) -> None:
         """Raise what writing fails with, if it does."""
@@ -35,7 +36,9 @@ class Disk:
 
     def sync(self) -> None:
         """Raise what a sync fails with, if it does."""
-        if self.unsynced:
+        if self.unsynced and self.synced:
+            self.synced -= 1
+        elif self.unsynced:
             self.unsynced -= 1
             raise _error(apsw.IOError, apsw.SQLITE_IOERR, apsw.SQLITE_IOERR_FSYNC)
 
