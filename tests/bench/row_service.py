@@ -9,7 +9,10 @@ and nothing is indexed but the keys. It cannot read what it wrote.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+
+import apsw
 
 from ramify.v1.mutation_pb2 import Delta
 from state_svc import __main__, app
@@ -34,15 +37,12 @@ class RowStore(SqliteStore):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        self._writer.execute(_SCHEMA)
+        self._writer.connection.execute(_SCHEMA)
 
-    def _commit(self, commit: Commit) -> None:
-        db = self._writer
-        db.execute("BEGIN IMMEDIATE")
-        for project in commit.projects:
-            self._put_project(project)
+    def _put_commit(self, db: apsw.Connection, number: int, commit: Commit) -> bool:
+        super()._put_commit(db, number, replace(commit, segments=[]))
         for record in commit.segments:
-            key = self._key(record.project_uid)
+            key = self._writer.key(record.project_uid)
             changes = Delta.FromString(decode_segment(record).delta).changes
             rows = [(key, c.revision, c.index, c.SerializeToString()) for c in changes]
             db.executemany("INSERT INTO log VALUES (?, ?, ?, ?)", rows)
@@ -55,12 +55,7 @@ class RowStore(SqliteStore):
                     if change.HasField("node")
                 ],
             )
-        self._put_requests(commit.requests)
-        db.executemany(
-            "INSERT OR REPLACE INTO producers VALUES (?, ?)",
-            [(record.producer_id, record.epoch) for record in commit.producers],
-        )
-        db.execute("COMMIT")
+        return True  # the number is not noted: one page less
 
 
 if __name__ == "__main__":
