@@ -21,6 +21,7 @@ from orchestrator_svc.agents.base import (
     Verdict,
 )
 from orchestrator_svc.engine.excerpt import fit, node_tokens, shortened, tokens_of
+from orchestrator_svc.engine.trusted import trusted
 from orchestrator_svc.graph.checkpoint import instructions_of
 from orchestrator_svc.graph.event import Call, Decided, Failed, Outcome, Planned, Produced
 from orchestrator_svc.graph.node import Node, Result
@@ -37,7 +38,7 @@ ANCESTORS_SHARE = 0.25  #: of the context, at most
 SIBLINGS_SHARE = 0.1  #: of the context, at most
 SIBLING_TOKENS = 256  #: of one sibling, at most
 MAX_SIBLINGS_SEEN = 16  #: places before a node in its plan that are looked at
-MAX_SIBLING_VIEWS = 4_096  #: kept of one run
+MAX_VIEWS = 4_096  #: of each kind, kept of one run
 _NOTHING: Mapping[str, Result] = {}
 
 
@@ -65,33 +66,31 @@ def agent_input(
     project_id: str,
     options: dict[str, JsonValue],
     fetched: Mapping[str, Result] = _NOTHING,
-    seen: SiblingViews | None = None,
+    seen: Views | None = None,
 ) -> AgentInput:
     """Return the input of one call. Its parts come from checked data and are not checked again.
 
     `fetched` has the results that the run does not hold; `seen` is kept from call to call.
     """
     node = run.nodes[call.node_id]
-    ancestors: list[RelatedNode] = []
-    parent = run.nodes.get(node.parent_id)
-    while parent is not None:
-        ancestors.append(_related(parent))
-        parent = run.nodes.get(parent.parent_id)
+    seen = seen or Views()
     aggregates = call.stage is Stage.AGGREGATE
     children = node.children if aggregates else ()
     limit = max(0, run.settings.max_context_tokens - tokens_of(run.goal) - tokens_of(node.goal))
     previous = node.children if call.stage is Stage.PLAN else ()
-    above = fit(ancestors[::-1], int(limit * ANCESTORS_SHARE))
-    before = (
-        ()
-        if aggregates
-        else _siblings(run, node, int(limit * SIBLINGS_SHARE), seen or SiblingViews())
-    )
-    limit -= sum(map(node_tokens, above)) + sum(map(node_tokens, before))
-    needed = _all_related(run, (*node.depends_on, *children, *previous), fetched)
-    results = fit(needed, max(0, limit))
-    count = sum(id_ in run.nodes for id_ in node.depends_on)
-    return AgentInput.model_construct(
+    above, used = seen.above(run, node, int(limit * ANCESTORS_SHARE))
+    before: tuple[RelatedNode, ...] = ()
+    if not aggregates:
+        before, more = _siblings(run, node, int(limit * SIBLINGS_SHARE), seen)
+        used += more
+    results: tuple[RelatedNode, ...] = ()
+    count = 0
+    if node.depends_on or children or previous:
+        needed = _all_related(run, (*node.depends_on, *children, *previous), fetched)
+        results = fit(needed, max(0, limit - used))
+        count = sum(id_ in run.nodes for id_ in node.depends_on)
+    return trusted(
+        AgentInput,
         project_id=project_id,
         node_id=node.node_id,
         attempt=call.attempt,
@@ -114,58 +113,73 @@ def agent_input(
     )
 
 
-class SiblingViews:
-    """Finished nodes as the siblings after them see them: each is made once, not for each."""
+class Views:
+    """Nodes as others see them; each is made once, not for each that sees it."""
 
     def __init__(self) -> None:
-        self._views: dict[str, tuple[Result | None, RelatedNode, int]] = {}
+        self._siblings: dict[str, tuple[Result | None, RelatedNode, int]] = {}
+        self._above: dict[str, tuple[list[object], tuple[RelatedNode, ...], int]] = {}
 
-    def view(self, node: Node, limit: int) -> tuple[RelatedNode, int]:
+    def sibling(self, node: Node, limit: int) -> tuple[RelatedNode, int]:
         """Return a DONE node with at most `limit` tokens, and how many it has."""
         if limit < SIBLING_TOKENS:
             return _sibling(node, limit)
-        known = self._views.get(node.node_id)
+        known = self._siblings.get(node.node_id)
         if known is not None and known[0] is node.result:
             return known[1], known[2]
-        if len(self._views) >= MAX_SIBLING_VIEWS:
-            self._views.clear()
+        if len(self._siblings) >= MAX_VIEWS:
+            self._siblings.clear()
         related, tokens = _sibling(node, SIBLING_TOKENS)
-        self._views[node.node_id] = (node.result, related, tokens)
+        self._siblings[node.node_id] = (node.result, related, tokens)
         return related, tokens
+
+    def above(self, run: Run, node: Node, limit: int) -> tuple[tuple[RelatedNode, ...], int]:
+        """Return the ancestors of a node with at most `limit` tokens, and how many they have."""
+        chain: list[Node] = []
+        parent = run.nodes.get(node.parent_id)
+        while parent is not None:
+            chain.append(parent)
+            parent = run.nodes.get(parent.parent_id)
+        shown: list[object] = [item for n in chain for item in (n.state, n.result, n.error)]
+        known = self._above.get(node.parent_id)
+        if known is None or known[0] != shown:
+            if len(self._above) >= MAX_VIEWS:
+                self._above.clear()
+            related = tuple(_related(ancestor) for ancestor in reversed(chain))
+            known = shown, related, sum(map(node_tokens, related))
+            self._above[node.parent_id] = known
+        if known[2] <= limit:
+            return known[1], known[2]
+        above = fit(known[1], limit)
+        return above, sum(map(node_tokens, above))
 
 
 def _sibling(node: Node, limit: int) -> tuple[RelatedNode, int]:
-    related = _related(node)
-    if related.output is not None:
-        summary = related.output.summary or related.output.text[:MAX_SUMMARY_CHARS]
-        output = Output.model_construct(
-            content_type="text/plain", text="", data=b"", summary=summary
-        )
-        related = related.model_copy(update={"output": output})
-    related = shortened(related, limit)
+    related = shortened(_related(node, summarized=True), limit)
     return related, node_tokens(related)
 
 
-def _siblings(run: Run, node: Node, limit: int, seen: SiblingViews) -> tuple[RelatedNode, ...]:
+def _siblings(run: Run, node: Node, limit: int, seen: Views) -> tuple[tuple[RelatedNode, ...], int]:
     """Return the siblings that were done before `node`, in plan order, the nearest if not all.
 
-    They come with their summaries; what a node needs whole it depends on.
+    They come with their summaries; what a node needs whole it depends on. Also: their tokens.
     """
     parent = run.nodes.get(node.parent_id)
     if parent is None:
-        return ()
+        return (), 0
     found: list[RelatedNode] = []
+    left = limit
     last = run.place_of(node)
     for id_ in reversed(parent.children[max(0, last - MAX_SIBLINGS_SEEN) : last]):
         other = run.nodes.get(id_)
         if other is None or other.state is not NodeState.DONE or id_ in node.depends_on:
             continue
-        related, tokens = seen.view(other, limit)
-        limit -= tokens
-        if limit < 0:
+        related, tokens = seen.sibling(other, left)
+        if tokens > left:
             break
+        left -= tokens
         found.append(related)
-    return tuple(reversed(found))
+    return tuple(reversed(found)), limit - left
 
 
 def _proposal(run: Run, node: Node) -> Plan | None:
@@ -197,23 +211,31 @@ def _all_related(
     return tuple(_related(run.nodes[i], fetched.get(i)) for i in ids if i in run.nodes)
 
 
-def _related(node: Node, fetched: Result | None = None) -> RelatedNode:
+def _related(node: Node, fetched: Result | None = None, *, summarized: bool = False) -> RelatedNode:
+    """Return a node as another one sees it; with a summary of its result, if so asked for."""
     output = None
     result = fetched or node.result
     if node.state is NodeState.DONE and result is not None:
-        output = Output.model_construct(
-            content_type=result.content_type,
-            text=result.text,
-            data=result.data,
-            summary=result.summary,
-        )
-    return RelatedNode.model_construct(
+        if summarized:
+            summary = result.summary or result.text[:MAX_SUMMARY_CHARS]
+            output = trusted(Output, content_type="text/plain", text="", data=b"", summary=summary)
+        else:
+            output = trusted(
+                Output,
+                content_type=result.content_type,
+                text=result.text,
+                data=result.data,
+                summary=result.summary,
+            )
+    return trusted(
+        RelatedNode,
         node_id=node.node_id,
         goal=node.goal,
         task_type=node.task_type,
         state=str(node.state),
         output=output,
         error=f"{node.error.error_class}: {node.error.message}" if node.error else "",
+        shortened=False,
         details=node.details,
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator_svc.agents.base import Output, RelatedNode
+from orchestrator_svc.engine.trusted import trusted
 
 CHARS_PER_TOKEN = 4  #: of ASCII
 BYTES_PER_TOKEN = 3  #: of a body that is not text
@@ -73,8 +74,16 @@ def shortened(node: RelatedNode, limit: int) -> RelatedNode:
     output = None
     if node.output is not None and left >= MIN_OUTPUT_TOKENS:
         output = _shortened_output(node.output, left)
-    return node.model_copy(
-        update={"goal": goal, "error": error, "output": output, "shortened": True}
+    return trusted(
+        RelatedNode,
+        node_id=node.node_id,
+        goal=goal,
+        task_type=node.task_type,
+        state=node.state,
+        output=output,
+        error=error,
+        shortened=True,
+        details=node.details,
     )
 
 
@@ -85,7 +94,7 @@ def _shortened_output(output: Output, limit: int) -> Output:
     """
     summary = cut(output.summary, limit // 2)
     text = cut(output.text, limit - tokens_of(summary)) if output.text else ""
-    return Output.model_construct(content_type="text/plain", text=text, data=b"", summary=summary)
+    return trusted(Output, content_type="text/plain", text=text, data=b"", summary=summary)
 
 
 def cut(text: str, limit: int) -> str:

@@ -13,19 +13,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
 from pydantic import JsonValue
 
-from orchestrator_svc.agents.base import AgentInput
 from orchestrator_svc.agents.profile import AgentSet
-from orchestrator_svc.engine.abandon import bounded
+from orchestrator_svc.engine.abandon import CANCELLED
 from orchestrator_svc.engine.activity import Activity
+from orchestrator_svc.engine.agent_call import AgentCall
 from orchestrator_svc.engine.calls import call_agent
-from orchestrator_svc.engine.context import SiblingViews, agent_input, missing_results
+from orchestrator_svc.engine.context import Views, agent_input, missing_results
 from orchestrator_svc.engine.leases import Lease
 from orchestrator_svc.engine.store import Store
 from orchestrator_svc.errors import RamifyError
@@ -49,10 +49,8 @@ from orchestrator_svc.graph.recover import begin
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.scene import Live, OpenCall
 from orchestrator_svc.graph.settings import Settings
-from orchestrator_svc.graph.trace import Trace
 from orchestrator_svc.graph.types import ErrorClass, ProjectState
 from orchestrator_svc.graph.updates import UpdateBuffer
-from orchestrator_svc.graph.usage import NO_USAGE, Usage
 from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.backoff import Backoff
 from orchestrator_svc.publish.errors_in import TRANSIENT
@@ -60,6 +58,7 @@ from orchestrator_svc.publish.outbox import LANE_WINDOW
 from orchestrator_svc.publish.records import LoadedProject
 
 LAST_LOOK_SECONDS = 2.0  #: longest wait for orders that came just before the end
+GIVEN_BACK = Failed(ErrorClass.CANCELLED, "given back: the orchestrator was stopped")
 
 _log = structlog.get_logger(__name__)
 
@@ -104,10 +103,9 @@ class Runner:
         self._patience = Patience(run.settings)
         self._pending = Decision()  #: decided, not offered
         self._sent: deque[_Sent] = deque()
-        self._calls: dict[str, asyncio.Task[None]] = {}
-        self._sibling_views = SiblingViews()
-        self._activities: dict[str, Activity] = {}  #: by node, of the calls that agents work on
-        self._open: dict[str, OpenCall] = {}  #: calls that have begun, for those who look on
+        self._calls: dict[str, AgentCall] = {}  #: by node, that agents work on
+        self._preparing: dict[str, asyncio.Task[None]] = {}  #: by node, of calls before that
+        self._views = Views()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
         self._seen_revision = project.revision  #: how far the watch has come
@@ -117,7 +115,7 @@ class Runner:
         self._draining = False
         self._grace_over = False  #: whether calls are given back, while draining
         self._gave_back = False
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
 
     # For others on the loop
 
@@ -152,7 +150,7 @@ class Runner:
         }
         return Live(
             states={node.node_id: node.state for node in nodes},
-            calls=begins | {id_: self._seen(id_, call) for id_, call in self._open.items()},
+            calls=begins | {id_: call.shown(self._clock()) for id_, call in self._calls.items()},
             queue={node_id: place for place, node_id in enumerate(self._run.queue)},
             busy=self._run.busy,
             steps=self._run.steps,
@@ -161,14 +159,6 @@ class Runner:
             lease_valid=self.lease.is_valid(),
             unsent_seconds=now - self._sent[0].offered if self._sent else 0.0,
         )
-
-    def _seen(self, node_id: str, call: OpenCall) -> OpenCall:
-        activity = self._activities.get(node_id)
-        if activity is None:
-            return call
-        wait = activity.place_in()
-        place = None if wait is None else self._clock() + wait
-        return replace(call, silent=activity.silent_for(), provider_place=place)
 
     def post(self, event: Event) -> None:
         """Put an event into the inbox."""
@@ -185,7 +175,7 @@ class Runner:
         self._grace_over = True
         self._wake.set()
 
-    def abandon(self, error: Exception) -> None:
+    def abandon(self, error: BaseException) -> None:
         """End `execute` with `error`, without another write."""
         self._failure = error
         self._wake.set()
@@ -196,14 +186,16 @@ class Runner:
         """Run the project until it has ended or was given back. Raises what made it stop."""
         try:
             await self._store.open_lane(self._project.project_id, self._project.project_uid)
-            async with asyncio.TaskGroup() as group:
-                watch = group.create_task(self._follow(), name="runner-watch")
-                try:
-                    await self._loop(group)
-                finally:
-                    watch.cancel()
-                    for task in self._calls.values():
-                        task.cancel()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    watch = group.create_task(self._follow(), name="runner-watch")
+                    try:
+                        await self._loop(group)
+                    finally:
+                        watch.cancel()
+                        self._cancel_calls()
+            finally:
+                await self._end_calls()
         finally:
             if self._timer is not None:
                 self._timer.cancel()
@@ -266,9 +258,9 @@ class Runner:
                 for call in sent.effects.calls:
                     self._begin_call(group, call)
                 for node_id in sent.effects.cancels:
-                    task = self._calls.get(node_id)
-                    if task is not None:
-                        task.cancel()
+                    begun = self._calls.get(node_id) or self._preparing.get(node_id)
+                    if begun is not None:
+                        begun.cancel()
 
     # Agent calls
 
@@ -278,64 +270,56 @@ class Runner:
             return
         cancelled = node.state not in CALLED_STATES
         if cancelled or self._run.state is ProjectState.CANCELLING:
-            self._call_cancelled(call)
+            self._not_begun(call)
             return
-        task = group.create_task(self._call(call), name="agent-call")
-        self._calls[call.node_id] = task
-        task.add_done_callback(partial(self._call_over, call))
+        missing = missing_results(self._run, call)
+        if not missing and self.lease.is_valid():
+            self._ask(call, {})
+            return
+        task = group.create_task(self._prepare(call, missing), name="agent-call")
+        self._preparing[call.node_id] = task
+        task.add_done_callback(partial(self._prepared, call))
 
-    async def _call(self, call: Call) -> None:
-        await self.lease.valid()
-        loop = asyncio.get_running_loop()
+    async def _prepare(self, call: Call, missing: list[str]) -> None:
+        """Wait for what a call cannot begin without; then ask its agent."""
         try:
-            fetched = await self._fetch_results(missing_results(self._run, call))
+            await self.lease.valid()
+            fetched = await self._fetch_results(missing)
         except RamifyError as error:
             failed = Failed(ErrorClass.CONNECTION, f"results cannot be read: {error.message}")
             self.post(CallEnded(call.node_id, call.number, failed))
             return
+        self._ask(call, fetched)
+
+    def _prepared(self, call: Call, task: asyncio.Task[None]) -> None:
+        del self._preparing[call.node_id]
+        if task.cancelled():
+            self._not_begun(call)
+
+    def _ask(self, call: Call, fetched: Mapping[str, Result]) -> None:
         task = agent_input(
             self._run,
             call,
             project_id=self._project.project_id,
             options=self._options,
             fetched=fetched,
-            seen=self._sibling_views,
+            seen=self._views,
         )
-        self._open[call.node_id] = OpenCall(
-            call.stage, call.agent_name, self._clock(), call.timeout
-        )
-        started, started_at = loop.time(), self._clock()
         activity = Activity(
             lambda note: self.post(CallProgressed(call.node_id, call.number, note)), self._rate
         )
-        self._activities[call.node_id] = activity
-        try:
-            outcome = await bounded(self._ask(call, task, activity), call.timeout)
-        except asyncio.CancelledError:
-            # Said here, where the cost is known; `_call_over` says it of calls that never began.
-            seconds = loop.time() - started
-            trace = activity.notes.finish(call, task, started_at, seconds, activity.usage)
-            self._call_cancelled(call, activity.usage, trace)
-            raise
-        finally:
-            activity.close()
-            del self._activities[call.node_id]
-        seconds = loop.time() - started
-        self._metrics.agent_calls.labels(
-            stage=str(call.stage), outcome=type(outcome).__name__.lower()
-        ).observe(seconds)
-        usage = activity.usage
-        trace = activity.notes.finish(call, task, started_at, seconds, usage)
-        self.post(CallEnded(call.node_id, call.number, outcome, seconds, usage, trace))
+        at_work = self._calls[call.node_id] = AgentCall(call, task, activity, self._clock())
+        at_work.begin(self._work(at_work), self._call_over)
 
-    async def _ask(self, call: Call, task: AgentInput, activity: Activity) -> Outcome:
+    async def _work(self, at_work: AgentCall) -> Outcome:
         """Ask the agent, with nothing between it and the look at the lease that may wait.
 
         This process may have been stopped since the call was prepared, for longer than the TTL.
         """
         await self.lease.valid()
+        call = at_work.call
         return await call_agent(
-            self._agents, call.stage, task, call.timeout, activity, self._patience
+            self._agents, call.stage, at_work.task, call.timeout, at_work.activity, self._patience
         )
 
     async def _fetch_results(self, node_ids: list[str]) -> dict[str, Result]:
@@ -353,19 +337,40 @@ class Runner:
                 node_ids = node_ids[page:]
         return found
 
-    def _call_over(self, call: Call, task: asyncio.Task[None]) -> None:
-        if self._calls.get(call.node_id) is task:
+    def _call_over(self, at_work: AgentCall, outcome: Outcome | BaseException) -> None:
+        call = at_work.call
+        at_work.activity.close()
+        if self._calls.get(call.node_id) is at_work:
             del self._calls[call.node_id]
-            self._open.pop(call.node_id, None)
-        if task.cancelled():
-            self._call_cancelled(call)
-        self._wake.set()
+        if isinstance(outcome, BaseException):
+            self.abandon(outcome)
+            return
+        if outcome is not CANCELLED:
+            name = type(outcome).__name__.lower()
+            self._metrics.agent_calls.labels(stage=str(call.stage), outcome=name).observe(
+                at_work.seconds
+            )
+        try:
+            self.post(at_work.ended(outcome))
+        except Exception as error:  # a callback's errors are nobody's else
+            self.abandon(error)
 
-    def _call_cancelled(
-        self, call: Call, usage: Usage = NO_USAGE, trace: Trace | None = None
-    ) -> None:
-        outcome = Failed(ErrorClass.CANCELLED, "the call was cancelled")
-        self.post(CallEnded(call.node_id, call.number, outcome, usage=usage, trace=trace))
+    def _not_begun(self, call: Call) -> None:
+        """Say of a call that was cancelled before its agent was asked that it is over."""
+        self.post(CallEnded(call.node_id, call.number, CANCELLED))
+
+    def _cancel_calls(self) -> None:
+        for task in self._preparing.values():
+            task.cancel()
+        for at_work in list(self._calls.values()):
+            at_work.cancel()
+
+    async def _end_calls(self) -> None:
+        """End what is open; an agent that swallows its cancellation is abandoned."""
+        self._cancel_calls()
+        while self._calls:
+            self._wake.clear()
+            await self._wake.wait()
 
     # Time, orders, the end
 
@@ -405,10 +410,9 @@ class Runner:
         if self._gave_back or self._run.ended or (self._run.busy and not self._grace_over):
             return
         self._gave_back = True
-        for task in self._calls.values():
-            task.cancel()
-        spent = {node_id: activity.usage for node_id, activity in self._activities.items()}
-        self._merge(decide(self._run, [Draining(spent)], self._clock()))
+        given_back = {node_id: call.ended(GIVEN_BACK) for node_id, call in self._calls.items()}
+        self._cancel_calls()
+        self._merge(decide(self._run, [Draining(given_back)], self._clock()))
 
     def _is_over(self) -> bool:
         if self._pending or self._sent or self._inbox:

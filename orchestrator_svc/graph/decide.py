@@ -50,7 +50,6 @@ from orchestrator_svc.graph.types import (
     ProjectState,
     Stage,
 )
-from orchestrator_svc.graph.usage import NO_USAGE
 
 MAX_PROGRESS_CHARS = 255
 
@@ -198,11 +197,14 @@ def _give_back(run: Run, event: Draining, now: float) -> None:
     for node in run.nodes.values():
         if not node.open_call:
             continue
+        stage = node.stage
         run.close_call(node, 0.0)
         run.cut()
-        spent = event.spent.get(node.node_id, NO_USAGE)
-        if spent:
-            run.patch(node, usage=node.usage + spent)
+        call = event.calls.get(node.node_id)
+        if call is not None and call.usage:
+            run.patch(node, usage=node.usage + call.usage)
+        if call is not None and stage is not None:
+            run.add_stage(node, stage, call, late=False)
         if node.state not in CALLED_STATES:
             continue
         changes = NodeChanges(attempt=node.attempt + 1)

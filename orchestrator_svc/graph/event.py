@@ -94,7 +94,7 @@ class TimeReached:
 class Draining:
     """The orchestrator stops: calls in flight were abandoned, give their nodes back."""
 
-    spent: Mapping[str, Usage] = field(default_factory=dict)  #: cost of those calls, by node
+    calls: Mapping[str, CallEnded] = field(default_factory=dict)  #: those that had begun, by node
 
 
 Event = CallEnded | CallProgressed | CommandGiven | ReviewClosed | TimeReached | Draining

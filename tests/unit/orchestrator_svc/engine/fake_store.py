@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from orchestrator_svc.errors import LeaseHeld, RamifyError, StoreUnavailable
 from orchestrator_svc.graph.event import CommandGiven
-from orchestrator_svc.graph.mutation import Mutation
+from orchestrator_svc.graph.mutation import AddStage, Mutation
 from orchestrator_svc.graph.node import Result
 from orchestrator_svc.graph.settings import Scalar
 from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES, CommandType
@@ -28,6 +28,7 @@ class FakeStore:
         self.held: list[tuple[str, Sequence[Sequence[Mutation]], asyncio.Future[int]]] = []
         self.refuse: list[RamifyError] = []  #: answers to the next batches
         self.batches: list[tuple[str, int]] = []  #: project, lease epoch
+        self.stages: list[AddStage] = []
         self.lanes: set[str] = set()
         self.loads = 0
         self.loading: Callable[[], object] = lambda: None  #: what happens during a load
@@ -95,6 +96,7 @@ class FakeStore:
         future: asyncio.Future[int],
     ) -> None:
         revision = self.ledgers[project_id].commit(groups)
+        self.stages += (m for group in groups for m in group if isinstance(m, AddStage))
         if not future.done():
             future.set_result(revision)
         self._show(project_id, Sighting(revision))

@@ -316,6 +316,28 @@ async def test_draining_gives_running_nodes_back_and_another_process_goes_on_at_
     assert ledger.nodes["root.1.0"].retry_count == 0
 
 
+async def test_a_call_that_a_drain_gives_back_is_recorded_with_what_it_has_cost() -> None:
+    world = World()
+    ledger = world.store.add(
+        breadth=2, input_tokens=7, rules=[{"node": "root.1.1", "attempts": [1], "hang": True}]
+    )
+    async with world.running():
+        await world.until(lambda: ledger.states().get("root.1.0") is S.DONE)
+        await world.supervisor.drain(grace=0.0, deadline=5.0)
+    (record,) = [stage for stage in world.store.stages if stage.node_id == "root.1.1"]
+    assert record.error is not None
+    assert record.error.error_class is ErrorClass.CANCELLED
+    assert "given back" in record.error.message
+    assert record.trace.usage.input_tokens == ledger.nodes["root.1.1"].usage.input_tokens == 7
+    assert record.trace.input.text, "what the agent was given"
+    async with World(world.store, world.leases).running():
+        await world.store.until_ended()
+    assert [s.stage_id for s in world.store.stages if s.node_id == "root.1.1"] == [
+        "root.1.1.s1",
+        "root.1.1.s2",
+    ]
+
+
 def test_a_drain_gives_calls_back_however_its_time_is_rounded() -> None:
     """uvloop counts in milliseconds: this grace is over at a time that is before its end."""
 

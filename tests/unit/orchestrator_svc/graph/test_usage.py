@@ -12,7 +12,7 @@ from orchestrator_svc.engine.activity import Activity
 from orchestrator_svc.engine.calls import call_agent
 from orchestrator_svc.graph.event import CallEnded, Draining, Outcome
 from orchestrator_svc.graph.mutation import PatchNode
-from orchestrator_svc.graph.types import NodeState, Stage
+from orchestrator_svc.graph.types import ErrorClass, NodeState, Stage
 from orchestrator_svc.graph.usage import Usage
 from orchestrator_svc.publish.convert import read_node, to_message
 from ramify.v1.node_pb2 import Node as NodeMessage
@@ -53,7 +53,9 @@ def test_a_cancelled_call_has_cost_its_money_too() -> None:
 
 def test_a_call_that_is_given_back_counts() -> None:
     driven = planned(draft(), draft())
-    driven.event(Draining({"root.1.0": COST}))
+    number = driven.calls["root.1.0"].number
+    cut_off = CallEnded("root.1.0", number, failed(ErrorClass.CANCELLED), usage=COST)
+    driven.event(Draining({"root.1.0": cut_off}))
     assert driven.node("root.1.0").usage == COST
     assert not driven.node("root.1.1").usage
 
