@@ -98,7 +98,7 @@ def agent_input(
         task_type=node.task_type,
         node_type=node.node_type,
         layer=node.layer,
-        max_depth=run.accounts.max_layer(node, run.settings.max_recursion_depth),
+        max_depth=run.max_layer(node),
         overall_objective=run.goal,
         ancestors=above,
         dependencies=results[:count],
@@ -199,6 +199,7 @@ def _proposal(run: Run, node: Node) -> Plan | None:
                 reuse=task.reuse,
                 on_exhausted=task.on_exhausted,
                 on_dependency_failure=task.on_dependency_failure,
+                max_retries=task.max_retries,
             )
             for task in review.proposal
         )

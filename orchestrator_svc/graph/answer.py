@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from orchestrator_svc.graph.adopt import adopt_plan, reuse_problems
 from orchestrator_svc.graph.cancel import cancel_run
-from orchestrator_svc.graph.checkpoint import ask
+from orchestrator_svc.graph.checkpoint import ask, ask_to_try_again
 from orchestrator_svc.graph.event import ReviewClosed
+from orchestrator_svc.graph.failure import fresh_start
 from orchestrator_svc.graph.mutation import NodeChanges
 from orchestrator_svc.graph.node import Failure, Node, Result
 from orchestrator_svc.graph.plan import DraftTask, check_plan
@@ -32,7 +35,9 @@ def review_closed(run: Run, event: ReviewClosed) -> None:
         return
     run.reviews.close(review, event.answer)
     node = run.nodes.get(review.node_id)
-    if node is not None and node.waiting_on == review.waiting_on:
+    if node is None:
+        return
+    if node.waiting_on == review.waiting_on or node.allowance.review_id == review.review_id:
         act(run, node, review, event.answer)
 
 
@@ -47,6 +52,15 @@ def act(run: Run, node: Node, review: Review, answer: Answer) -> None:
     decision = answer.decision
     if decision is ReviewDecision.ABORT:
         cancel_run(run)
+    elif review.checkpoint is Checkpoint.BUDGET:
+        _budget_answered(run, node, review, answer)
+    elif review.checkpoint is Checkpoint.EXHAUSTED and review.lets_go_on:
+        fresh_start(run, node, NodeChanges(waiting_on=""), run.now)
+    elif review.checkpoint is Checkpoint.EXHAUSTED and node.error is not None:
+        if decision is ReviewDecision.REJECT:
+            finish(run, node, state=NodeState.FAILED, error=node.error)
+        else:
+            ask_to_try_again(run, node, node.error)
     elif decision is ReviewDecision.REJECT:
         finish(run, node, state=NodeState.FAILED, error=_rejected(answer))
     elif decision is ReviewDecision.APPROVE and review.checkpoint in PLAN_CHECKPOINTS:
@@ -59,6 +73,18 @@ def act(run: Run, node: Node, review: Review, answer: Answer) -> None:
     else:
         note = f"Review {review.review_id} was withdrawn without a decision."
         ask(run, node, review.checkpoint, review.proposal, note)
+
+
+def _budget_answered(run: Run, owner: Node, review: Review, answer: Answer) -> None:
+    """Raise a budget, or fail what it forbids; whatever waits for the answer gets its turn."""
+    run.reviews.forget(review.review_id)
+    allowance = owner.allowance
+    if answer.decision is ReviewDecision.APPROVE:
+        allowance = run.accounts.raised(owner, run.now)
+    elif answer.decision is ReviewDecision.REJECT:
+        allowance = replace(allowance, final=True)
+    run.patch(owner, allowance=replace(allowance, review_id=""))
+    run.release_held()
 
 
 def _adopt(run: Run, node: Node, review: Review, answer: Answer) -> None:
@@ -105,4 +131,13 @@ def take_up_review(run: Run, node: Node) -> None:
     """Go on with a loaded node that waits for a review, open or closed meanwhile."""
     review = run.reviews.get(node.review_id)
     if review is not None and review.answer is not None:
+        act(run, node, review, review.answer)
+
+
+def take_up_budget(run: Run, node: Node) -> None:
+    """Go on with the question about a loaded node's budget; one that is not there is void."""
+    review = run.reviews.get(node.allowance.review_id)
+    if review is None:
+        run.patch(node, allowance=replace(node.allowance, review_id=""))
+    elif review.answer is not None:
         act(run, node, review, review.answer)

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 from orchestrator_svc.graph.budget import Use
 from orchestrator_svc.graph.node import Node
+from orchestrator_svc.graph.review import WAITING_PREFIX
 from orchestrator_svc.graph.scene import ACTIVE_STATES, Scene
+from orchestrator_svc.graph.settings import BudgetPolicy
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,
     TERMINAL_PROJECT_STATES,
@@ -22,7 +24,6 @@ from orchestrator_svc.graph.types import (
 )
 
 SLOW_STORE_SECONDS = 1.0  #: a decision that is not durable for longer is a blocker
-REVIEW_PREFIX = "review:"  #: of `Node.waiting_on` while a human is asked
 
 
 class BlockerKind(enum.StrEnum):
@@ -79,8 +80,9 @@ def project_blockers(scene: Scene, budgets: Sequence[Use] = ()) -> Iterator[Bloc
             since=scene.since,
             remedy=f"ramify resume {name}",
         )
+        raises = scene.settings.budget_policy is BudgetPolicy.PAUSE
         for use in budgets:
-            if use.used_up and use.resource != "nodes":
+            if raises and use.used_up and use.resource != "nodes":
                 yield Blocker(
                     kind=BlockerKind.BUDGET,
                     blocked="",
@@ -161,8 +163,8 @@ def node_blockers(scene: Scene, node: Node, now: float) -> Iterator[Blocker]:
         yield from _ended(scene, node)
     elif node.superseded:
         yield _leaf(scene, node, BlockerKind.CANCELLED, "a newer plan has replaced it")
-    elif waiting_on.startswith(REVIEW_PREFIX):
-        review_id = waiting_on.removeprefix(REVIEW_PREFIX)
+    elif waiting_on.startswith(WAITING_PREFIX):
+        review_id = waiting_on.removeprefix(WAITING_PREFIX)
         message = f"a human has to answer review {review_id}"
         remedy = f"ramify review list {scene.project_id}"
         yield _leaf(scene, node, BlockerKind.REVIEW, message, remedy)
@@ -252,6 +254,9 @@ def _ready(scene: Scene, node: Node, now: float) -> Blocker:
         message = f"max_execution_steps of {settings.max_execution_steps} is used up"
         remedy = "ramify run GOAL --set max_execution_steps=0"
         return _leaf(scene, node, BlockerKind.STEPS, message, remedy, live=live is not None)
+    breach = scene.accounts.breach(node, now)
+    if breach is not None:
+        return _budget(scene, node, breach)
     slots = settings.slots
     wave = "" if settings.enable_immediate_slot_fill else ", which are filled in waves"
     if live is not None:
@@ -273,6 +278,19 @@ def _ready(scene: Scene, node: Node, now: float) -> Blocker:
     message = f"it waits for its turn: {scene.busy} of {slots} slots are in use"
     remedy = f"ramify run GOAL --set max_concurrent_nodes={2 * slots}"
     return _leaf(scene, node, BlockerKind.SLOT, message, remedy)
+
+
+def _budget(scene: Scene, node: Node, breach: Use) -> Blocker:
+    review_id = scene.nodes[breach.node_id].allowance.review_id
+    if review_id:
+        message = f"{breach}; a human has to answer review {review_id}"
+        remedy = f"ramify review list {scene.project_id}"
+    elif scene.settings.budget_policy is BudgetPolicy.PAUSE:
+        message = f"{breach}; resuming the project allows as much again"
+        remedy = f"ramify resume {scene.project_id}"
+    else:
+        message, remedy = str(breach), ""
+    return _leaf(scene, node, BlockerKind.BUDGET, message, remedy)
 
 
 def _is_called(scene: Scene, node: Node) -> bool:

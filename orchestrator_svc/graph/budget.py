@@ -2,16 +2,18 @@
 
 A limit covers the whole subtree of the node that has it. A node without limits draws on those of
 its ancestors; one with limits on its own and theirs. The root's are the project's execution keys
-`budget_…`, those of other nodes come with the plan that made them.
+`budget_…`, those of other nodes come with the plan that made them. What was allowed beyond a limit
+is stored with its node, so another process knows it too.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
+from orchestrator_svc.graph.types import TERMINAL_NODE_STATES
 from orchestrator_svc.graph.usage import NO_USAGE, Usage
 
 if TYPE_CHECKING:  # `node.py` imports this module
@@ -46,6 +48,21 @@ class Budget:
 UNLIMITED = Budget()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """What became of a node's budget: when its time began, and what was decided about it since."""
+
+    since: float | None = None  #: Unix seconds, moved on by every pause; None: not started
+    tokens: int = 0  #: beyond the limit, as the two that follow
+    cost_usd: float = 0.0
+    wall_seconds: float = 0.0
+    final: bool = False  #: whether a human has refused to allow more
+    review_id: str = ""  #: of the human who is being asked, if one is
+
+
+NO_ALLOWANCE = Allowance()
+
+
 @dataclass(frozen=True, slots=True)
 class Use:
     """How much of one limit is used."""
@@ -67,13 +84,44 @@ class Use:
 
 @dataclass(slots=True)
 class _Account:
-    """What the subtree of one node has used since it was last allowed to."""
+    """What the subtree of one node has used."""
 
+    node: Node
     budget: Budget
-    layer: int
     usage: Usage = NO_USAGE
     nodes: int = 0
-    since: float | None = None  #: Unix seconds; None until the subtree's root is started
+
+    def uses(self, now: float) -> Iterator[Use]:
+        """Yield how much of each limit is used."""
+        allowance, usage = self.node.allowance, self.usage
+        since = allowance.since
+        used = {
+            "tokens": usage.tokens,
+            "cost_usd": usage.cost_micro_usd / _MICROS,
+            "wall_seconds": 0.0 if since is None else max(0.0, now - since),
+            "nodes": self.nodes,
+        }
+        for resource, amount in used.items():
+            limit = getattr(self.budget, resource)
+            if limit:
+                limit += getattr(allowance, resource, 0)
+                yield Use(self.node.node_id, resource, limit, amount)
+
+    def used_up(self, now: float) -> Use | None:
+        """Return a limit that forbids another call; nodes are counted when they are planned."""
+        found = (use for use in self.uses(now) if use.used_up and use.resource != "nodes")
+        return next(found, None)
+
+    def raised(self, now: float) -> Allowance:
+        """Return what allows as much again of everything that is used up."""
+        allowance = self.node.allowance
+        used = {use.resource: use.used for use in self.uses(now) if use.used_up}
+        return replace(
+            allowance,
+            tokens=int(used.get("tokens", allowance.tokens)),
+            cost_usd=used.get("cost_usd", allowance.cost_usd),
+            wall_seconds=used.get("wall_seconds", allowance.wall_seconds),
+        )
 
 
 def project_budget(settings: Settings) -> Budget:
@@ -107,8 +155,7 @@ class Accounts:
     def _open(self, node: Node) -> None:
         budget = node.budget or (UNLIMITED if node.parent_id else self._own)
         if budget:
-            account = _Account(budget, node.layer, since=node.start_time)
-            self._accounts[node.node_id] = account
+            self._accounts[node.node_id] = _Account(node, budget)
 
     def _count(self, node: Node) -> None:
         for _, account in self._covering(node):
@@ -120,11 +167,12 @@ class Accounts:
         for _, account in self._covering(node):
             account.usage += usage
 
-    def start(self, node: Node, now: float) -> None:
-        """Take note that a node was dispatched."""
+    def begun(self, node: Node, now: float) -> Allowance | None:
+        """Return what is to be stored with a node whose own time begins with its next call."""
         account = self._accounts.get(node.node_id)
-        if account is not None and account.since is None:
-            account.since = now
+        if account is None or not account.budget.wall_seconds or node.allowance.since is not None:
+            return None
+        return replace(node.allowance, since=now)
 
     def _covering(self, node: Node) -> Iterator[tuple[str, _Account]]:
         """Yield the accounts of a node and its ancestors, the nearest first."""
@@ -139,33 +187,45 @@ class Accounts:
 
     def breach(self, node: Node, now: float) -> Use | None:
         """Return a limit that forbids another call of `node`; None if there is none."""
-        for owner, account in self._covering(node):
-            for use in _uses(owner, account, now):
-                if use.used_up and use.resource != "nodes":
-                    return use
-        return None
+        found = (account.used_up(now) for _, account in self._covering(node))
+        return next((use for use in found if use is not None), None)
 
     def report(self, now: float) -> list[Use]:
         """Return how much of every limit is used."""
-        return [u for owner, a in self._accounts.items() for u in _uses(owner, a, now)]
+        return [use for account in self._accounts.values() for use in account.uses(now)]
 
-    def grant(self, now: float) -> None:
-        """Allow as much again of everything that a call needs; what was planned stays counted."""
+    def raised(self, node: Node, now: float) -> Allowance:
+        """Return what allows a node as much again of what is used up of its own budget."""
+        account = self._accounts.get(node.node_id)
+        return node.allowance if account is None else account.raised(now)
+
+    def resumed(self, paused: float, now: float, *, more: bool) -> list[tuple[Node, Allowance]]:
+        """Return what the end of a pause changes: its seconds do not count as time of a budget.
+
+        With `more` it also allows as much again of all that is used up.
+        """
+        changed = []
         for account in self._accounts.values():
-            account.usage = NO_USAGE
-            if account.since is not None:
-                account.since = now
+            node = account.node
+            if node.state in TERMINAL_NODE_STATES:
+                continue
+            allowance = account.raised(now - paused) if more else node.allowance
+            if allowance.since is not None:
+                allowance = replace(allowance, since=allowance.since + paused)
+            if allowance != node.allowance:
+                changed.append((node, allowance))
+        return changed
 
     def max_layer(self, node: Node, most: int) -> int:
         """Return the deepest layer that may be below `node`: `most`, or less."""
-        limits = (a.layer + a.budget.depth for _, a in self._covering(node) if a.budget.depth)
+        limits = (a.node.layer + a.budget.depth for _, a in self._covering(node) if a.budget.depth)
         return min((most, *limits))
 
     def plan_problems(self, node: Node, budgets: Sequence[Budget | None], now: float) -> list[str]:
         """Return why children with these budgets do not fit into what is left for `node`."""
         problems = []
         for owner, account in self._covering(node):
-            for use in _uses(owner, account, now):
+            for use in account.uses(now):
                 left = max(0.0, use.limit - use.used)
                 if use.resource == "nodes":
                     asked: float = len(budgets)
@@ -181,18 +241,3 @@ class Accounts:
 
 def _asked(budgets: Iterable[Budget | None], resource: str) -> list[float]:
     return [float(getattr(budget, resource)) for budget in budgets if budget]
-
-
-def _uses(owner: str, account: _Account, now: float) -> Iterator[Use]:
-    budget, usage = account.budget, account.usage
-    seconds = 0.0 if account.since is None else max(0.0, now - account.since)
-    used = {
-        "tokens": usage.tokens,
-        "cost_usd": usage.cost_micro_usd / _MICROS,
-        "wall_seconds": seconds,
-        "nodes": account.nodes,
-    }
-    for resource, amount in used.items():
-        limit = getattr(budget, resource)
-        if limit:
-            yield Use(owner, resource, limit, amount)

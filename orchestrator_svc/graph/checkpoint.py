@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from orchestrator_svc.graph.budget import Use
 from orchestrator_svc.graph.mutation import NodeChanges
-from orchestrator_svc.graph.node import Node
+from orchestrator_svc.graph.node import Failure, Node
 from orchestrator_svc.graph.review import (
     PLAN_CHECKPOINTS,
     Checkpoint,
     Proposal,
     Review,
-    ReviewDecision,
     ReviewState,
     review_id,
 )
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.settings import ExpiryPolicy
 from orchestrator_svc.graph.text import storable
-from orchestrator_svc.graph.types import ProjectState, Stage
+from orchestrator_svc.graph.types import NodeType, ProjectState, Stage
 
 MAX_MESSAGE_CHARS = 4_096
 MAX_SHOWN_GOAL_CHARS = 200
@@ -27,7 +29,12 @@ _QUESTIONS = {
     Checkpoint.ATOMIZATION: "is this the right way to do",
     Checkpoint.BEFORE_EXECUTION: "shall this be executed:",
     Checkpoint.AGGREGATION_REVIEW: "is this the result of",
+    Checkpoint.EXHAUSTED: "shall this be tried again:",
+    Checkpoint.BUDGET: "shall as much again be allowed for",
 }
+
+#: Asked by a policy. Nothing is proposed, and silence never allows what would be tried or spent.
+_ASKED_BY_POLICY = frozenset({Checkpoint.EXHAUSTED, Checkpoint.BUDGET})
 
 
 def asks(run: Run, node: Node, checkpoint: Checkpoint) -> bool:
@@ -49,14 +56,15 @@ def asks(run: Run, node: Node, checkpoint: Checkpoint) -> bool:
 
 
 def _may_execute(run: Run, node: Node) -> bool:
-    """Return whether a human has let the node be executed: a retry does not ask again."""
+    """Return whether a human has let the node be executed: a retry does not ask again.
+
+    Another attempt after the executor's failure is the same.
+    """
     review = run.reviews.get(node.review_id)
-    return (
-        review is not None
-        and review.checkpoint is Checkpoint.BEFORE_EXECUTION
-        and review.answer is not None
-        and review.answer.decision in (ReviewDecision.APPROVE, ReviewDecision.REQUEST_MODIFICATION)
-    )
+    if review is None or not review.lets_go_on:
+        return False
+    tried = review.checkpoint is Checkpoint.EXHAUSTED and node.node_type is NodeType.EXECUTE
+    return tried or review.checkpoint is Checkpoint.BEFORE_EXECUTION
 
 
 def ask(run: Run, node: Node, checkpoint: Checkpoint, proposal: Proposal, note: str = "") -> None:
@@ -64,40 +72,77 @@ def ask(run: Run, node: Node, checkpoint: Checkpoint, proposal: Proposal, note: 
 
     `note` says why the question comes again with the same proposal: then expiry never approves.
     """
-    settings = run.settings
     before = run.reviews.get(node.review_id)
-    attempt = 1
-    if before is not None and (note or (before.asks_again and _same_place(before, checkpoint))):
-        attempt = before.attempt + 1
+    again = before is not None and before.asks_again and _same_place(before, checkpoint)
+    attempt = before.attempt + 1 if before is not None and (note or again) else 1
+    review = _review(run, node, checkpoint, note, attempt, proposal)
+    changes = _waiting(node, review)
+    if node.error is not None:
+        changes["error"] = None
+    run.open_review(node, review, changes)
+
+
+def ask_to_try_again(run: Run, node: Node, failure: Failure) -> None:
+    """Ask whether a node whose recoveries are used up gets a fresh start; it keeps its failure."""
+    before = run.reviews.get(node.review_id)
+    again = before is not None and before.checkpoint is Checkpoint.EXHAUSTED
+    attempt = before.attempt + 1 if before is not None and again else 1
+    note = f"{failure.error_class}: {failure.message}"
+    review = _review(run, node, Checkpoint.EXHAUSTED, note, attempt)
+    changes = _waiting(node, review)
+    changes["error"] = failure
+    run.open_review(node, review, changes)
+
+
+def ask_for_more(run: Run, owner: Node, use: Use) -> None:
+    """Ask whether a used-up budget is raised. What it forbids waits; its node does not."""
+    review = _review(run, owner, Checkpoint.BUDGET, str(use))
+    allowance = replace(owner.allowance, review_id=review.review_id)
+    run.open_review(owner, review, NodeChanges(allowance=allowance, reviews=owner.reviews + 1))
+
+
+def _review(
+    run: Run,
+    node: Node,
+    checkpoint: Checkpoint,
+    note: str,
+    attempt: int = 1,
+    proposal: Proposal = None,
+) -> Review:
+    settings = run.settings
     question = f"{_QUESTIONS[checkpoint]} “{node.goal[:MAX_SHOWN_GOAL_CHARS]}”?"
+    most = MAX_MESSAGE_CHARS - len(question) - 1
     executes = checkpoint is Checkpoint.BEFORE_EXECUTION
-    agent_name = run.agent_names(Stage.EXECUTE, node.task_type) if executes else node.agent_name
     policy = settings.hitl_expiry_policy
-    if note and policy is ExpiryPolicy.APPROVE:
+    if policy is ExpiryPolicy.APPROVE and (note or checkpoint in _ASKED_BY_POLICY):
         policy = ExpiryPolicy.PARK
     timeout = settings.hitl_timeout_seconds
-    review = Review(
+    return Review(
         review_id=review_id(node.node_id, node.reviews + 1),
         node_id=node.node_id,
         checkpoint=checkpoint,
         attempt=attempt,
-        message=storable(f"{note}\n{question}" if note else question, MAX_MESSAGE_CHARS),
+        message=storable(note, most) + "\n" + question if note else question,
         proposal=proposal,
-        agent_name=agent_name,
+        agent_name=(
+            run.agent_names(Stage.EXECUTE, node.task_type) if executes else node.agent_name
+        ),
         expire_time=run.now + timeout if timeout else None,
         expiry_policy=policy,
     )
+
+
+def _waiting(node: Node, review: Review) -> NodeChanges:
+    """Return what makes a node wait for the answer to a review."""
     changes = NodeChanges(
         waiting_on=review.waiting_on, review_id=review.review_id, reviews=node.reviews + 1
     )
     if node.next_attempt_time is not None:
         changes["next_attempt_time"] = None
-    if node.error is not None:
-        changes["error"] = None
     if node.crash_redispatches:
         changes["crash_redispatches"] = 0
     node.spent = 0.0  # the time until the next proposal is a new one
-    run.open_review(node, review, changes)
+    return changes
 
 
 def modifies(run: Run, node: Node) -> bool:
@@ -121,15 +166,18 @@ def asked_again(run: Run, node: Node, stage: Stage) -> bool:
     if review is None or not review.asks_again:
         return False
     proposes = review.checkpoint is not Checkpoint.BEFORE_EXECUTION
-    return proposes and _STAGE_OF[review.checkpoint] is stage
+    return proposes and _STAGE_OF.get(review.checkpoint) is stage
 
 
 def instructions_of(run: Run, node: Node, stage: Stage) -> str:
     """Return what a human wants the agent of this stage to heed; empty if nothing."""
     review = run.reviews.get(node.review_id)
-    if review is None or review.answer is None or _STAGE_OF[review.checkpoint] is not stage:
+    if review is None or review.answer is None:
         return ""
-    return review.answer.instructions
+    concerns = _STAGE_OF.get(review.checkpoint) is stage
+    if review.checkpoint is Checkpoint.EXHAUSTED:
+        concerns = True  # whatever the new attempt does
+    return review.answer.instructions if concerns else ""
 
 
 def _same_place(before: Review, checkpoint: Checkpoint) -> bool:

@@ -159,7 +159,7 @@ def _decided(run: Run, node: Node, node_type: NodeType, now: float) -> None:
         return
     if not may_dispatch(run):
         # Its `next_attempt_time` says that no call is in flight between its two stages.
-        run.patch(node, node_type=node_type, next_attempt_time=now)
+        run.patch(node, node_type=node_type, next_attempt_time=now, review_id="")
         run.queue.append(node.node_id)
         return
     stage = Stage.PLAN if node_type is NodeType.PLAN else Stage.EXECUTE

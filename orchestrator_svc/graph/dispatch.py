@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator_svc.graph.budget import Use
-from orchestrator_svc.graph.checkpoint import ask, asks, modifies
+from orchestrator_svc.graph.checkpoint import ask, ask_for_more, asks, modifies
 from orchestrator_svc.graph.mutation import NodeChanges
 from orchestrator_svc.graph.node import Failure, Node
 from orchestrator_svc.graph.review import Checkpoint, Review, ReviewDecision
@@ -137,6 +137,9 @@ def begin_stage(run: Run, node: Node, stage: Stage, changes: NodeChanges) -> Non
     if breach is not None:
         _refuse(run, node, changes, breach)
         return
+    allowance = run.accounts.begun(node, run.now)
+    if allowance is not None:
+        changes["allowance"] = allowance
     agent_name = run.agent_names(stage, node.task_type)
     changes["agent_calls"] = node.agent_calls + 1
     if agent_name != node.agent_name:
@@ -149,18 +152,25 @@ def begin_stage(run: Run, node: Node, stage: Stage, changes: NodeChanges) -> Non
 
 def _refuse(run: Run, node: Node, changes: NodeChanges, breach: Use) -> None:
     """Do with a node whose call no budget covers what the project's policy says."""
-    if run.settings.budget_policy is BudgetPolicy.FAIL:
+    owner, policy = run.nodes[breach.node_id], run.settings.budget_policy
+    if policy is BudgetPolicy.FAIL or owner.allowance.final:
         failure = Failure(ErrorClass.LIMIT, str(breach))
         finish(run, node, state=NodeState.FAILED, error=failure)
         return
-    if node.state is NodeState.RUNNING:  # between its two stages; no call is in flight
+    between = node.state is NodeState.RUNNING  # its two stages; no call is in flight
+    if between and node.next_attempt_time is None:
         stage = NodeChanges(next_attempt_time=run.now)
         if "node_type" in changes:
             stage["node_type"] = changes["node_type"]
         run.patch(node, **stage)
+    run.cut()
+    if policy is BudgetPolicy.ASK:
+        run.hold(node)
+        if not owner.allowance.review_id:
+            ask_for_more(run, owner, breach)
+        return
     run.queue.appendleft(node.node_id)
     if run.state is ProjectState.RUNNING:
-        run.cut()
         run.patch_project(ProjectState.PAUSING, pause_time=run.now)
 
 

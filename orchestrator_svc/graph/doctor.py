@@ -167,7 +167,7 @@ def _look_at(run: Run, node: Node) -> Finding | None:
     """Return what is wrong with one node, as far as it and its neighbours show.
 
     A node with an open call, a timer or a place in the line goes on by itself, and one that waits
-    for a human does so for good reason.
+    for a human, or for a budget about which one is asked, does so for good reason.
     """
     if node.state in TERMINAL_NODE_STATES or node.superseded or node.open_call:
         return None
@@ -175,6 +175,8 @@ def _look_at(run: Run, node: Node) -> Finding | None:
     if late is not None:
         return late
     if node.next_attempt_time is not None or run.reviews.is_open(node.review_id):
+        return None
+    if node.node_id in run.held:
         return None
     if node.state is NodeState.PENDING:
         return _held_back(run, node)

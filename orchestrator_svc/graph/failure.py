@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator_svc.graph.checkpoint import ask_to_try_again
 from orchestrator_svc.graph.dispatch import announce_attempt
 from orchestrator_svc.graph.mutation import NodeChanges
 from orchestrator_svc.graph.node import Failure, Node
@@ -78,6 +79,8 @@ def _exhausted(run: Run, node: Node, failure: Failure, now: float) -> None:
     parent = run.nodes.get(node.parent_id)
     if policy is OnExhausted.PAUSE:
         _pause(run, node, failure, now)
+    elif policy is OnExhausted.ASK:
+        ask_to_try_again(run, node, failure)
     elif policy is OnExhausted.REPLAN and parent is not None and can_replan(run, parent):
         run.patch(node, state=NodeState.FAILED, error=failure)
         reason = f"{node.node_id} ({node.goal}) failed: {failure.error_class}: {failure.message}"
@@ -88,13 +91,19 @@ def _exhausted(run: Run, node: Node, failure: Failure, now: float) -> None:
 
 def _pause(run: Run, node: Node, failure: Failure, now: float) -> None:
     """Pause the run with the node ready for a fresh start, which its resumption gives it."""
-    changes = NodeChanges(attempt=node.attempt + 1, error=failure, **fresh_counts(node))
+    fresh_start(run, node, NodeChanges(error=failure), now)
+    if run.state in (ProjectState.RUNNING, ProjectState.WAITING):
+        run.patch_project(ProjectState.PAUSING, pause_time=now)
+
+
+def fresh_start(run: Run, node: Node, changes: NodeChanges, now: float) -> None:
+    """Queue a node whose last call has failed for another attempt, as if it were the first."""
+    changes["attempt"] = node.attempt + 1
+    changes.update(fresh_counts(node))
     if node.state is NodeState.AGGREGATING:
         changes["next_attempt_time"] = now  # no call is in flight
     announce_attempt(run, node, changes)
     run.queue.append(node.node_id)
-    if run.state in (ProjectState.RUNNING, ProjectState.WAITING):
-        run.patch_project(ProjectState.PAUSING, pause_time=now)
 
 
 def fresh_counts(node: Node) -> NodeChanges:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypedDict
 
-from orchestrator_svc.graph.budget import Budget
+from orchestrator_svc.graph.budget import Allowance, Budget
 from orchestrator_svc.graph.forced import Forced
 from orchestrator_svc.graph.node import Failure, Json, Result
 from orchestrator_svc.graph.review import Review, ReviewState
@@ -40,6 +40,7 @@ class NodeChanges(TypedDict, total=False):
     agent_calls: int
     usage: Usage
     crash_redispatches: int
+    allowance: Allowance
     forced: Forced
     waiting_on: str
     review_id: str

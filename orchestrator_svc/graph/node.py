@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from orchestrator_svc.graph.budget import Budget
+from orchestrator_svc.graph.budget import NO_ALLOWANCE, Allowance, Budget
 from orchestrator_svc.graph.forced import Forced
 from orchestrator_svc.graph.types import (
     ErrorClass,
@@ -77,7 +77,7 @@ class Node:
     progress: str = ""  #: what the latest agent call said last about how far it had come
     superseded: bool = False
     budget: Budget | None = None  #: limits on its subtree, if the plan gave any
-    start_time: float | None = None  #: Unix seconds; when it was last started
+    allowance: Allowance = NO_ALLOWANCE  #: what became of that budget
     forced: Forced | None = None  #: the doctor's latest record about it
     waiting_on: str = ""  #: `review:ID` while a human is asked
     review_id: str = ""  #: latest review whose answer still matters

@@ -17,6 +17,7 @@ from orchestrator_svc.graph.node import Node
 from orchestrator_svc.graph.recover import take_up
 from orchestrator_svc.graph.replan import REPLANNABLE, replan
 from orchestrator_svc.graph.run import Run
+from orchestrator_svc.graph.settings import BudgetPolicy
 from orchestrator_svc.graph.settle import end_project
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,
@@ -107,8 +108,8 @@ def _resume(run: Run, order: CommandGiven, now: float) -> str:
         raise Refused(f"the project is {run.state}, not paused")
     paused_for = max(0.0, now - run.pause_time) if run.pause_time is not None else 0.0
     run.patch_project(ProjectState.RUNNING, pause_time=None)
+    run.resume_budgets(paused_for, more=run.settings.budget_policy is BudgetPolicy.PAUSE)
     run.shift_timers(paused_for)
-    run.accounts.grant(now)
     if run.dormant:
         run.cut()
         take_up(run, now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator_svc.graph.adopt import supersede_half_staged
-from orchestrator_svc.graph.answer import take_up_review
+from orchestrator_svc.graph.answer import take_up_budget, take_up_review
 from orchestrator_svc.graph.cancel import cancel_run
 from orchestrator_svc.graph.checkpoint import settle_waiting
 from orchestrator_svc.graph.dispatch import (
@@ -88,8 +88,12 @@ def take_up(run: Run, now: float) -> None:
         for node in run.nodes.values():
             revive(run, node)
         run.queue.clear()  # each node finds its own place below
+        run.held.clear()
         for node in list(run.nodes.values()):
             run.cut()
+            if node.allowance.review_id and node.state not in TERMINAL_NODE_STATES:
+                take_up_budget(run, node)
+                run.cut()
             _take_up(run, node, now)
         root = run.nodes[run.root_id]
         if root.state in TERMINAL_NODE_STATES and not run.ended and not run.open_orders:

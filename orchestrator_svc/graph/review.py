@@ -28,6 +28,8 @@ class Checkpoint(enum.StrEnum):
     ATOMIZATION = "ATOMIZATION"
     BEFORE_EXECUTION = "BEFORE_EXECUTION"
     AGGREGATION_REVIEW = "AGGREGATION_REVIEW"
+    EXHAUSTED = "EXHAUSTED"  #: asked by the policy `on_exhausted`, for a node that has failed
+    BUDGET = "BUDGET"  #: asked by `budget_policy`, for the node that has the budget
 
 
 #: A modified plan takes the place of the plan that it was made from.
@@ -52,7 +54,8 @@ class ReviewDecision(enum.StrEnum):
     ABORT = "ABORT"
 
 
-#: Children of a plan, an atomizer's verdict, an aggregator's result; None before an execution.
+#: Children of a plan, an atomizer's verdict, an aggregator's result; None where a human only says
+#: whether something may happen.
 Proposal = tuple[DraftTask, ...] | NodeType | Result | None
 
 
@@ -105,6 +108,12 @@ class Review:
         """Whether the answer was to propose something else."""
         answer = self.answer
         return answer is not None and answer.decision is ReviewDecision.REQUEST_MODIFICATION
+
+    @property
+    def lets_go_on(self) -> bool:
+        """Whether the answer was to do what was asked about, perhaps with instructions."""
+        decision = self.answer.decision if self.answer is not None else None
+        return decision in (ReviewDecision.APPROVE, ReviewDecision.REQUEST_MODIFICATION)
 
 
 def review_id(node_id: str, number: int) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from hashlib import sha256
 from typing import Unpack
 
@@ -27,7 +28,7 @@ from orchestrator_svc.graph.mutation import (
     PatchReview,
 )
 from orchestrator_svc.graph.node import Failure, Json, Node
-from orchestrator_svc.graph.review import Answer, Review, ReviewBook, ReviewState
+from orchestrator_svc.graph.review import Answer, Checkpoint, Review, ReviewBook, ReviewState
 from orchestrator_svc.graph.settings import Settings
 from orchestrator_svc.graph.staging import restore_children
 from orchestrator_svc.graph.text import storable
@@ -79,6 +80,7 @@ class Run:
         self.dormant = False  #: whether it was loaded PAUSED and nothing was taken up yet
         self.nodes: dict[str, Node] = {}
         self.queue: deque[str] = deque()  #: nodes that could run but have no slot
+        self.held: dict[str, None] = {}  #: nodes that wait for a human to raise a budget, in order
         self.busy = 0  #: slots in use, which is agent calls decided and not ended
         self.steps = 0  #: agent-stage dispatches so far (SEM 23)
         self.draining = False  #: whether nothing new may be dispatched by this orchestrator
@@ -99,6 +101,10 @@ class Run:
         for node in loaded:
             self.nodes[node.node_id] = node
             self.steps += node.agent_calls
+        for review in self.reviews.open():
+            if review.checkpoint is Checkpoint.BUDGET and review.node_id in self.nodes:
+                node = self.nodes[review.node_id]  # a fork has given the review another id
+                node.allowance = replace(node.allowance, review_id=review.review_id)
         self.accounts = Accounts(project_budget(settings), self.nodes)
         for node in loaded:
             self._index(node)
@@ -318,9 +324,12 @@ class Run:
         if state is not None and node.review_id:
             if node.waiting_on and "waiting_on" not in changes:
                 changes["waiting_on"] = ""
-                self._withdraw(node)
+                self._withdraw(node.review_id)
             if state in TERMINAL_NODE_STATES:
                 changes["review_id"] = ""
+        if state in TERMINAL_NODE_STATES and node.allowance.review_id:
+            self._withdraw(node.allowance.review_id)
+            changes["allowance"] = replace(node.allowance, review_id="")
         if "usage" in changes:
             changes.setdefault("agent_calls", node.agent_calls)
         elif "agent_calls" in changes and node.usage:
@@ -356,8 +365,9 @@ class Run:
     # Reviews
 
     def open_review(self, node: Node, review: Review, changes: NodeChanges) -> None:
-        """Ask a human about a node, in one revision with the node's waiting."""
-        self.reviews.forget(node.review_id)
+        """Ask a human about a node, in one revision with the changes that say so."""
+        if "review_id" in changes:
+            self.reviews.forget(node.review_id)
         self.reviews.add(review)
         self._emit(OpenReview(review))
         self.patch(node, **changes)
@@ -370,11 +380,27 @@ class Run:
             )
         )
 
-    def _withdraw(self, node: Node) -> None:
-        review = self.reviews.get(node.review_id)
+    def _withdraw(self, review_id: str) -> None:
+        review = self.reviews.get(review_id)
         if review is not None and review.answer is None:
             self.reviews.close(review, Answer(ReviewState.WITHDRAWN))
             self.patch_review(review, ReviewState.WITHDRAWN)
+
+    # Budgets
+
+    def hold(self, node: Node) -> None:
+        """Let a node wait for the answer to a question about a budget, without a place in line."""
+        self.held[node.node_id] = None
+
+    def release_held(self) -> None:
+        """Queue what waits for such an answer; `dispatch` may hold it again."""
+        self.queue.extend(self.held)
+        self.held.clear()
+
+    def resume_budgets(self, paused: float, *, more: bool) -> None:
+        """Write what the end of a pause changes of the budgets."""
+        for node, allowance in self.accounts.resumed(paused, self.now, more=more):
+            self.patch(node, allowance=allowance)
 
     # Stage records
 
@@ -412,7 +438,6 @@ class Run:
         node.stage = stage
         self.busy += 1
         self.steps += 1
-        self.accounts.start(node, self.now)
         timeout = max(0.0, self.settings.node_execution_timeout_seconds - node.spent)
         self._decision.calls.append(
             Call(node.node_id, node.agent_calls, node.attempt, stage, agent_name, timeout)

@@ -74,8 +74,13 @@ class Scene:
             return self.live.busy
         return sum(node.state in ACTIVE_STATES for node in self.nodes.values())
 
+    @cached_property
+    def accounts(self) -> Accounts:
+        """The budgets as they are stored."""
+        return Accounts(project_budget(self.settings), self.nodes)
+
     def budgets(self, now: float) -> list[Use]:
         """Return how much of every budget is used, as exactly as it is known."""
         if self.live is not None:
             return list(self.live.budgets)
-        return Accounts(project_budget(self.settings), self.nodes).report(now)
+        return self.accounts.report(now)

@@ -30,6 +30,7 @@ class BudgetPolicy(enum.StrEnum):
 
     FAIL = "fail"  #: it fails
     PAUSE = "pause"  #: the run is paused; resuming it allows as much again
+    ASK = "ask"  #: a human is asked whether as much again is allowed
 
 
 class OptimizationLevel(enum.StrEnum):
@@ -169,4 +170,13 @@ def problems(settings: Settings) -> list[tuple[str, str]]:
     for (first, least), (second, value) in itertools.pairwise(steps):
         if value <= least:
             found.append((second, f"of {value:g} has to be more than {first}, {least:g}, or 0"))
+    checkpoints = {
+        "hitl_after_plan_generation": settings.hitl_after_plan_generation,
+        "hitl_after_modified_plan": settings.hitl_after_modified_plan,
+        "hitl_after_atomizer": settings.hitl_after_atomizer,
+        "hitl_before_execute": settings.hitl_before_execute,
+        "hitl_aggregation_review": settings.hitl_aggregation_review,
+    }
+    if settings.enable_hitl and not any(checkpoints.values()):
+        found.append(("enable_hitl", f"asks nobody: one of {', '.join(checkpoints)} has to be on"))
     return found

@@ -85,6 +85,7 @@ class OnExhausted(enum.StrEnum):
     FAIL = "fail"
     PAUSE = "pause"  #: pause the run; the node gets a fresh start when it is resumed
     REPLAN = "replan"  #: let the parent be planned again
+    ASK = "ask"  #: ask a human whether the node gets a fresh start
 
 
 class OnDependencyFailure(enum.StrEnum):

@@ -1,19 +1,20 @@
 """Puts decisions into the words of the contract, and reads projects and nodes back.
 
 A node's `aux_data` carries the runner's own: `details`, `budget` and `max_retries`, from
-the plan; `crash_redispatches`, the dispatches in a row that were cut off by a crash;
-`progress`, what its agent said last about how far it had come; `review`, the latest review whose
-answer still matters; and `reviews`, how many there were.
+the plan; `allowance`, what became of a budget since; `crash_redispatches`, the dispatches in a row
+that were cut off by a crash; `progress`, what its agent said last about how far it had come;
+`review`, the latest review whose answer still matters; and `reviews`, how many there were.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, fields
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from orchestrator_svc.graph import types
-from orchestrator_svc.graph.budget import Budget
+from orchestrator_svc.graph.budget import NO_ALLOWANCE, Allowance, Budget
 from orchestrator_svc.graph.forced import Action, Forced, Pattern
 from orchestrator_svc.graph.mutation import (
     CreateNode,
@@ -37,6 +38,7 @@ FORCED_KEY = "forced_by"
 REVIEW_KEY = "review"
 REVIEWS_KEY = "reviews"
 BUDGET_KEY = "budget"
+ALLOWANCE_KEY = "allowance"
 PROGRESS_KEY = "progress"
 
 _MICROS = 1_000_000
@@ -163,6 +165,8 @@ def _set_patch(patch: node_pb2.NodePatch, changes: NodeChanges) -> None:
             patch.clear_fields.append("error")
         else:
             set_error(patch.error, error)
+    if "allowance" in changes:
+        set_value(patch.aux_upserts[ALLOWANCE_KEY], asdict(changes["allowance"]))
     if "forced" in changes:
         set_value(patch.aux_upserts[FORCED_KEY], _forced_record(changes["forced"]))
     if "waiting_on" in changes:
@@ -229,6 +233,28 @@ def _read_budget(record: Json) -> Budget | None:
         return Budget(**values) or None  # type: ignore[arg-type]
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _read_allowance(record: Json) -> Allowance:
+    """Return what became of a budget; nothing for what is no such record."""
+    if not isinstance(record, dict):
+        return NO_ALLOWANCE
+    since, review_id = record.get("since"), record.get("review_id")
+    return Allowance(
+        since=_amount(since) if since is not None else None,
+        tokens=int(_amount(record.get("tokens"))),
+        cost_usd=_amount(record.get("cost_usd")),
+        wall_seconds=_amount(record.get("wall_seconds")),
+        final=record.get("final") is True,
+        review_id=review_id if isinstance(review_id, str) else "",
+    )
+
+
+def _amount(value: Json) -> float:
+    """Return a number that is not negative; 0 for anything else."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
+        return float(value)
+    return 0.0
 
 
 def _set_command(message: mutation_pb2.CommandMutation, mutation: PatchCommand) -> None:
@@ -321,7 +347,11 @@ def read_node(message: node_pb2.Node) -> Node:
             if BUDGET_KEY in message.aux_data
             else None
         ),
-        start_time=read_time(message.start_time) if message.HasField("start_time") else None,
+        allowance=(
+            _read_allowance(read_value(message.aux_data[ALLOWANCE_KEY]))
+            if ALLOWANCE_KEY in message.aux_data
+            else NO_ALLOWANCE
+        ),
         forced=(
             _read_forced(read_value(message.aux_data[FORCED_KEY]))
             if FORCED_KEY in message.aux_data

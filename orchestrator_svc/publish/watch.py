@@ -146,10 +146,12 @@ async def _closed_reviews(
     """
     present = {review.review_id for review in known}
     found = []
-    for node in nodes:
-        if not node.review_id or node.review_id in present or node.state in TERMINAL_NODE_STATES:
+    going_on = (node for node in nodes if node.state not in TERMINAL_NODE_STATES)
+    needed = (id_ for node in going_on for id_ in (node.review_id, node.allowance.review_id))
+    for review_id in needed:
+        if not review_id or review_id in present:
             continue
-        request = pb.GetReviewRequest(project_id=project_id, review_id=node.review_id)
+        request = pb.GetReviewRequest(project_id=project_id, review_id=review_id)
         try:
             answer = await stub.GetReview(request, timeout=LOAD_TIMEOUT)
         except grpc.aio.AioRpcError as error:

@@ -11,7 +11,7 @@ from orchestrator_svc.rpc.orders import check_request_id
 from orchestrator_svc.settings import read_stored
 from ramify.v1 import mutation_pb2
 from ramify.v1 import orchestrator_service_pb2 as pb
-from ramify.v1.review_pb2 import ReviewDecision
+from ramify.v1.review_pb2 import ReviewCheckpoint, ReviewDecision
 
 MAX_TEXT_CHARS = 4_096
 MAX_NAME_CHARS = 255
@@ -33,6 +33,10 @@ class ReviewDesk:
         """
         _check(request)
         review, _ = await self._client.get_review(request.project_id, request.review_id)
+        modifies = request.decision == ReviewDecision.REVIEW_DECISION_REQUEST_MODIFICATION
+        if modifies and review.checkpoint == ReviewCheckpoint.REVIEW_CHECKPOINT_BUDGET:
+            problem = "a budget is raised or not: approve, reject or abort"
+            raise InvalidRequest(problem, field="decision")
         if request.HasField("modified_plan"):
             await self._check_plan(request, review.node_id)
         mutation = mutation_pb2.ReviewMutation(review_id=request.review_id)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from ramify.v1.review_pb2 import ReviewDecision
+from ramify.v1.review_pb2 import ReviewCheckpoint, ReviewDecision
 from tests.support.orchestrator_process import ORCHESTRATOR, STATE, Services
 from tests.support.research import running
 from tests.support.reviews import APPROVE, ASKING, MODIFY, asked, open_reviews, resolve
@@ -71,3 +71,39 @@ async def test_a_decision_is_carried_out_by_whoever_executes_the_run_next(
         history = await runs.finish(project_id)
     assert history.state == "COMPLETED"
     assert len(history.nodes) == (3 if decision == MODIFY else 4)
+
+
+FAILS_ONCE = {"rules": [{"node": "root.1.0", "attempts": [1], "error": "EXECUTION"}]}
+TRIES_AGAIN = {"on_exhausted": "EXHAUSTED_POLICY_ASK", "max_retries": 0}
+SPENDS = {"input_tokens": 10}  #: each call
+SAVES = {"budget_policy": "BUDGET_POLICY_ASK", "budget_tokens": 15}
+
+
+@pytest.mark.parametrize(
+    "keys, options, checkpoint",
+    [
+        pytest.param(TRIES_AGAIN, FAILS_ONCE, "EXHAUSTED", id="exhausted"),
+        pytest.param(SAVES, SPENDS, "BUDGET", id="budget"),
+    ],
+)
+async def test_what_a_policy_asks_waits_for_its_answer_through_the_death_of_both_services(
+    make_services: Callable[..., Services],
+    keys: dict[str, object],
+    options: dict[str, object],
+    checkpoint: str,
+) -> None:
+    async with running(make_services(*SHORT_LEASE)) as (services, runs):
+        project_id = (await runs.script(keys, **options)).project_id
+        async with runs.follow(project_id) as follower:
+            (review,) = await asked(runs, project_id)
+            assert ReviewCheckpoint.Name(review.checkpoint) == f"REVIEW_CHECKPOINT_{checkpoint}"
+            await follower.until(lambda history: history.state == "WAITING")
+            await services.kill_and_restart(BOTH)
+            await runs.ready()
+            assert [r.review_id for r in await open_reviews(runs, project_id)] == [review.review_id]
+            await resolve(runs, project_id, review.review_id, APPROVE)
+            assert await follower.ended() == "COMPLETED"
+    follower.history.check_accounts()
+    calls = Counter((call.node_id, call.stage) for call in services.orchestrator.calls())
+    twice = [("root.1.0", "execute")] if checkpoint == "EXHAUSTED" else []
+    assert [call for call, count in calls.items() if count > 1] == twice

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
+from ramify.v1.explain_pb2 import BlockerKind, ExplainNodeRequest, ExplainProjectRequest
 from ramify.v1.node_pb2 import TaskType
 from ramify.v1.project_pb2 import ProjectState
 from ramify.v1.review_pb2 import ProposedPlan, ProposedTask, ReviewCheckpoint
@@ -171,3 +172,47 @@ async def test_a_large_result_is_reviewed_and_kept(runs: Runs) -> None:
     history = await runs.finish(project_id)
     assert history.state == "COMPLETED"
     assert history.nodes["root"].result.ref.digest == review.result.ref.digest
+
+
+async def test_a_failed_task_is_tried_again_as_a_human_says(runs: Runs) -> None:
+    keys = {"on_exhausted": "EXHAUSTED_POLICY_ASK", "max_retries": 0}
+    rules = [{"node": "root.1.0", "attempts": [1, 2], "error": "EXECUTION"}]
+    project_id = (await runs.script(keys, rules=rules)).project_id
+    (first,) = await asked(runs, project_id)
+    assert first.message.startswith("EXECUTION: scripted failure\nshall this be tried again")
+    await resolve(runs, project_id, first.review_id, APPROVE)
+    (second,) = await asked(runs, project_id)
+    assert second.attempt == 2
+    explained = await runs.stub.ExplainNode(
+        ExplainNodeRequest(project_id=project_id, node_id="root.1.0")
+    )
+    (blocker,) = explained.explanation.blockers
+    assert blocker.kind == BlockerKind.BLOCKER_KIND_REVIEW
+    assert second.review_id in blocker.message
+    await resolve(runs, project_id, second.review_id, REJECT)
+    history = await runs.finish(project_id)
+    assert history.state == "PARTIAL"
+    assert history.nodes["root.1.0"].error.message == "scripted failure"
+
+
+async def test_a_used_up_budget_is_raised_or_not_but_never_modified(runs: Runs) -> None:
+    keys = {"budget_policy": "BUDGET_POLICY_ASK", "budget_tokens": 15}
+    project_id = (await runs.script(keys, input_tokens=10, chain=True)).project_id
+    (first,) = await asked(runs, project_id)
+    assert first.node_id == "root"
+    assert first.message.startswith("budget of 15 tokens for root is used up: 20")
+    modified = resolve(runs, project_id, first.review_id, MODIFY, instructions="less")
+    refused = await refusal(modified)
+    assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "approve, reject or abort" in refused.message
+    explained = await runs.stub.ExplainProject(ExplainProjectRequest(project_id=project_id))
+    blockers = explained.explanation.blockers
+    (blocker,) = [b for b in blockers if b.kind == BlockerKind.BLOCKER_KIND_BUDGET]
+    assert first.review_id in blocker.message
+    await resolve(runs, project_id, first.review_id, APPROVE)
+    (second,) = await asked(runs, project_id)
+    assert second.message.startswith("budget of 35 tokens for root is used up: 40")
+    await resolve(runs, project_id, second.review_id, REJECT)
+    history = await runs.finish(project_id)
+    assert history.state == "FAILED", "its aggregation has no budget"
+    assert history.nodes["root"].error.message == "budget of 35 tokens for root is used up: 40"

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator_svc.graph.budget import Budget
 from orchestrator_svc.graph.decide import decide
 from orchestrator_svc.graph.dispatch import CALLED_STATES
 from orchestrator_svc.graph.event import (
@@ -32,13 +33,13 @@ from orchestrator_svc.graph.event import (
     Produced,
     TimeReached,
 )
-from orchestrator_svc.graph.node import Result
+from orchestrator_svc.graph.node import Node, Result
 from orchestrator_svc.graph.plan import DraftTask
 from orchestrator_svc.graph.recover import begin
 from orchestrator_svc.graph.recovery import MAX_REPLANS
-from orchestrator_svc.graph.review import PLAN_CHECKPOINTS, ReviewDecision
+from orchestrator_svc.graph.review import PLAN_CHECKPOINTS, Checkpoint, ReviewDecision
 from orchestrator_svc.graph.run import Run
-from orchestrator_svc.graph.settings import ExecutionStrategy, ExpiryPolicy, Settings
+from orchestrator_svc.graph.settings import BudgetPolicy, ExecutionStrategy, ExpiryPolicy, Settings
 from orchestrator_svc.graph.settle import is_skipped
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,
@@ -55,6 +56,7 @@ from orchestrator_svc.graph.types import (
     TaskType,
 )
 from orchestrator_svc.graph.updates import UpdateBuffer
+from orchestrator_svc.graph.usage import Usage
 from tests.unit.orchestrator_svc.driven import agent_names
 from tests.unit.orchestrator_svc.ledger import Ledger
 
@@ -68,6 +70,8 @@ ORDERS = [
     CommandType.RETRY_NODE,
     CommandType.REPLAN_NODE,
 ]
+MAX_TOKENS = 4  #: of a call
+MAX_ANSWERS = 200
 MAX_RESUMES = 15  #: then a run that pauses again is cancelled
 #: What humans decide, and how often.
 DECISIONS = {
@@ -128,6 +132,9 @@ scenarios = st.builds(
         max_parallel_nodes=st.integers(1, 4),
         execution_strategy=st.sampled_from(list(ExecutionStrategy)),
         on_exhausted=st.sampled_from([OnExhausted.FAIL, *OnExhausted]),
+        budget_tokens=st.sampled_from([0, 0, 0, 10, 40]),
+        budget_wall_seconds=st.sampled_from([0.0, 0.0, 0.0, 30.0]),
+        budget_policy=st.sampled_from(BudgetPolicy),
         on_dependency_failure=st.sampled_from([OnDependencyFailure.FAIL, *OnDependencyFailure]),
     ),
     width=st.integers(3, 8),
@@ -166,6 +173,7 @@ class Simulation:
         self.drains_left = scenario.drains
         self.orders_left = scenario.orders
         self.resumes = 0
+        self.answers = 0
         self.reopened = 0
         self.began: list[Call] = []
         self.process = self.start()
@@ -313,6 +321,9 @@ class Simulation:
         """A human decides something about any open review."""
         review = self.random.choice(self.ledger.open_reviews())
         decision = self.random.choices(list(DECISIONS), list(DECISIONS.values()))[0]
+        if self.answers > MAX_ANSWERS:
+            decision = ReviewDecision.REJECT  # a human whose patience is used up
+        self.answers += 1
         instructions, plan = "", None
         if decision is ReviewDecision.REQUEST_MODIFICATION:
             instructions = "otherwise, please"
@@ -366,15 +377,36 @@ class Simulation:
             children = [self.ledger.nodes[child] for child in node.children]
             assert all(child.state in TERMINAL_NODE_STATES for child in children)
             assert any(child.state is NodeState.DONE for child in children)
+        self.check_budget(node)
         self.began.append(call)
         self.process.calls[call.node_id] = call
         assert len(self.process.calls) <= self.scenario.settings.slots
+
+    def check_budget(self, node: Node) -> None:
+        """No call begins above a limit but for what was in flight when it was decided."""
+        root = self.ledger.nodes["root"]
+        at: Node | None = node
+        while at is not None:
+            below = [n for n in self.ledger.nodes.values() if self.is_below(n, at)]
+            limit = self.scenario.settings.budget_tokens if at is root else 0
+            limit = at.budget.tokens if at.budget else limit
+            used = sum(n.usage.tokens for n in below)
+            in_flight = MAX_TOKENS * (len(self.process.calls) + len(self.process.pending) + 1)
+            assert not limit or used < limit + at.allowance.tokens + in_flight
+            at = self.ledger.nodes.get(at.parent_id)
+
+    def is_below(self, node: Node, above: Node) -> bool:
+        at: Node | None = node
+        while at is not None and at is not above:
+            at = self.ledger.nodes.get(at.parent_id)
+        return at is above
 
     def end_call(self) -> None:
         node_id = self.random.choice(list(self.process.calls))
         call = self.process.calls.pop(node_id)
         outcome = self.outcome(call)
-        self.events(CallEnded(node_id, call.number, outcome, self.random.random()))
+        usage = Usage(self.random.randint(0, MAX_TOKENS))
+        self.events(CallEnded(node_id, call.number, outcome, self.random.random(), usage))
         assert not self.process.run.treated, "the engine never needs the doctor"
 
     def pass_time(self) -> None:
@@ -418,14 +450,24 @@ class Simulation:
 
     def child(self, index: int, depends_on: tuple[int, ...]) -> DraftTask:
         node_type = self.random.choice([None, NodeType.EXECUTE, NodeType.EXECUTE, NodeType.PLAN])
-        return DraftTask(f"part {index}", TaskType.SEARCH, node_type, depends_on, {"i": index})
+        tokens = 1 + self.random.randint(1, 3) * MAX_TOKENS
+        limited = not self.scenario.settings.budget_tokens and self.random.random() < 0.1
+        budget = Budget(tokens=tokens) if limited else None
+        goal = f"part {index}"
+        return DraftTask(goal, TaskType.SEARCH, node_type, depends_on, {"i": index}, budget)
 
     def check_always(self) -> None:
         for node in self.ledger.nodes.values():
             assert node.retry_count <= self.scenario.settings.max_retries
             assert node.replan_count <= MAX_REPLANS
+        asked = [(r.node_id, r.checkpoint) for r in self.ledger.open_reviews()]
+        assert len(asked) == len(set(asked)), "a question is asked twice at a time"
         for review in self.ledger.open_reviews():
             node = self.ledger.nodes[review.node_id]
+            assert node.state not in TERMINAL_NODE_STATES
+            if review.checkpoint is Checkpoint.BUDGET:
+                assert node.allowance.review_id == review.review_id
+                continue
             assert node.waiting_on == review.waiting_on
             below = (self.ledger.nodes[child_id].state for child_id in node.children)
             assert all(state in TERMINAL_NODE_STATES for state in below)

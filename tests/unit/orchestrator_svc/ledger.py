@@ -20,7 +20,7 @@ from orchestrator_svc.graph.mutation import (
 )
 from orchestrator_svc.graph.node import Failure, Node
 from orchestrator_svc.graph.plan import MAX_LISTED_CHILDREN, DraftTask
-from orchestrator_svc.graph.review import Answer, Review, ReviewDecision, ReviewState
+from orchestrator_svc.graph.review import Answer, Checkpoint, Review, ReviewDecision, ReviewState
 from orchestrator_svc.graph.settings import ExpiryPolicy
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,
@@ -149,6 +149,7 @@ class Ledger:
             return
         decision = None
         if mutation.state is ReviewState.EXPIRED:
+            assert not asked_by_policy(review) or review.expiry_policy is ExpiryPolicy.REJECT
             assert review.expiry_policy in (ExpiryPolicy.APPROVE, ExpiryPolicy.REJECT)
             decision = ReviewDecision[review.expiry_policy.name]
         self._close(review, Answer(mutation.state, decision))
@@ -193,9 +194,11 @@ class Ledger:
         )
 
     def _needed_reviews(self) -> Iterable[Review]:
-        for node in self.nodes.values():
-            review = self.reviews.get(node.review_id)
-            if review is not None and node.state not in TERMINAL_NODE_STATES:
+        """Yield the open reviews, and the closed ones whose answer some node needs."""
+        going_on = [n for n in self.nodes.values() if n.state not in TERMINAL_NODE_STATES]
+        needed = {id_ for node in going_on for id_ in (node.review_id, node.allowance.review_id)}
+        for review in self.reviews.values():
+            if review.answer is None or review.review_id in needed:
                 yield replace(review)
 
     def open_commands(self) -> list[CommandGiven]:
@@ -219,6 +222,11 @@ class Ledger:
     def states(self) -> dict[str, NodeState]:
         """Return the state of every node."""
         return {node_id: node.state for node_id, node in self.nodes.items()}
+
+
+def asked_by_policy(review: Review) -> bool:
+    """Return whether a policy has asked: then silence approves nothing."""
+    return review.checkpoint in (Checkpoint.EXHAUSTED, Checkpoint.BUDGET)
 
 
 def stored_copy(node: Node) -> Node:

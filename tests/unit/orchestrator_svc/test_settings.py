@@ -138,3 +138,17 @@ def test_later_layers_win() -> None:
     settings = settle(*layers, {"max_retries": 0})
     assert (settings.max_retries, settings.skip_atomization) == (0, True)
     assert settings.retry_delay_seconds == Settings().retry_delay_seconds
+
+
+CHECKPOINTS = [name for name in KEYS if re.match("hitl_(after|before|aggregation)_", name)]
+
+
+def test_asking_humans_at_no_checkpoint_is_refused_with_what_is_missing() -> None:
+    assert len(CHECKPOINTS) == 5
+    off: dict[str, Scalar] = dict.fromkeys(CHECKPOINTS, False)
+    assert not settle(off).enable_hitl
+    with pytest.raises(InvalidSetting, match="enable_hitl: asks nobody: one of") as refused:
+        settle(off, {"enable_hitl": True})
+    assert all(name in refused.value.problem for name in CHECKPOINTS)
+    for name in CHECKPOINTS:
+        assert settle(off, {"enable_hitl": True, name: True}).enable_hitl

@@ -43,7 +43,9 @@ def review(
     """Read what waits for a human, and decide. Alone, in a terminal: answer one after the other.
 
     A run asks where it was told to: `ramify run --review`, or `--set enable_hitl=true` with the
-    other `hitl_` keys. What is not answered waits, whatever happens to the services.
+    other `hitl_` keys; with `--set on_exhausted=ask` before it gives up a task, with
+    `--set budget_policy=ask` before it spends more. What is not answered waits, whatever happens
+    to the services.
 
     \b
     Examples:
@@ -155,7 +157,7 @@ def approve(
     state_svc: StateAddress = DEFAULT_STATE,
     orchestrator_svc: OrchestratorAddress = DEFAULT_ORCHESTRATOR,
 ) -> int:
-    """Go on with what is proposed, or with a plan of your own.
+    """Go on with what is proposed, or with a plan of your own; try again; allow as much again.
 
     \b
     Examples:
@@ -236,7 +238,7 @@ def reject(
     state_svc: StateAddress = DEFAULT_STATE,
     orchestrator_svc: OrchestratorAddress = DEFAULT_ORCHESTRATOR,
 ) -> int:
-    """Fail the node that asks, without another try. The rest of the run goes on.
+    """Fail the node that asks, or what a budget forbids, without another try. The rest goes on.
 
     \b
     Examples:

@@ -47,7 +47,8 @@ def card(review: Review, now: float) -> Iterator[str]:
     """Yield the lines that show one review at a time, in seconds since 1970."""
     attempt = f", attempt {review.attempt}" if review.attempt > 1 else ""
     yield f"{review.review_id}  {state_name(review)}  {checkpoint_name(review)}{attempt}"
-    yield f"node {review.node_id}, proposed by {review.agent_name or 'nobody'}{_age(review, now)}"
+    who = f"{_role(review)} {review.agent_name}" if review.agent_name else "no agent"
+    yield f"node {review.node_id}, {who}{_age(review, now)}"
     yield ""
     yield from review.message.splitlines()
     proposal = list(_proposal(review))
@@ -58,6 +59,12 @@ def card(review: Review, now: float) -> Iterator[str]:
     if decided:
         yield ""
         yield from decided
+
+
+def _role(review: Review) -> str:
+    """Return what the agent has to do with the question."""
+    proposes = review.WhichOneof("proposal") is not None
+    return "proposed by" if proposes else "agent"
 
 
 def plan_tree(plan: ProposedPlan) -> Iterator[str]:

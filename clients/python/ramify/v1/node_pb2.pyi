@@ -216,6 +216,8 @@ class _ExhaustedPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Exhau
     """The run is paused; the node gets a fresh start when it is resumed."""
     EXHAUSTED_POLICY_REPLAN: _ExhaustedPolicy.ValueType  # 3
     """The node is FAILED and its parent gets a new plan, while it may have one."""
+    EXHAUSTED_POLICY_ASK: _ExhaustedPolicy.ValueType  # 4
+    """A human is asked whether the node gets a fresh start (`REVIEW_CHECKPOINT_EXHAUSTED`)."""
 
 class ExhaustedPolicy(_ExhaustedPolicy, metaclass=_ExhaustedPolicyEnumTypeWrapper):
     """ExhaustedPolicy says what to do about a node whose recoveries are used up."""
@@ -228,6 +230,8 @@ EXHAUSTED_POLICY_PAUSE: ExhaustedPolicy.ValueType  # 2
 """The run is paused; the node gets a fresh start when it is resumed."""
 EXHAUSTED_POLICY_REPLAN: ExhaustedPolicy.ValueType  # 3
 """The node is FAILED and its parent gets a new plan, while it may have one."""
+EXHAUSTED_POLICY_ASK: ExhaustedPolicy.ValueType  # 4
+"""A human is asked whether the node gets a fresh start (`REVIEW_CHECKPOINT_EXHAUSTED`)."""
 Global___ExhaustedPolicy: _TypeAlias = ExhaustedPolicy  # noqa: Y015
 
 class _DependencyPolicy:

@@ -219,6 +219,10 @@ class _BudgetPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BudgetPo
     """The node that would be dispatched fails, and what needs it."""
     BUDGET_POLICY_PAUSE: _BudgetPolicy.ValueType  # 2
     """The project is paused. Resuming it allows as much again."""
+    BUDGET_POLICY_ASK: _BudgetPolicy.ValueType  # 3
+    """A human is asked whether as much again is allowed (`REVIEW_CHECKPOINT_BUDGET`). What the budget
+    does not cover goes on meanwhile.
+    """
 
 class BudgetPolicy(_BudgetPolicy, metaclass=_BudgetPolicyEnumTypeWrapper):
     """BudgetPolicy says what happens to what a used-up budget forbids."""
@@ -229,6 +233,10 @@ BUDGET_POLICY_FAIL: BudgetPolicy.ValueType  # 1
 """The node that would be dispatched fails, and what needs it."""
 BUDGET_POLICY_PAUSE: BudgetPolicy.ValueType  # 2
 """The project is paused. Resuming it allows as much again."""
+BUDGET_POLICY_ASK: BudgetPolicy.ValueType  # 3
+"""A human is asked whether as much again is allowed (`REVIEW_CHECKPOINT_BUDGET`). What the budget
+does not cover goes on meanwhile.
+"""
 Global___BudgetPolicy: _TypeAlias = BudgetPolicy  # noqa: Y015
 
 class _StatePreset:
@@ -369,7 +377,9 @@ class ExecutionSettings(_message.Message):
     orchestrator does not hold.
     """
     enable_hitl: _builtins.bool
-    """Whether humans are asked at all; the other `hitl_` keys say where."""
+    """Whether humans are asked at checkpoints; the other `hitl_` keys say at which, and one of them has
+    to. The policies `on_exhausted` and `budget_policy` ask without it.
+    """
     hitl_root_plan_only: _builtins.bool
     """Whether of all plans only those of the root are reviewed."""
     hitl_after_plan_generation: _builtins.bool

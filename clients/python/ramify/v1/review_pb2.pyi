@@ -76,6 +76,15 @@ class _ReviewCheckpointEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Revi
     """The node is about to be executed."""
     REVIEW_CHECKPOINT_AGGREGATION_REVIEW: _ReviewCheckpoint.ValueType  # 5
     """The results of the children were folded into one."""
+    REVIEW_CHECKPOINT_EXHAUSTED: _ReviewCheckpoint.ValueType  # 6
+    """The node's recoveries are used up and its policy is to ask. APPROVE gives it another attempt with
+    fresh counts, REQUEST_MODIFICATION too and hands the instructions to its agents, REJECT fails it
+    with its own failure.
+    """
+    REVIEW_CHECKPOINT_BUDGET: _ReviewCheckpoint.ValueType  # 7
+    """A budget of the node is used up and the project's policy is to ask. APPROVE allows as much again,
+    REJECT fails what it forbids, now and later. The node itself goes on as far as it can.
+    """
 
 class ReviewCheckpoint(_ReviewCheckpoint, metaclass=_ReviewCheckpointEnumTypeWrapper):
     """ReviewCheckpoint is the place in a node's life at which a human is asked."""
@@ -92,6 +101,15 @@ REVIEW_CHECKPOINT_BEFORE_EXECUTION: ReviewCheckpoint.ValueType  # 4
 """The node is about to be executed."""
 REVIEW_CHECKPOINT_AGGREGATION_REVIEW: ReviewCheckpoint.ValueType  # 5
 """The results of the children were folded into one."""
+REVIEW_CHECKPOINT_EXHAUSTED: ReviewCheckpoint.ValueType  # 6
+"""The node's recoveries are used up and its policy is to ask. APPROVE gives it another attempt with
+fresh counts, REQUEST_MODIFICATION too and hands the instructions to its agents, REJECT fails it
+with its own failure.
+"""
+REVIEW_CHECKPOINT_BUDGET: ReviewCheckpoint.ValueType  # 7
+"""A budget of the node is used up and the project's policy is to ask. APPROVE allows as much again,
+REJECT fails what it forbids, now and later. The node itself goes on as far as it can.
+"""
 Global___ReviewCheckpoint: _TypeAlias = ReviewCheckpoint  # noqa: Y015
 
 class _ReviewDecision:
@@ -103,10 +121,12 @@ class _ReviewDecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Review
     REVIEW_DECISION_UNSPECIFIED: _ReviewDecision.ValueType  # 0
     """No decision. Refused as an answer."""
     REVIEW_DECISION_APPROVE: _ReviewDecision.ValueType  # 1
-    """Go on with what is proposed, or with the plan that comes with the decision."""
+    """Go on with what is proposed, or with the plan that comes with the decision; where nothing is
+    proposed, as the checkpoint says.
+    """
     REVIEW_DECISION_REQUEST_MODIFICATION: _ReviewDecision.ValueType  # 2
     """Ask the agent again, with instructions. Before an execution, where nothing is proposed yet,
-    the instructions go to the executor and it begins.
+    the instructions go to the executor and it begins. A budget cannot be modified.
     """
     REVIEW_DECISION_REJECT: _ReviewDecision.ValueType  # 3
     """The node fails, without a retry."""
@@ -119,10 +139,12 @@ class ReviewDecision(_ReviewDecision, metaclass=_ReviewDecisionEnumTypeWrapper):
 REVIEW_DECISION_UNSPECIFIED: ReviewDecision.ValueType  # 0
 """No decision. Refused as an answer."""
 REVIEW_DECISION_APPROVE: ReviewDecision.ValueType  # 1
-"""Go on with what is proposed, or with the plan that comes with the decision."""
+"""Go on with what is proposed, or with the plan that comes with the decision; where nothing is
+proposed, as the checkpoint says.
+"""
 REVIEW_DECISION_REQUEST_MODIFICATION: ReviewDecision.ValueType  # 2
 """Ask the agent again, with instructions. Before an execution, where nothing is proposed yet,
-the instructions go to the executor and it begins.
+the instructions go to the executor and it begins. A budget cannot be modified.
 """
 REVIEW_DECISION_REJECT: ReviewDecision.ValueType  # 3
 """The node fails, without a retry."""
@@ -143,7 +165,9 @@ class _ReviewExpiryPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Re
     REVIEW_EXPIRY_POLICY_REJECT: _ReviewExpiryPolicy.ValueType  # 2
     """The review expires and the node fails, without a retry."""
     REVIEW_EXPIRY_POLICY_APPROVE: _ReviewExpiryPolicy.ValueType  # 3
-    """The review expires and the run goes on with what is proposed."""
+    """The review expires and the run goes on with what is proposed. PARK where that would try again or
+    spend more: EXHAUSTED, BUDGET.
+    """
     REVIEW_EXPIRY_POLICY_ESCALATE: _ReviewExpiryPolicy.ValueType  # 4
     """Like PARK, and `escalation_count` grows: now, and again after the same time, 5 times in all."""
 
@@ -157,7 +181,9 @@ REVIEW_EXPIRY_POLICY_PARK: ReviewExpiryPolicy.ValueType  # 1
 REVIEW_EXPIRY_POLICY_REJECT: ReviewExpiryPolicy.ValueType  # 2
 """The review expires and the node fails, without a retry."""
 REVIEW_EXPIRY_POLICY_APPROVE: ReviewExpiryPolicy.ValueType  # 3
-"""The review expires and the run goes on with what is proposed."""
+"""The review expires and the run goes on with what is proposed. PARK where that would try again or
+spend more: EXHAUSTED, BUDGET.
+"""
 REVIEW_EXPIRY_POLICY_ESCALATE: ReviewExpiryPolicy.ValueType  # 4
 """Like PARK, and `escalation_count` grows: now, and again after the same time, 5 times in all."""
 Global___ReviewExpiryPolicy: _TypeAlias = ReviewExpiryPolicy  # noqa: Y015

@@ -109,7 +109,9 @@ def test_budget_nodes_refuses_a_plan_beyond_it(limit: int, accepted: bool) -> No
 
 
 @pytest.mark.execution_key("budget_policy")
-@pytest.mark.parametrize("policy, state", [("fail", P.FAILED), ("pause", P.PAUSED)])
+@pytest.mark.parametrize(
+    "policy, state", [("fail", P.FAILED), ("pause", P.PAUSED), ("ask", P.WAITING)]
+)
 def test_budget_policy_says_what_follows(policy: str, state: ProjectState) -> None:
     settings = limited(budget_tokens=100, budget_policy=BudgetPolicy(policy))
     driven = planned(task(), task(None, 0), settings=settings)

@@ -9,11 +9,13 @@ import pytest
 
 from orchestrator_svc.errors import NodeNotFound
 from orchestrator_svc.graph.blocker import BlockerKind
+from orchestrator_svc.graph.budget import Allowance
 from orchestrator_svc.graph.explain import MAX_LINKS, MAX_ROOT_CAUSES, Explanation, Outlook, explain
 from orchestrator_svc.graph.node import Failure, Node
 from orchestrator_svc.graph.scene import Live, OpenCall, Scene
-from orchestrator_svc.graph.settings import Settings
+from orchestrator_svc.graph.settings import BudgetPolicy, Settings
 from orchestrator_svc.graph.types import ErrorClass, NodeState, ProjectState, Stage, TaskType
+from orchestrator_svc.graph.usage import Usage
 
 S = NodeState
 K = BlockerKind
@@ -336,3 +338,31 @@ def test_a_project_is_counted_once_however_many_nodes_are_explained(holder: str)
         explain(dataclasses.replace(found, nodes=counted), NOW)
         looks.append(counted.looks)
     assert looks[0] == looks[1]
+
+
+@pytest.mark.parametrize(
+    "policy, review, words, remedy",
+    [
+        (
+            BudgetPolicy.ASK,
+            "root.r1",
+            "a human has to answer review root.r1",
+            "ramify review list p",
+        ),
+        (BudgetPolicy.PAUSE, "", "resuming the project allows as much again", "ramify resume p"),
+        (BudgetPolicy.FAIL, "", "is used up: 120", "ramify show p a"),
+    ],
+)
+@pytest.mark.parametrize("live", [Live(), None])
+def test_a_node_says_which_budget_forbids_its_call(
+    policy: BudgetPolicy, review: str, words: str, remedy: str, live: Live | None
+) -> None:
+    settings = Settings(budget_tokens=100, budget_policy=policy)
+    spent = node("b", S.DONE, usage=Usage(120))
+    found = scene(node("a", S.READY), spent, settings=settings, live=live)
+    found.nodes["root"].allowance = Allowance(review_id=review)
+    (only,) = explain(found, NOW, "a").blockers
+    assert only.kind is K.BUDGET
+    assert only.message.startswith("budget of 100 tokens for root is used up: 120")
+    assert words in only.message
+    assert only.remedy == remedy

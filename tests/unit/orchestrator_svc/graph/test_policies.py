@@ -72,6 +72,7 @@ def test_timeouts_have_a_limit_of_their_own_within_the_retries() -> None:
         (OnExhausted.FAIL, S.FAILED, ProjectState.RUNNING),
         (OnExhausted.PAUSE, S.READY, ProjectState.PAUSING),
         (OnExhausted.REPLAN, S.FAILED, ProjectState.RUNNING),
+        (OnExhausted.ASK, S.RUNNING, ProjectState.RUNNING),
     ],
 )
 def test_on_exhausted_decides_when_recoveries_are_used_up(
