@@ -15,7 +15,7 @@ from orchestrator_svc.graph.recovery import (
 )
 from orchestrator_svc.graph.replan import can_replan, replan
 from orchestrator_svc.graph.run import Run
-from orchestrator_svc.graph.settle import finish
+from orchestrator_svc.graph.settle import finish, origin_below
 from orchestrator_svc.graph.text import storable
 from orchestrator_svc.graph.types import (
     ErrorClass,
@@ -32,7 +32,10 @@ def call_failed(
     run: Run, node: Node, stage: Stage, error_class: ErrorClass, message: str, now: float
 ) -> None:
     """Give a node whose call has failed what the table says: another attempt, plan, or its end."""
-    failure = Failure(error_class, storable(message, MAX_MESSAGE_CHARS))
+    origin = ""
+    if error_class is ErrorClass.DEPENDENCY_FAILED:
+        origin = origin_below(run, node)
+    failure = Failure(error_class, storable(message, MAX_MESSAGE_CHARS), origin)
     run.stage_failed(node, failure)
     recovery = RECOVERY[error_class, stage]
     if recovery is Recovery.REPLAN and can_replan(run, node):

@@ -233,10 +233,20 @@ def inherited(cause: Node) -> Failure:
     return Failure(ErrorClass.DEPENDENCY_FAILED, f"needs the result of {cause.node_id}", origin)
 
 
-def _all_failed(run: Run, parent: Node) -> Failure:
+def origin_below(run: Run, parent: Node) -> str:
+    """Return the node with which the first failure among a node's children began, if any did."""
+    first = _first_failure(run, parent)
+    return first.node_id if first else ""
+
+
+def _first_failure(run: Run, parent: Node) -> Failure | None:
     ended = [run.nodes[child_id] for child_id in parent.children if child_id in run.nodes]
     failed = [child for child in ended if child.state in TERMINAL_NODE_STATES and child.error]
-    first = _origin(run, failed[0]) if failed else None
+    return _origin(run, failed[0]) if failed else None
+
+
+def _all_failed(run: Run, parent: Node) -> Failure:
+    first = _first_failure(run, parent)
     reason = f"; first: {first.message}" if first else ""
     return Failure(
         ErrorClass.DEPENDENCY_FAILED,

@@ -10,6 +10,9 @@ from ramify.v1 import orchestrator_service_pb2 as pb
 
 TIMEOUT_MARGIN = 60.0  #: seconds that an attempt may take beside its task's own time-out
 
+#: A compiler that prints nothing is at work: its task's time-out bounds it, not its silence.
+SILENCE_IS_WORK: dict[str, Scalar] = {"timeout_soft_seconds": 0.0, "timeout_hard_seconds": 0.0}
+
 
 def checked_plan(request: pb.StartProjectRequest, profiles: ProfileRegistry) -> PlanTree:
     """Return the plan of a request. Raises `PlanNotAllowed` or `InvalidRequest`."""

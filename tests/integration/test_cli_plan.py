@@ -71,6 +71,19 @@ def test_a_dry_run_needs_no_service_and_a_bad_file_is_one_line() -> None:
         assert "Traceback" not in done.stderr
 
 
+def test_what_only_the_services_know_is_said_with_its_line_too(up: Up, tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    for text, said in (
+        ("- id: a\n  http:\n    url: 'http://:80'\n", f"{path}:5: task a: 'http://:80' is not"),
+        ("- {id: a, command: ls}\nsettings: {max_nodes: 1}\n", f"{path}:4: does not know 'max_"),
+        ("- {id: a, command: ls}\nsettings:\n  max_retries: -1\n", f"{path}:5: max_retries takes"),
+    ):
+        path.write_text("goal: a goal\ntasks:\n" + text)
+        done = ramify("run", "--plan", str(path), env=up.env)
+        assert done.returncode == 2
+        assert said in done.stderr
+
+
 async def test_a_plan_goes_on_after_kill_9_and_nothing_of_the_first_attempt_is_left(
     make_services: Callable[..., Services], tmp_path: Path
 ) -> None:
@@ -123,6 +136,11 @@ async def test_a_bad_plan_makes_no_project_and_neither_does_a_trial(up: Up) -> N
         request = StartProjectRequest(plan=good, project_id="trial", validate_only=True)
         project = (await runs.stub.StartProject(request)).project
         assert (project.profile, project.settings.max_execution_steps) == ("plan", 6)
+        patience = project.settings.timeout_soft_seconds, project.settings.timeout_hard_seconds
+        assert patience == (0.0, 0.0), "a silent command is at work"
+        request.settings.timeout_hard_seconds = 70.0
+        project = (await runs.stub.StartProject(request)).project
+        assert project.settings.timeout_hard_seconds == 70.0
         request = StartProjectRequest(goal="a goal", profile="plan")
         refused = await refusal(runs.stub.StartProject(request))
         assert refused.fields == ["plan"]

@@ -1,5 +1,6 @@
 """Reads a plan from a YAML or JSON file; every problem names its line and its task."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -14,10 +15,16 @@ from ramify.plan_spec import Inherited, PlanSpec, TaskSpec
 from ramify.v1.plan_pb2 import Plan, PlanOutput, PlanTask
 
 MAX_BYTES = 4 << 20
+MAX_DEPTH = 100  #: of what is nested in a file; groups have a lower limit of their own
+MAX_VALUES = 1_000_000
 MAX_REPORTED_PROBLEMS = 20
 
 Place = tuple[str | int, ...]  #: keys and indices from the top of the file
 
+#: An escaped backslash, which is no escape of what follows, or a surrogate pair.
+_PAIR = re.compile(
+    r"\\\\|\\u(?P<high>d[89ab][0-9a-f]{2})\\u(?P<low>d[c-f][0-9a-f]{2})", re.IGNORECASE
+)
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _OUTPUTS = {"text": PlanOutput.PLAN_OUTPUT_TEXT, "json": PlanOutput.PLAN_OUTPUT_JSON}
 _ADVICE = {
@@ -61,14 +68,49 @@ class Source:
     def __init__(self, path: Path, text: str) -> None:
         self.path = path
         try:
+            self._measure(text)
             self._root = yaml.compose(text, Loader=_LOADER)
             self.document: object = yaml.load(text, Loader=_LOADER)
+        except PlanFileError:
+            raise
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             line = f":{mark.line + 1}" if mark is not None else ""
             raise PlanFileError([f"{path}{line}: {error.problem or error.context}"]) from error
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise PlanFileError([f"{path}: {' '.join(str(error).split())}"]) from error
+
+    def _measure(self, text: str) -> None:
+        """Refuse what is nested too deep, or too large once every alias stands for its anchor.
+
+        Of events alone: whatever builds a tree recurses, or never ends.
+        """
+        sizes: dict[str, int] = {}  #: by anchor
+        open_nodes: list[tuple[str | None, int]] = []  #: anchors, and the sizes where they began
+        size = 0
+        for event in yaml.parse(text, Loader=_LOADER):
+            problem = ""
+            if isinstance(event, yaml.AliasEvent):
+                name = str(event.anchor)
+                if name in (anchor for anchor, _ in open_nodes):
+                    problem = f"*{name} is a part of what it stands for"
+                size += sizes.get(name, 1)
+            elif isinstance(event, yaml.NodeEvent):
+                size += 1
+                if not isinstance(event, yaml.ScalarEvent):
+                    open_nodes.append((event.anchor, size - 1))
+            elif isinstance(event, yaml.CollectionEndEvent):
+                anchor, begin = open_nodes.pop()
+                if anchor is not None:
+                    sizes[anchor] = size - begin
+            if len(open_nodes) > MAX_DEPTH:
+                problem = f"is nested deeper than {MAX_DEPTH} levels"
+            if size > MAX_VALUES:
+                problem = f"has more than {MAX_VALUES} values, with those that aliases repeat"
+            if problem:
+                mark = event.start_mark
+                line = f":{mark.line + 1}" if mark is not None else ""
+                raise PlanFileError([f"{self.path}{line}: {problem}"])
 
     def line(self, place: Place) -> int:
         """Return the line, from 1, of the deepest part of a place that the file has."""
@@ -128,7 +170,7 @@ def read_plan_file(path: Path) -> PlanFile:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise PlanFileError([f"{path}: has more than {MAX_BYTES} bytes"])
-        text = path.read_text("utf-8")
+        text = _escaped_pairs_joined(path.read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
         raise PlanFileError([f"{path}: {reason}"]) from error
@@ -146,6 +188,21 @@ def read_plan_file(path: Path) -> PlanFile:
     if problems:
         raise PlanFileError(problems)
     return PlanFile(_plan(spec, path.resolve().parent), spec, source)
+
+
+def _escaped_pairs_joined(text: str) -> str:
+    r"""Return a text with the characters that JSON writes as two escapes, such as "\ud83d\ude00".
+
+    YAML is a superset of JSON but for these.
+    """
+
+    def character(match: re.Match[str]) -> str:
+        high, low = match["high"], match["low"]
+        if high is None:
+            return match[0]
+        return chr(0x10000 + ((int(high, 16) - 0xD800) << 10) + int(low, 16) - 0xDC00)
+
+    return _PAIR.sub(character, text)
 
 
 def _shape_problems(source: Source, failure: ValidationError) -> Iterator[str]:

@@ -1,5 +1,7 @@
 """The words of a plan file, strict: unknown keys and wrong types are errors."""
 
+import math
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
@@ -15,18 +17,47 @@ def _text(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _printable(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("holds a zero byte")
+    return text
+
+
 def _command(value: object) -> object:
     if isinstance(value, str) and value.strip():
-        return value
+        return _printable(value)
     if isinstance(value, list) and value:
         words = [_text(word) for word in value]
         for word in words:
             if not isinstance(word, str):
                 raise ValueError(f"has a word that is no text ({word!r}); put it into quotes")
+            _printable(word)
         return words
     raise ValueError("is a line for the shell or a list of arguments")
 
 
+MAX_WHOLE_NUMBER = 2**53  #: JSON, and so the contract, has no larger ones that are exact
+
+
+def _exact(value: object) -> object:
+    """Refuse numbers that a function would get as others."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, list):
+            stack += item
+        elif isinstance(item, dict):
+            stack += item.values()
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise ValueError(f"{item} is no number of JSON")
+        elif isinstance(item, int) and abs(item) > MAX_WHOLE_NUMBER:
+            raise ValueError(f"{item} is too large to be exact; put it into quotes")
+        elif isinstance(item, date):
+            raise ValueError(f"{item} is a date; put it into quotes")
+    return value
+
+
+Arguments = BeforeValidator(_exact)
 Text = Annotated[str, BeforeValidator(_text)]
 Env = dict[str, Text]
 
@@ -64,8 +95,8 @@ class TaskSpec(Inherited):
     depends_on: list[Id] = Field(default_factory=list)
     command: Annotated[Any, BeforeValidator(_command)] = None  #: str or list[str]
     python: str | None = Field(default=None, pattern=r"^[\w.]+:[\w.]+$")
-    args: list[JsonValue] = Field(default_factory=list)
-    kwargs: dict[str, JsonValue] = Field(default_factory=dict)
+    args: Annotated[list[JsonValue], Arguments] = Field(default_factory=list)
+    kwargs: Annotated[dict[str, JsonValue], Arguments] = Field(default_factory=dict)
     http: HttpSpec | None = None
     output: Literal["text", "json"] = "text"
     pass_dependencies: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -12,17 +13,20 @@ from google.protobuf.json_format import MessageToDict
 from pydantic import JsonValue
 
 from orchestrator_svc.agents.base import AgentError, ErrorClass, Output, report, stop_wish
-from orchestrator_svc.agents.plan.tree import Task
+from orchestrator_svc.agents.plan.tree import Task, shown_url
 from orchestrator_svc.agents.processes.client import (
     Command,
     Ended,
     Function,
     Processes,
     Refused,
+    inherited_environment,
 )
 from ramify.v1.plan_pb2 import PlanOutput
 
 MAX_OUTPUT_BYTES = 256 << 10  #: of what a task prints or a server answers
+MAX_REDIRECTS = 10
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
 _TAIL_CHARS = 1_500  #: of what a failed task said last
 _SUMMARY_CHARS = 300
 
@@ -45,18 +49,9 @@ class Actions:
         self, task: Task, env: Mapping[str, str], dependencies: Mapping[str, JsonValue]
     ) -> Output:
         """Return the result of a task. Raises `AgentError`."""
-        deadline = asyncio.timeout(task.timeout)
-        try:
-            async with deadline:
-                kind = task.message.WhichOneof("action")
-                if kind == "http":
-                    return await self._request(task)
-                return await self._run_process(task, env, dependencies)
-        except TimeoutError as error:
-            if not deadline.expired():
-                raise AgentError(ErrorClass.CONNECTION, f"no answer: {error}") from error
-            message = f"did not end within {task.timeout:g} s and was ended"
-            raise AgentError(ErrorClass.TIMEOUT, message) from error
+        if task.message.HasField("http"):
+            return await self._request(task)
+        return await self._run_process(task, env, dependencies)
 
     async def aclose(self) -> None:
         """Close connections."""
@@ -85,43 +80,62 @@ class Actions:
                 cwd=task.working_directory,
                 stdin=stdin,
                 max_output=MAX_OUTPUT_BYTES,
+                timeout=task.timeout,
                 on_line=report,
             )
         except Refused as error:
             raise AgentError(ErrorClass.EXECUTION, f"cannot be started: {error}") from error
+        if ended.timed_out:
+            raise AgentError(ErrorClass.TIMEOUT, _over(task) + _said(ended))
         if ended.status:
             if stop_wish().is_set():
                 raise AgentError(ErrorClass.TIMEOUT, f"was asked to stop: {_failure(ended)}")
             raise AgentError(ErrorClass.EXECUTION, _failure(ended))
         if isinstance(what, Function):
             return _value_output(ended)
-        return _body_output(ended.out, ended.out_dropped, message.command.output, _success(ended))
+        return _body_output(ended.out, _left_out(ended), message.command.output, _success(ended))
 
     # HTTP
 
     async def _request(self, task: Task) -> Output:
         action = task.message.http
         method = action.method or "GET"
+        what = f"{method} {shown_url(action.url)}"
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None))
         loop = asyncio.get_running_loop()
         started = loop.time()
-        report(f"{method} {action.url}")
+        report(what)
+        deadline = asyncio.timeout(task.timeout)
         try:
-            async with self._session.request(
-                method,
-                action.url,
-                headers=dict(action.headers),
-                data=action.body.encode() or None,
-            ) as response:
-                body, dropped = await _read_body(response)
-        except aiohttp.InvalidURL as error:
-            raise AgentError(ErrorClass.EXECUTION, f"{action.url} is no address") from error
+            async with (
+                deadline,
+                self._session.request(
+                    method,
+                    action.url,
+                    headers=_headers(task),
+                    data=action.body.encode() or None,
+                    max_redirects=MAX_REDIRECTS,
+                ) as response,
+            ):
+                body, cut = await _read_body(response)
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
+            text = f"{shown_url(action.url)} is no address, or leads to none"
+            raise AgentError(ErrorClass.EXECUTION, text) from error
+        except aiohttp.TooManyRedirects as error:
+            text = f"{what} was sent on more than {MAX_REDIRECTS} times"
+            raise AgentError(ErrorClass.EXECUTION, text) from error
+        except TimeoutError as error:
+            if deadline.expired():
+                raise AgentError(ErrorClass.TIMEOUT, f"{what}: {_over(task)}") from error
+            raise AgentError(ErrorClass.CONNECTION, f"{what}: no answer") from error
         except (aiohttp.ClientError, OSError) as error:
-            text = f"{method} {action.url}: {str(error) or type(error).__name__}"
+            text = f"{what}: {_cause(error)}"
             raise AgentError(ErrorClass.CONNECTION, text) from error
+        except ValueError as error:
+            raise AgentError(ErrorClass.EXECUTION, f"{what} cannot be sent: {error}") from error
         seconds = loop.time() - started
-        said = f"{method} {action.url} answered {response.status} in {seconds:.3g} s"
+        said = f"{what} answered {response.status} in {seconds:.3g} s"
         status = response.status
         good = status in action.expected_status if action.expected_status else status // 100 == 2
         if not good:
@@ -129,17 +143,44 @@ class Actions:
             if status in (502, 503, 504):
                 error_class = ErrorClass.CONNECTION
             raise AgentError(error_class, f"{said}: {_tail(body)}")
-        return _body_output(body, dropped, action.output, said, response.content_type)
+        missing = "the rest of its answer is left out" if cut else ""
+        return _body_output(body, missing, action.output, said, response.content_type)
 
 
-async def _read_body(response: aiohttp.ClientResponse) -> tuple[bytes, int]:
-    """Return a body, cut at the limit, and how much of it is missing."""
-    body, total = bytearray(), 0
+def _headers(task: Task) -> dict[str, str]:
+    """Return the headers with their variables: so no secret has to be a part of the plan."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        found = task.env.get(name, inherited_environment().get(name))
+        if found is None:
+            raise AgentError(ErrorClass.EXECUTION, f"{match[0]} of a header is not set")
+        return found
+
+    return {name: _VARIABLE.sub(value, text) for name, text in task.message.http.headers.items()}
+
+
+async def _read_body(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
+    """Return a body up to the limit, and whether there is more of it, which is not read."""
+    body = bytearray()
     async for part in response.content.iter_chunked(64 << 10):
-        total += len(part)
-        body += part[: MAX_OUTPUT_BYTES - len(body)]
         report()
-    return bytes(body), total - len(body)
+        body += part
+        if len(body) > MAX_OUTPUT_BYTES:
+            response.close()
+            return bytes(body[:MAX_OUTPUT_BYTES]), True
+    return bytes(body), False
+
+
+def _cause(error: Exception) -> str:
+    """Return why there is no answer; the messages of some errors hold the whole address."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return error.message or type(error).__name__
+    return str(error) or type(error).__name__
+
+
+def _over(task: Task) -> str:
+    return f"did not end within {task.timeout:g} s and was ended"
 
 
 def _function(task: Task, dependencies: Mapping[str, JsonValue]) -> Function:
@@ -177,7 +218,7 @@ def _value_output(ended: Ended) -> Output:
         value = json.loads(ended.value)["value"]
     if value is None:
         return _body_output(
-            ended.out, ended.out_dropped, PlanOutput.PLAN_OUTPUT_TEXT, _success(ended)
+            ended.out, _left_out(ended), PlanOutput.PLAN_OUTPUT_TEXT, _success(ended)
         )
     summary = _success(ended)
     if isinstance(value, str):
@@ -188,32 +229,46 @@ def _value_output(ended: Ended) -> Output:
 
 def _body_output(
     body: bytes,
-    dropped: int,
+    missing: str,
     kind: PlanOutput.ValueType,
     summary: str,
     content_type: str = "text/plain",
 ) -> Output:
-    if dropped:
-        summary += f"; {dropped} bytes of its output are left out"
+    if missing:
+        summary += f"; {missing}"
     if kind == PlanOutput.PLAN_OUTPUT_JSON:
-        if dropped:
+        if missing:
             text = f"the output is longer than {MAX_OUTPUT_BYTES} bytes, so it is not whole JSON"
             raise AgentError(ErrorClass.INVALID_OUTPUT, text)
-        try:
-            json.loads(body)
-        except ValueError as error:
-            text = f"the output is not JSON: {error}"
-            raise AgentError(ErrorClass.INVALID_OUTPUT, text) from error
-        content_type = "application/json"
+        return Output(content_type="application/json", text=_json_text(body), summary=summary)
     try:
         text = body.decode()
     except UnicodeDecodeError:
-        if not dropped:
+        if not missing:
             if content_type.startswith("text/"):
                 content_type = "application/octet-stream"
             return Output(content_type=content_type, data=body, summary=summary)
         text = body.decode(errors="replace")
     return Output(content_type=content_type, text=text, summary=summary)
+
+
+def _json_text(body: bytes) -> str:
+    """Return JSON as text. Raises `AgentError` if it is none, or more than JSON can say."""
+    try:
+        text = body.decode()
+        json.loads(text, parse_constant=_no_json)
+    except (ValueError, RecursionError) as error:
+        said = f"the output is not JSON: {error}"
+        raise AgentError(ErrorClass.INVALID_OUTPUT, said) from error
+    return text
+
+
+def _no_json(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _left_out(ended: Ended) -> str:
+    return f"{ended.out_dropped} bytes of its output are left out" if ended.out_dropped else ""
 
 
 def _success(ended: Ended) -> str:
@@ -229,11 +284,16 @@ def _failure(ended: Ended) -> str:
     reason = ""
     with suppress(ValueError, KeyError, TypeError):
         reason = str(json.loads(ended.value)["error"])
-    said = _tail(ended.err) or _tail(ended.out)
     text = f"{how} after {ended.seconds:.3g} s"
     if reason:
         text += f": {reason}"
-    return f"{text}\n{said}" if said else text
+    return text + _said(ended)
+
+
+def _said(ended: Ended) -> str:
+    """Return what a child said last, on a line of its own."""
+    said = _tail(ended.err) or _tail(ended.out)
+    return f"\n{said}" if said else ""
 
 
 def _tail(data: bytes, chars: int = _TAIL_CHARS) -> str:

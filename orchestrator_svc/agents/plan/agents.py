@@ -21,7 +21,7 @@ from orchestrator_svc.agents.base import (
 )
 from orchestrator_svc.agents.edits import edited
 from orchestrator_svc.agents.plan.actions import Actions
-from orchestrator_svc.agents.plan.report import report_on, task_id
+from orchestrator_svc.agents.plan.report import failure_of, report_on, task_id
 from orchestrator_svc.agents.plan.tree import TASK_KEY, InvalidPlan, PlanTree, Task, read_plan
 from orchestrator_svc.agents.processes.client import Processes
 from ramify.v1 import plan_pb2
@@ -104,10 +104,17 @@ class PlanAgents:
         return await self._actions.run(found, env, dependencies)
 
     async def aggregate(self, task: AgentInput) -> Output:
-        """Return what became of the tasks below."""
+        """Return what became of the tasks below; a group of which one is not done has failed.
+
+        What depends on a group needs all of it. The root reports what there is instead, since the
+        project's state says already that it is not all (SEM 26).
+        """
         tree, found = self._find(task)
-        title = tree.plan.goal if found is None else found.message.id
-        return report_on(title, tree.by_id, task.children)
+        if found is None:
+            return report_on(tree.plan.goal, tree.by_id, task.children)
+        if failure := failure_of(task.children):
+            raise AgentError(ErrorClass.DEPENDENCY_FAILED, failure)
+        return report_on(found.message.id, tree.by_id, task.children)
 
     def _find(self, task: AgentInput) -> tuple[PlanTree, Task | None]:
         """Return the plan of a call, and its task; None for the root."""

@@ -9,6 +9,9 @@ from orchestrator_svc.agents.plan.tree import TASK_KEY, Task, action_text
 
 _MAX_CELL_CHARS = 160
 _MAX_TAIL_CHARS = 2_000
+_MAX_ERROR_CHARS = 800  #: of one task in the failure of its group
+_MAX_FAILURE_CHARS = 3_500  #: a stored error has at most 4 096
+_SKIPPED = "DEPENDENCY_FAILED"
 _MAX_REPORT_CHARS = 200_000  #: later sections are left out, and the report says so
 
 
@@ -36,6 +39,27 @@ def report_on(title: str, tasks: Mapping[str, Task], nodes: Sequence[RelatedNode
     return Output(content_type="text/markdown", text=text, summary=summary)
 
 
+def failure_of(nodes: Sequence[RelatedNode]) -> str:
+    """Return why a group has failed; empty if all its tasks are done, or skipped by policy."""
+    left = [node for node in nodes if node.state != "DONE" and not _is_skipped(node)]
+    if not left:
+        return ""
+    text = f"{len(left)} of {len(nodes)} tasks are not done: {', '.join(map(task_id, left))}"
+    text = text if len(text) <= _MAX_FAILURE_CHARS else text[: _MAX_FAILURE_CHARS - 1] + "…"
+    for node in left:
+        if not node.error or node.error.startswith(_SKIPPED):
+            continue
+        part = f"\n{task_id(node)}: {node.error[:_MAX_ERROR_CHARS]}"
+        if len(text) + len(part) > _MAX_FAILURE_CHARS:
+            break
+        text += part
+    return text
+
+
+def _is_skipped(node: RelatedNode) -> bool:
+    return node.state == "CANCELLED" and node.error.startswith(_SKIPPED)
+
+
 def task_id(node: RelatedNode) -> str:
     """Return the id of the task that a node was made for; a human may have added others."""
     return str(node.details.get(TASK_KEY) or node.node_id)
@@ -56,10 +80,12 @@ def _section(task: Task | None, node: RelatedNode) -> str:
     """Return more about a task that failed, printed something, or is a group itself."""
     name = task_id(node)
     if node.output is None:
-        if not node.error or node.error.startswith("DEPENDENCY_FAILED"):
+        group = task is not None and bool(task.tasks)
+        if not node.error or (node.error.startswith(_SKIPPED) and not group):
             return ""
         shown = action_text(task.message) if task is not None else node.goal
-        return f"\n## {name} failed\n\n`{shown}`\n\n{_block(node.error)}"
+        what = f"`{shown}`\n\n" if shown else ""
+        return f"\n## {name} failed\n\n{what}{_block(node.error)}"
     if task is not None and task.tasks:
         inner = node.output.text.replace("\n#", "\n##")
         return "\n" + (f"#{inner}" if inner.startswith("#") else inner)

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -111,11 +111,18 @@ def action_text(task: PlanTask) -> str:
     elif kind == "python":
         shown = task.python.function
     elif kind == "http":
-        shown = f"{task.http.method or 'GET'} {task.http.url}"
+        shown = f"{task.http.method or 'GET'} {shown_url(task.http.url)}"
     else:
         return ""
     shown = " ".join(shown.split())
     return shown if len(shown) <= _MAX_SHOWN_CHARS else shown[: _MAX_SHOWN_CHARS - 1] + "…"
+
+
+def shown_url(url: str) -> str:
+    """Return an address as it may be recorded: passwords and queries often are secrets."""
+    parts = urlsplit(url)
+    place = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, place, parts.path, "…" if parts.query else "", ""))
 
 
 def read_plan(plan: Plan) -> PlanTree:
@@ -296,7 +303,7 @@ def _action_problems(task: PlanTask) -> Iterator[tuple[str, str]]:
             yield "http.method", f"is one of {', '.join(METHODS)}"
         try:
             url = urlsplit(task.http.url)
-            good = url.scheme in ("http", "https") and bool(url.hostname)
+            good = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
         except ValueError:
             good = False
         if not good:

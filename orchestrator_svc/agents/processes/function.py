@@ -60,8 +60,8 @@ def _take_over(
     os.closerange(4, _MAX_FD)
     sys.stdin, sys.stdout, sys.stderr = (
         os.fdopen(0, "r", closefd=False),
-        os.fdopen(1, "w", closefd=False),
-        os.fdopen(2, "w", closefd=False, errors="backslashreplace"),
+        os.fdopen(1, "w", buffering=1, closefd=False),  # what is printed is seen while it runs
+        os.fdopen(2, "w", buffering=1, closefd=False, errors="backslashreplace"),
     )
     os.environ.clear()
     os.environ.update(environment)

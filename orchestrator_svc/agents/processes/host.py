@@ -5,7 +5,8 @@ SIGTERM to the group, SIGKILL after a grace. A child that has ended takes its gr
 the strays that left the group too, as far as the system can tell whose they are.
 
 When the orchestrator is gone, however it ended, the socket is at its end: the host ends all
-children and itself. When the host is killed, the kernel kills its children (Linux).
+children and itself. When the host is killed, the kernel kills its children, and the orchestrator
+what those had started (Linux).
 """
 
 from __future__ import annotations

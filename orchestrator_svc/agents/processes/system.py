@@ -61,6 +61,21 @@ def has(pid: int, variable: bytes) -> bool:
         return False
 
 
+def kill_marked(variable: bytes) -> None:
+    """Kill every process of this user that was started with a variable (Linux)."""
+    for _ in range(_MAX_ROUNDS):  # one that is found may have started another meanwhile
+        found = [
+            int(entry.name)
+            for entry in Path("/proc").glob("[0-9]*")
+            if has(int(entry.name), variable)
+        ]
+        if not found:
+            return
+        for pid in found:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+
 def kill_children(parent: int, chosen: Callable[[int], bool]) -> None:
     """Kill the chosen children of a process, and those it adopts when they are dead (Linux)."""
     killed: set[int] = set()

@@ -128,6 +128,7 @@ def test_a_bad_plan_is_refused_with_its_line(tmp_path: Path, bad: BadPlan) -> No
             ":3: task a: command: has a word that is no text (True)",
         ),
         ("goal: a goal\ntasks:\n- {id: a, command: [sleep, 1.5]}\n", "(1.5); put it into quotes"),
+        ('goal: a goal\ntasks:\n- {id: a, command: "a\\0"}\n', ":3: task a: command: holds a zero"),
         ("goal: a goal\ngoal: b goal\ntasks: []\n", ":2: 'goal' is there twice"),
         ("goal: a goal\ntasks:\n- id: [\n", ":4: "),
         ("goal: a goal\n", ":1: tasks: is needed"),
@@ -141,6 +142,59 @@ def test_a_file_of_another_shape_is_refused_with_its_line(
     tmp_path: Path, text: str, said: str
 ) -> None:
     assert said in refusal(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (
+            "goal: a goal\ntasks: [{id: z, python: 'm:f', args: [\n&a0 [l,l,l,l,l,l,l,l,l],\n"
+            + "".join(f"&a{n} [{','.join([f'*a{n - 1}'] * 9)}],\n" for n in range(1, 40))
+            + "]}]\n",
+            ":9: has more than 1000000 values",
+        ),
+        ("goal: a goal\ntasks: &t\n- id: a\n  tasks: *t\n", ":4: *t is a part of what"),
+        ("goal: a goal\ntasks: [{id: a, python: 'm:f', args: &x [*x]}]\n", ":2: *x is a part"),
+        ("goal: a goal\ntasks: " + "[" * 200_000, ":2: is nested deeper than 100 levels"),
+    ],
+    ids=["bomb", "task in itself", "argument in itself", "depth"],
+)
+def test_a_file_that_would_never_be_read_is_refused_at_once(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    assert said in refusal(tmp_path, text)
+
+
+def test_aliases_stand_for_what_they_name(tmp_path: Path) -> None:
+    text = "goal: a goal\ntasks:\n- {id: a, env: &e {A: b}, command: ls}\n"
+    plan = read(tmp_path, text + "- {id: b, env: *e, command: ls}\n")
+    tasks = plan["tasks"]
+    assert isinstance(tasks, list)
+    assert tasks[0]["env"] == tasks[1]["env"] == {"A": "b"}
+
+
+@pytest.mark.parametrize(
+    "argument, said",
+    [
+        (".nan", "nan is no number of JSON"),
+        ("{deep: [-.inf]}", "-inf is no number of JSON"),
+        ("9007199254740993", "is too large to be exact; put it into quotes"),
+        ("2020-01-01", "is a date; put it into quotes"),
+    ],
+)
+def test_an_argument_that_would_come_as_another_is_refused(
+    tmp_path: Path, argument: str, said: str
+) -> None:
+    text = "goal: a goal\ntasks:\n- id: a\n  python: m:f\n  args: [" + argument + "]\n"
+    assert said in refusal(tmp_path, text)
+    assert ":5: task a: args: " in refusal(tmp_path, text)
+
+
+def test_every_escape_of_json_is_read(tmp_path: Path) -> None:
+    said = "tab\there, \U0001f600 and \\ud83d\\ude00, a/b"
+    document = {"goal": said, "tasks": [{"id": "a", "command": ["true"]}]}
+    for text in (json.dumps(document), json.dumps(document, indent="\t").replace("/", "\\/")):
+        assert read(tmp_path, text)["goal"] == said
 
 
 def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:

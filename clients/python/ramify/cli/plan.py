@@ -1,5 +1,6 @@
 """The plan of `ramify run --plan`: reading it, and drawing it for `--dry-run`."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 from ramify.cli.exits import CliError, ExitCode
 
 if TYPE_CHECKING:
+    from ramify.errors import InvalidRequestError
     from ramify.plan_file import PlanFile
     from ramify.v1.plan_pb2 import Plan, PlanTask
 
@@ -16,14 +18,35 @@ _MAX_SHOWN_CHARS = 60
 
 def read(path: Path) -> "PlanFile":
     """Return the plan of a file. Raises `CliError` with every problem."""
+    from ramify.cli.values import read_settings
     from ramify.plan_file import PlanFileError, read_plan_file
 
     try:
-        return read_plan_file(path)
+        file = read_plan_file(path)
     except PlanFileError as error:
         raise CliError(
             str(error), "docs/execution.md has the keys of a plan file", ExitCode.USAGE
         ) from None
+    for key, pair in zip(file.spec.settings, file.settings, strict=True):
+        try:
+            read_settings([pair])
+        except CliError as error:
+            said = file.source.message(("settings", key), error.message.removeprefix("--set "))
+            raise CliError(said, error.remedy, ExitCode.USAGE) from None
+    return file
+
+
+def refused(file: "PlanFile", error: "InvalidRequestError") -> CliError:
+    """Return what the orchestrator says against a plan, with the line of the file if it has one."""
+    from ramify.cli.failure import explain
+
+    field = error.metadata.get("field", "")
+    if not field.startswith("plan."):
+        return explain(error)
+    steps = re.findall(r"\w+", field.removeprefix("plan."))
+    place = tuple(int(step) if step.isdecimal() else step for step in steps)
+    said = error.message.removesuffix(f" (field={field})")
+    return CliError(file.source.message(place, said), "", ExitCode.USAGE)
 
 
 def draw(plan: "Plan") -> str:

@@ -110,9 +110,12 @@ def run(
     `ramify settings` lists the keys for --set.
     """
     from ramify.cli.attend import OnInterrupt
+    from ramify.cli.failure import explain
     from ramify.cli.plan import read as read_plan
+    from ramify.cli.plan import refused
     from ramify.cli.session import run_session
     from ramify.cli.values import read_labels, read_options, read_settings
+    from ramify.errors import InvalidRequestError
 
     try:
         wish = OnInterrupt(on_interrupt)
@@ -125,10 +128,10 @@ def run(
     if (plan is None) == (not goal):
         raise CliError("a run has either a GOAL or --plan FILE", "", ExitCode.USAGE)
     file = read_plan(plan) if plan is not None else None
-    if dry_run:
-        return _dry_run(file)
     wanted = [*(file.settings if file else ()), *(settings or ())]
     keys, storage = read_settings(wanted)
+    if dry_run:
+        return _dry_run(file)
     if review:
         keys.enable_hitl = True
     marks = {**(file.labels if file else {}), **read_labels(labels or ())}
@@ -139,17 +142,20 @@ def run(
         agent_options.setdefault("corpus", _corpus_option(corpus, orchestrator_svc))
 
     async def work(client: "AsyncClient") -> int:
-        started = await client.start_project(
-            goal,
-            plan=file.plan if file is not None else None,
-            project_id=project,
-            profile=profile,
-            settings=keys,
-            state_settings=storage,
-            agent_options=agent_options,
-            labels=marks,
-            request_id=request_id,
-        )
+        try:
+            started = await client.start_project(
+                goal,
+                plan=file.plan if file is not None else None,
+                project_id=project,
+                profile=profile,
+                settings=keys,
+                state_settings=storage,
+                agent_options=agent_options,
+                labels=marks,
+                request_id=request_id,
+            )
+        except InvalidRequestError as error:
+            raise (explain(error) if file is None else refused(file, error)) from None
         if detach:
             return _detached(client, started, json)
         return await _follow(client, started, wish, output, json, review)

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from orchestrator_svc.engine.context import agent_input, outcome_of
+from orchestrator_svc.graph.budget import Budget
 from orchestrator_svc.graph.checkpoint import instructions_of
-from orchestrator_svc.graph.event import Decided, ReviewClosed
+from orchestrator_svc.graph.event import Decided, Planned, ReviewClosed
 from orchestrator_svc.graph.node import Result
-from orchestrator_svc.graph.plan import MAX_GOAL_CHARS
+from orchestrator_svc.graph.plan import MAX_GOAL_CHARS, DraftTask
 from orchestrator_svc.graph.review import (
     MAX_ESCALATIONS,
     Answer,
@@ -24,8 +26,11 @@ from orchestrator_svc.graph.types import (
     ErrorClass,
     NodeState,
     NodeType,
+    OnDependencyFailure,
+    OnExhausted,
     ProjectState,
     Stage,
+    TaskType,
 )
 from tests.unit.orchestrator_svc.driven import DEFAULTS, Driven, done, draft, failed, plan_of
 
@@ -234,6 +239,28 @@ def test_instructions_go_to_the_modifier_with_the_plan() -> None:
     assert instructions_of(driven.run, root, Stage.PLAN) == ""
     assert driven.node("root").waiting_on == ""
     assert state(driven) is ProjectState.RUNNING
+
+
+def test_the_modifier_gets_every_word_of_the_plan() -> None:
+    task = DraftTask(
+        goal="one goal",
+        task_type=TaskType.CUSTOM,
+        node_type=NodeType.EXECUTE,
+        depends_on=(),
+        details={"task": "x"},
+        budget=Budget(tokens=5),
+        on_exhausted=OnExhausted.PAUSE,
+        on_dependency_failure=OnDependencyFailure.RUN,
+        max_retries=0,
+    )
+    driven = Driven(settings=ON)
+    driven.answer("root", Planned((task,)))
+    driven.decide("root.r1", MODIFY, "as it is")
+    seen = agent_input(driven.run, driven.calls["root"], project_id="p", options={}).proposal
+    assert seen is not None
+    answer = outcome_of(seen)
+    assert isinstance(answer, Planned)
+    assert answer.tasks == (task,)
 
 
 def test_each_modification_is_another_review_with_the_next_attempt() -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 from google.protobuf.json_format import MessageToDict
 
+from orchestrator_svc.agents.plan.actions import MAX_OUTPUT_BYTES
 from orchestrator_svc.agents.processes.client import Processes
 from orchestrator_svc.agents.profile import built_in_profiles
 from orchestrator_svc.graph.node import Node
@@ -42,18 +44,18 @@ async def world_of_plans() -> AsyncIterator[World]:
         await processes.aclose()
 
 
-async def run(tasks: str, **settings: int | float | bool) -> dict[str, Node]:
+async def run(tasks: str, **settings: int | float | bool | str) -> dict[str, Node]:
     """Run a plan to its end; return its nodes by task id, the root as "root"."""
     return by_task(await ledger_of(tasks, **settings))
 
 
-async def ledger_of(tasks: str, **settings: int | float | bool) -> Ledger:
+async def ledger_of(tasks: str, **settings: int | float | bool | str) -> Ledger:
     """Run a plan to its end."""
     text = f"goal: a goal\nworking_directory: {ROOT}\ntasks:\n{tasks}"
     return await ledger_of_plan(contract_plan(text), **settings)
 
 
-async def ledger_of_plan(plan: Plan, **settings: int | float | bool) -> Ledger:
+async def ledger_of_plan(plan: Plan, **settings: int | float | bool | str) -> Ledger:
     """Run a plan to its end."""
     async with world_of_plans() as world:
         options = MessageToDict(plan, preserving_proto_field_name=True)
@@ -132,6 +134,57 @@ async def test_a_failure_says_how_and_keeps_only_its_dependants_from_running() -
     assert "the reason" in report
 
 
+async def test_what_needs_a_group_does_not_run_when_a_task_of_it_has_failed() -> None:
+    ledger = await ledger_of("""
+- id: tests
+  tasks:
+  - {id: unit, command: {shell: 'echo the widget is blue >&2; exit 1'}}
+  - {id: style, command: {argv: ['true']}}
+- {id: deploy, depends_on: [tests], command: {argv: ['true']}}
+- {id: lint, command: {argv: ['true']}}
+""")
+    nodes = by_task(ledger)
+    states = {id_: node.state for id_, node in nodes.items()}
+    assert states == {
+        "root": S.DONE,
+        "tests": S.FAILED,
+        "unit": S.FAILED,
+        "style": S.DONE,
+        "deploy": S.FAILED,
+        "lint": S.DONE,
+    }
+    assert ledger.state is ProjectState.PARTIAL
+    failure, deploy = nodes["tests"].error, nodes["deploy"].error
+    assert failure is not None
+    assert deploy is not None
+    unit = nodes["unit"].node_id
+    assert (failure.error_class, failure.node_id) == (ErrorClass.DEPENDENCY_FAILED, unit)
+    assert failure.message.startswith("1 of 2 tasks are not done: unit\nunit: EXECUTION: exit code")
+    assert failure.message.endswith("the widget is blue")
+    assert (deploy.error_class, deploy.node_id) == (ErrorClass.DEPENDENCY_FAILED, unit)
+    report = text(nodes["root"])
+    assert "| tests | FAILED | DEPENDENCY_FAILED: 1 of 2 tasks are not done: unit |" in report
+    assert "the widget is blue" in report
+    assert ledger.error is not None
+    assert ledger.error.message.startswith(f"3 of 6 nodes are not done: {unit} FAILED (EXECUTION")
+
+
+async def test_a_group_is_done_when_the_rest_of_it_was_skipped() -> None:
+    nodes = await run(
+        """
+- id: group
+  tasks:
+  - {id: fails, command: {shell: 'exit 1'}}
+  - {id: skipped, depends_on: [fails], command: {argv: ['true']}}
+  - {id: fine, command: {argv: ['true']}}
+""",
+        on_dependency_failure="skip",
+    )
+    assert nodes["skipped"].state is S.CANCELLED
+    assert nodes["group"].error is not None
+    assert nodes["group"].error.message.startswith("1 of 3 tasks are not done: fails\nfails: ")
+
+
 async def test_a_task_is_tried_again_as_often_as_the_plan_says(tmp_path: Path) -> None:
     count = 'echo x >> "$FILE"; test $(wc -l < "$FILE") -ge 3'
     nodes = await run(f"""
@@ -145,13 +198,12 @@ async def test_a_task_is_tried_again_as_often_as_the_plan_says(tmp_path: Path) -
 
 async def test_a_task_that_takes_too_long_is_ended_with_all_it_started(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
-    nodes = await run(
-        f"- {{id: slow, timeout: 1s, command: {{shell: 'sleep 600 & echo $! > {pid_file}; wait'}}}}"
-    )
+    shell = f"echo half way; sleep 600 & echo $! > {pid_file}; wait"
+    nodes = await run(f"- {{id: slow, timeout: 1s, command: {{shell: '{shell}'}}}}")
     error = nodes["slow"].error
     assert error is not None
     assert error.error_class is ErrorClass.TIMEOUT
-    assert error.message == "did not end within 1 s and was ended"
+    assert error.message == "did not end within 1 s and was ended\nhalf way"
     assert not is_alive(int(pid_file.read_text()))
 
 
@@ -191,7 +243,7 @@ async def test_what_a_task_prints_is_its_progress() -> None:
 
 @asynccontextmanager
 async def http_server() -> AsyncIterator[str]:
-    """A server that echoes, and answers `/status/N` with N."""
+    """A server that echoes, answers `/status/N` with N, and has some bad places."""
 
     async def echo(request: web.Request) -> web.Response:
         said = {"method": request.method, "body": await request.text(), "x": request.headers["X"]}
@@ -200,10 +252,32 @@ async def http_server() -> AsyncIterator[str]:
     async def status(request: web.Request) -> web.Response:
         return web.Response(status=int(request.match_info["n"]), text="as asked")
 
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        with suppress(ConnectionError):
+            while True:
+                await response.write(b"x" * 65_536)
+        return response
+
+    async def silent(request: web.Request) -> web.Response:
+        await asyncio.sleep(3_600)
+        return web.Response()
+
+    async def around(request: web.Request) -> web.Response:
+        raise web.HTTPFound("/round?token=hidden")
+
+    async def to_a_file(request: web.Request) -> web.Response:
+        raise web.HTTPFound("file:///etc/passwd")
+
     app = web.Application()
+    app.router.add_get("/endless", endless)
+    app.router.add_get("/silent", silent)
+    app.router.add_get("/round", around)
+    app.router.add_get("/file", to_a_file)
     app.router.add_route("*", "/echo", echo)
     app.router.add_route("*", "/status/{n}", status)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -234,6 +308,62 @@ async def test_requests_are_made_and_their_status_is_judged() -> None:
     }
     assert nodes["gone"].error is not None
     assert " answered 410 in " in nodes["gone"].error.message
+
+
+async def test_an_answer_is_read_up_to_the_limit_and_redirects_end() -> None:
+    async with http_server() as base:
+        nodes = await run(f"""
+- {{id: endless, http: {{url: '{base}/endless'}}}}
+- {{id: round, http: {{url: '{base}/round?token=hidden'}}}}
+- {{id: away, http: {{url: '{base}/file'}}}}
+- {{id: silent, timeout: 0.5s, http: {{url: '{base}/silent'}}}}
+""")
+    assert len(text(nodes["endless"])) == MAX_OUTPUT_BYTES
+    assert nodes["endless"].result is not None
+    assert nodes["endless"].result.summary.endswith("; the rest of its answer is left out")
+    errors = {id_: node.error for id_, node in nodes.items() if node.error}
+    assert {id_: error.error_class for id_, error in errors.items()} == {
+        "round": ErrorClass.EXECUTION,
+        "away": ErrorClass.EXECUTION,
+        "silent": ErrorClass.TIMEOUT,
+    }
+    assert errors["round"].message.endswith("/round?… was sent on more than 10 times")
+
+
+async def test_secrets_of_a_request_come_from_the_environment_and_are_not_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TOKEN_OF_TEST", "hidden")
+    async with http_server() as base:
+        with_password = base.replace("http://", "http://me:hidden@")
+        ledger = await ledger_of(f"""
+- {{id: header, http: {{url: '{base}/echo', headers: {{X: 'a ${{TOKEN_OF_TEST}}'}},
+   output: PLAN_OUTPUT_JSON}}}}
+- {{id: absent, http: {{url: '{base}/echo', headers: {{X: '${{NO_SUCH_NAME}}'}}}}}}
+- {{id: query, http: {{url: '{with_password}/status/410?key=hidden'}}}}
+""")
+    nodes = by_task(ledger)
+    assert json.loads(text(nodes["header"]))["x"] == "a hidden"
+    assert nodes["absent"].error is not None
+    assert nodes["absent"].error.message == "${NO_SUCH_NAME} of a header is not set"
+    assert nodes["query"].error is not None
+    assert "/status/410?… answered 410" in nodes["query"].error.message
+    assert "hidden" not in nodes["query"].error.message + nodes["query"].progress
+    assert "hidden" not in nodes["query"].goal + nodes["header"].goal
+
+
+async def test_an_output_that_no_json_can_say_fails_the_task(tmp_path: Path) -> None:
+    (tmp_path / "deep").write_bytes(b"[" * 100_000)
+    (tmp_path / "wide").write_bytes(b'"\xff"')
+    nodes = await run(f"""
+- {{id: nan, command: {{argv: [echo, NaN], output: PLAN_OUTPUT_JSON}}}}
+- {{id: deep, command: {{argv: [cat, {tmp_path}/deep], output: PLAN_OUTPUT_JSON}}}}
+- {{id: wide, command: {{argv: [cat, {tmp_path}/wide], output: PLAN_OUTPUT_JSON}}}}
+""")
+    for id_ in ("nan", "deep", "wide"):
+        error = nodes[id_].error
+        assert error is not None
+        assert error.error_class is ErrorClass.INVALID_OUTPUT, error.message
 
 
 async def test_a_project_of_this_profile_without_a_plan_fails_and_says_why() -> None:

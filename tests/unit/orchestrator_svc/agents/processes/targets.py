@@ -45,3 +45,10 @@ def hold_the_interpreter(pid_file: str) -> None:
     Path(pid_file + ".part").rename(pid_file)
     while True:
         time.sleep(600)
+
+
+def print_and_wait(text: str, go_on: str) -> None:
+    """Print, without flushing, and wait for a file."""
+    print(text)
+    while not Path(go_on).exists():
+        time.sleep(0.01)

@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator_svc.agents.base import AgentError, ErrorClass, open_call
 from orchestrator_svc.agents.processes.client import Command, Function, Processes, Refused
+from orchestrator_svc.agents.processes.wire import MAX_FRAME_BYTES
 from orchestrator_svc.engine.activity import Activity
 from tests.support.wire import eventually
 
@@ -170,14 +171,17 @@ async def test_a_host_that_dies_takes_its_children_and_is_replaced(
     processes: Processes, tmp_path: Path
 ) -> None:
     pid_file = tmp_path / "pids"
-    script = f'echo $$ $PPID > "{pid_file}.part"; mv "{pid_file}.part" "{pid_file}"; exec sleep 600'
+    script = (
+        f'sleep 600 & a=$!; setsid sleep 601 & echo $$ $PPID $a $! > "{pid_file}.part"; '
+        f'mv "{pid_file}.part" "{pid_file}"; wait'
+    )
     call = asyncio.create_task(processes.run(Command(argv=[*SHELL, script])))
-    child, host = await appears(pid_file)
+    child, host, *started = await appears(pid_file)
     os.kill(host, signal.SIGKILL)
     with pytest.raises(AgentError) as failure:
         await call
     assert failure.value.error_class is ErrorClass.CONNECTION
-    await gone(child, host)
+    await gone(child, host, *started)
     assert (await processes.run(Command(argv=["true"]))).status == 0
 
 
@@ -200,6 +204,72 @@ asyncio.run(main())
         orchestrator.kill()
         await orchestrator.wait()
     await gone(*children)
+
+
+async def test_a_call_whose_time_is_over_ends_its_child_and_gives_the_output_so_far(
+    processes: Processes, tmp_path: Path
+) -> None:
+    pid_file = tmp_path / "pids"
+    script = f'echo begun; sleep 600 & echo $$ $! > "{pid_file}"; wait'
+    ended = await processes.run(Command(argv=[*SHELL, script]), timeout=1.0)
+    assert (ended.timed_out, ended.out) == (True, b"begun\n")
+    await gone(*await appears(pid_file))
+    assert not (await processes.run(Command(argv=["true"]), timeout=60.0)).timed_out
+
+
+async def test_an_order_that_is_too_large_is_refused_and_harms_no_other(
+    processes: Processes, tmp_path: Path
+) -> None:
+    go_on = tmp_path / "go-on"
+    wait = f'while [ ! -e "{go_on}" ]; do sleep 0.01; done'
+    other = asyncio.create_task(processes.run(Command(argv=[*SHELL, wait])))
+    with pytest.raises(Refused, match="at most 16777216"):
+        await processes.run(Command(argv=["cat"]), stdin="x" * MAX_FRAME_BYTES)
+    go_on.touch()
+    assert (await other).status == 0
+
+
+async def test_what_a_function_prints_is_told_while_it_runs(
+    processes: Processes, tmp_path: Path
+) -> None:
+    go_on = tmp_path / "go-on"
+    lines: asyncio.Queue[str] = asyncio.Queue()
+    function = target("print_and_wait", "half of it", str(go_on))
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        call = group.create_task(processes.run(function, cwd=ROOT, on_line=lines.put_nowait))
+        assert await lines.get() == "half of it"
+        go_on.touch()
+    assert call.result().status == 0
+
+
+async def test_the_time_of_a_call_begins_with_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator_svc.agents.processes.client.TURN_SECONDS", 0.01)
+    processes = Processes(1)
+    go_on, waits = tmp_path / "go-on", asyncio.Event()
+    notes: list[str] = []
+
+    def published(note: str) -> None:
+        notes.append(note)
+        waits.set()
+
+    async def second() -> bool:
+        open_call.set(Activity(published))
+        return (await processes.run(Command(argv=["true"]), timeout=20.0)).timed_out
+
+    wait = f'while [ ! -e "{go_on}" ]; do sleep 0.01; done'
+    try:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            first = group.create_task(processes.run(Command(argv=[*SHELL, wait])))
+            await asyncio.sleep(0)
+            late = group.create_task(second())
+            await waits.wait()  # it has not begun, and it says so
+            go_on.touch()
+        assert (first.result().status, late.result()) == (0, False)
+        assert notes == ["waits until fewer processes run"]
+    finally:
+        await processes.aclose()
 
 
 async def test_many_children_wait_for_their_turn() -> None:
