@@ -14,6 +14,7 @@ import json
 import logging
 import signal
 import time
+from collections.abc import Awaitable
 from contextlib import suppress
 
 from prometheus_client import start_http_server
@@ -159,25 +160,27 @@ async def drain(service: Service, server: RpcServer, seconds: float) -> None:
 async def _housekeeping(service: Service, settings: Settings) -> None:
     for minute in itertools.count(1):
         await asyncio.sleep(_SWEEP_SECONDS)
-        unloaded = service.projects.sweep(
-            settings.max_live_bytes, lambda project: service.hub.count(project) > 0
-        )
+        unloaded = service.projects.sweep(settings.max_live_bytes, service.is_in_use)
         if unloaded:
             _log.info("unloaded idle projects", extra={"fields": {"count": unloaded}})
         shortened = await service.retention.sweep(now_micros())
         if shortened:
             _log.info("dropped history", extra={"fields": {"projects": shortened}})
         hour = minute % _MINUTES_PER_HOUR == 0
-        try:
-            if hour:
-                service.requests.forget_old()
-                await service.store.list_requests(now_micros() - Requests.KEEP_MICROS)
-                await service.forget_stages(settings.stage_archive_days)
-            # Not soon after a start: a producer may have waited for it with what it had put before.
-            if (hour or service.payloads.due) and minute >= _MINUTES_PER_HOUR:
-                await service.payloads.collect(now_micros())
-        except (StoreUnavailable, CorruptRecord):
-            _log.exception("what is too old stays an hour longer")
+        if hour:
+            await _try(service.forget_requests(), "old requests")
+            await _try(service.forget_stages(settings.stage_archive_days), "old stage records")
+        # Not soon after a start: a producer may have waited for it with what it had put before.
+        if (hour or service.payloads.due) and minute >= _MINUTES_PER_HOUR:
+            await _try(service.payloads.collect(now_micros()), "unreferenced payloads")
+
+
+async def _try(work: Awaitable[object], what: str) -> None:
+    """Do one thing; if the store fails, it is done an hour later, and the others now."""
+    try:
+        await work
+    except (StoreUnavailable, CorruptRecord):
+        _log.exception("what may go stays for now", extra={"fields": {"what": what}})
 
 
 def _spare_collections() -> None:

@@ -81,6 +81,15 @@ class Service:
         # The commit goes on even if the caller goes away: nothing may half-happen.
         await asyncio.shield(owner.future)
 
+    def is_in_use(self, project: LiveProject) -> bool:
+        """Whether a project must stay in memory although nobody asks for it."""
+        return self.hub.count(project) > 0 or self.snapshots.is_compacting(project)
+
+    async def forget_requests(self) -> None:
+        """Drop answers of repeatable calls that are too old. Raises `StoreUnavailable`."""
+        self.requests.forget_old()
+        await self.store.list_requests(now_micros() - Requests.KEEP_MICROS)
+
     async def forget_stages(self, days: float) -> None:
         """Drop archived stage records of all projects older than `days`; 0 keeps them.
 

@@ -51,18 +51,28 @@ def encode_payload(data: bytes, threshold: int, micros: int) -> PayloadRecord:
     )
 
 
-def inflate(data: bytes, max_bytes: int) -> bytes:
-    """Return the body that a client has compressed.
+def stated_bytes(data: bytes, max_bytes: int) -> int:
+    """Return the size that a compressed body states.
 
-    The size that the frame states is checked before anything is inflated, and it inflates to
-    no more than that. Raises `PayloadTooLarge` or `InvalidRequest`.
+    Raises `PayloadTooLarge` or `InvalidRequest`.
     """
     try:
         size = zstandard.frame_content_size(data)
-        if size > max_bytes:
-            raise PayloadTooLarge(original_bytes=size, max_bytes=max_bytes)
-        if size < 0:
-            raise InvalidRequest(field="data", problem="the zstd frame does not state its size")
+    except zstandard.ZstdError as error:
+        raise InvalidRequest(field="data", problem=f"is no zstd frame: {error}") from error
+    if size > max_bytes:
+        raise PayloadTooLarge(original_bytes=size, max_bytes=max_bytes)
+    if size < 0:
+        raise InvalidRequest(field="data", problem="the zstd frame does not state its size")
+    return size
+
+
+def inflate(data: bytes, size: int) -> bytes:
+    """Return the body that a client has compressed; it has the size that its frame states.
+
+    Raises `InvalidRequest`.
+    """
+    try:
         body = zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise InvalidRequest(field="data", problem=f"is no zstd frame: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 
@@ -16,6 +17,7 @@ from state_svc.model.review import OPEN, WAITING_PREFIX, reopened
 from state_svc.store.base import StateStore
 
 _MAX_BYTES = 256 << 20  #: encoded nodes of the views that are kept
+REBUILDS = 4  #: under way at one time; each holds a whole project
 _FORK_SUFFIX_CHARS = 8
 _STAMPS = frozenset({"version", "update_time", "update_revision"})
 
@@ -27,6 +29,7 @@ class Past:
         self._store = store
         self._views: OrderedDict[tuple[str, int], tuple[View, int]] = OrderedDict()
         self._bytes = 0
+        self._permits = asyncio.Semaphore(REBUILDS)
 
     async def view_at(self, project: LiveProject, revision: int) -> View:
         """Return the project at a retained revision; the caller must not change it.
@@ -41,26 +44,42 @@ class Past:
             raise RevisionAhead(revision=revision, head_revision=view.revision)
         if revision < view.compacted:
             raise RevisionCompacted(revision=revision, compacted_revision=view.compacted)
+        past = self._kept(project, revision)
+        if past is not None:
+            return past
+        async with self._permits:
+            past = self._kept(project, revision)
+            if past is not None:  # another caller was faster
+                return past
+            try:
+                past = (await rebuild(self._store, project.uid, revision)).view
+            except CorruptRecord:
+                if revision < view.compacted:  # it was dropped meanwhile
+                    raise RevisionCompacted(
+                        revision=revision, compacted_revision=view.compacted
+                    ) from None
+                raise
+            past.compacted = view.compacted
+            self._keep(project, revision, past)
+        return past
+
+    def _kept(self, project: LiveProject, revision: int) -> View | None:
+        key = (project.uid, revision)
+        if key not in self._views:
+            return None
+        self._views.move_to_end(key)
+        return self._views[key][0]
+
+    def _keep(self, project: LiveProject, revision: int, past: View) -> None:
         key = (project.uid, revision)
         if key in self._views:
-            self._views.move_to_end(key)
-            return self._views[key][0]
-        try:
-            past = (await rebuild(self._store, project.uid, revision)).view
-        except CorruptRecord:
-            if revision < view.compacted:  # it was dropped meanwhile
-                raise RevisionCompacted(
-                    revision=revision, compacted_revision=view.compacted
-                ) from None
-            raise
-        past.compacted = view.compacted
+            return
         size = sum(len(node.data) for node in past.nodes.values())
         self._views[key] = (past, size)
         self._bytes += size
         while self._bytes > _MAX_BYTES and len(self._views) > 1:
             _, (_, dropped) = self._views.popitem(last=False)
             self._bytes -= dropped
-        return past
 
 
 def differing(

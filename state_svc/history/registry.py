@@ -84,7 +84,8 @@ class ProjectRegistry:
         """
         entry = self._entries.get(project_id)
         if entry is not None and entry.damage is not None:
-            raise entry.damage
+            # A new one: raising the same again would keep the frames of every time alive.
+            raise CorruptRecord(**entry.damage.fields)
         if entry is None or entry.deleted:
             raise ProjectNotFound(project_id=project_id)
         entry.used = self._sweep
@@ -123,15 +124,15 @@ class ProjectRegistry:
     async def delete(self, project: LiveProject) -> None:
         """Delete a project that has nothing pending; from here on it is not found.
 
-        Raises `StoreUnavailable`; then it is still there.
+        Raises `StoreUnavailable` or `CorruptRecord`; then it is still there.
         """
         entry = self._entries[project.project_id]
-        deleted = _Entry(entry.record, entry.revision, deleted=True)
-        self._entries[project.project_id] = deleted
+        record = ProjectRecord(project.uid, project.project_id, b"", 0)
+        self._entries[project.project_id] = _Entry(record, 0, deleted=True)
         project.deleted = True
         try:
             await self._store.delete_project(project.uid)
-        except StoreUnavailable:
+        except (StoreUnavailable, CorruptRecord):
             self._entries[project.project_id] = entry
             project.deleted = False
             raise

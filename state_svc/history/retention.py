@@ -10,7 +10,7 @@ import logging
 
 from ramify.v1.project_pb2 import Project
 from state_svc.codec.segment import decode_delta, decode_segment
-from state_svc.errors import CorruptRecord, ProjectNotFound, StoreUnavailable
+from state_svc.errors import CorruptRecord, Overloaded, ProjectNotFound, StoreUnavailable
 from state_svc.history.registry import ProjectRegistry
 from state_svc.history.snapshots import Snapshotter
 from state_svc.model.entity import lowest_pin
@@ -54,7 +54,7 @@ class Retention:
                 shortened += await self._snapshots.compact(project, target) > compacted
             except ProjectNotFound:
                 continue  # deleted meanwhile
-            except (StoreUnavailable, CorruptRecord) as error:
+            except (StoreUnavailable, CorruptRecord, Overloaded) as error:
                 fields = {"project_id": entity.project_id, "error": error.message}
                 _log.warning("history stays for now", extra={"fields": fields})
         return shortened

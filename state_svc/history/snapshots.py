@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from state_svc.codec.snapshot import SnapshotRecord, encode_snapshot, freeze
-from state_svc.errors import CorruptRecord, StoreUnavailable
+from state_svc.codec.snapshot import SnapshotRecord, decode_chunk, encode_snapshot, freeze
+from state_svc.errors import CorruptRecord, Overloaded, StoreUnavailable
 from state_svc.history.archive import archive_stages, release_references
 from state_svc.model.entity import lowest_pin
 from state_svc.model.project import LiveProject
@@ -28,6 +29,7 @@ from state_svc.store.base import StateStore
 _log = logging.getLogger(__name__)
 
 
+MAX_COMPACTIONS = 1_000  #: that wait for their turn; more are refused
 KEPT = 4  #: newest snapshots of a project; older ones are dropped, save where history begins
 
 
@@ -75,6 +77,8 @@ class Snapshotter:
         self._rules = rules
         self._growth: dict[str, _Growth] = {}
         self._due: asyncio.Queue[LiveProject | _Compaction] = asyncio.Queue()
+        self._waiting: set[str] = set()  #: uids of projects whose snapshot is due, once each
+        self._compacting: Counter[str] = Counter()  #: compactions by uid, waiting or under way
 
     def grew(self, project: LiveProject, revisions: int, size: int, mutations: int) -> None:
         """Note a durable commit; `size` is that of its segments as stored."""
@@ -89,7 +93,9 @@ class Snapshotter:
         slow = growth.mutations >= self._mutations and growth.size >= growth.snapshot_size / 8
         if ordinary or slow:
             growth.revisions = growth.size = growth.mutations = 0
-            self._due.put_nowait(project)
+            if project.uid not in self._waiting:
+                self._waiting.add(project.uid)
+                self._due.put_nowait(project)
 
     def replayed(self, project: LiveProject, changes: int) -> None:
         """Note what was replayed to load a project.
@@ -112,32 +118,59 @@ class Snapshotter:
     async def compact(self, project: LiveProject, wanted: int) -> int:
         """Drop history up to the newest snapshot that is not after `wanted`; return where.
 
-        If `wanted` is the head, a snapshot is taken there first. What is pinned stays. Raises
-        `StoreUnavailable` or `CorruptRecord`.
+        If `wanted` is the head, a snapshot is taken there first. What is pinned stays, and
+        everything if the snapshot cannot be read. If the caller gives up before its turn comes,
+        nothing happens. Raises `Overloaded`, `StoreUnavailable` or `CorruptRecord`.
         """
+        if self._compacting.total() >= MAX_COMPACTIONS:
+            raise Overloaded(problem=f"{MAX_COMPACTIONS} compactions wait for their turn")
+        self._compacting[project.uid] += 1
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._due.put_nowait(_Compaction(project, wanted, done))
         return await done
+
+    def is_compacting(self, project: LiveProject) -> bool:
+        """Whether a compaction of a project waits or is under way: it must stay in memory."""
+        return project.uid in self._compacting
+
+    def forget(self, project: LiveProject) -> None:
+        """Forget how a project that is deleted has grown."""
+        self._growth.pop(project.uid, None)
 
     async def run(self) -> None:
         """Take snapshots as they become due and compact when asked, for ever."""
         while True:
             due = await self._due.get()
+            if isinstance(due, LiveProject):
+                self._waiting.discard(due.uid)
+                await self._take_due(due)
+                continue
             try:
-                if isinstance(due, LiveProject):
-                    await self.take(due)
-                    continue
-                compacted = await self._compact(due.project, due.wanted)
-            except (StoreUnavailable, CorruptRecord) as error:
-                if isinstance(due, LiveProject):
-                    # Nothing depends on it: the segments are there, and the next is due soon.
-                    fields = {"project_id": due.project_id, "error": error.message}
-                    _log.warning("snapshot failed", extra={"fields": fields})
-                elif not due.done.done():
-                    due.done.set_exception(error)
-            else:
                 if not due.done.done():
-                    due.done.set_result(compacted)
+                    await self._carry_out(due)
+            finally:
+                uid = due.project.uid
+                self._compacting[uid] -= 1
+                if not self._compacting[uid]:
+                    del self._compacting[uid]
+
+    async def _take_due(self, project: LiveProject) -> None:
+        try:
+            await self.take(project)
+        except (StoreUnavailable, CorruptRecord) as error:
+            # Nothing depends on it: the segments are there, and the next is due soon.
+            fields = {"project_id": project.project_id, "error": error.message}
+            _log.warning("snapshot failed", extra={"fields": fields})
+
+    async def _carry_out(self, order: _Compaction) -> None:
+        try:
+            compacted = await self._compact(order.project, order.wanted)
+        except (StoreUnavailable, CorruptRecord) as error:
+            if not order.done.done():
+                order.done.set_exception(error)
+        else:
+            if not order.done.done():
+                order.done.set_result(compacted)
 
     async def _compact(self, project: LiveProject, wanted: int) -> int:
         snapshots = [r for r in await self._store.list_snapshots(project.uid) if r <= wanted]
@@ -145,6 +178,7 @@ class Snapshotter:
             snapshots.append(await self.take(project))
         compacted = _allowed(project, snapshots)
         if compacted:
+            await self._verify(project, compacted)
             await archive_stages(self._store, project.uid, project.view.compacted, compacted)
             # Asked again, as nothing comes between here and the next line: a pin is in force from
             # when it is accepted. What was archived for nothing is replaced next time.
@@ -157,6 +191,20 @@ class Snapshotter:
                 self._released()
         return compacted
 
+    async def _verify(self, project: LiveProject, revision: int) -> None:
+        """Read the snapshot that history is to begin from; raises `CorruptRecord`.
+
+        As long as its segments are there, a project can do without it.
+        """
+        records = await self._store.read_snapshot(project.uid, revision)
+        for record in records:
+            await asyncio.to_thread(decode_chunk, record)
+        chunks = [record.chunk for record in records if record.revision == revision]
+        if not chunks or chunks != list(range(len(chunks))):
+            raise CorruptRecord(
+                project_uid=project.uid, revision=revision, problem="a snapshot is incomplete"
+            )
+
     async def take(self, project: LiveProject) -> int:
         """Write a snapshot of the project as it is now; return its revision."""
         frozen = freeze(project)
@@ -167,7 +215,8 @@ class Snapshotter:
                 return frozen.revision
             await self._store.put_snapshot_chunk(record)
             size += len(record.data)
-        self._growth.setdefault(project.uid, _Growth()).snapshot_size = size
+        if not project.deleted:
+            self._growth.setdefault(project.uid, _Growth()).snapshot_size = size
         stored = await self._store.list_snapshots(project.uid)
         # What is retained of a compacted history, or of a fork's, is replayed from its begin.
         old = [revision for revision in stored[:-KEPT] if revision != project.view.compacted]

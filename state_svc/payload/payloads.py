@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from ramify.v1.payload_pb2 import PayloadRef
-from state_svc.codec.payload import decode_payload, encode_payload, inflate, to_ref
+from state_svc.codec.payload import decode_payload, encode_payload, inflate, stated_bytes, to_ref
 from state_svc.errors import InvalidRequest, Overloaded, PayloadNotFound, PayloadTooLarge
 from state_svc.model.limits import Limits
 from state_svc.model.project import LiveProject
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 KEEP_MICROS = 3_600 * 1_000_000  #: a body is kept so long after it was last put, whoever names it
 _MAX_KNOWN = 65_536  #: digests remembered; more than a batch can name
-_MAX_BYTES_IN_TRANSIT = 128 << 20  #: of all bodies being put and read
+MAX_BYTES_IN_TRANSIT = 128 << 20  #: of all bodies being put and read
 
 
 class Payloads:
@@ -48,13 +48,19 @@ class Payloads:
         self._in_transit = 0
         self.due = False  #: whether a collection is worth its while
 
-    async def put(self, data: bytes, *, compressed: bool, digest: str, micros: int) -> PayloadRef:
+    async def put(
+        self, data: bytes, transit: Transit, *, compressed: bool, digest: str, micros: int
+    ) -> PayloadRef:
         """Store a body durably; return how it is named.
 
-        Raises `InvalidRequest`, `PayloadTooLarge` or `StoreUnavailable`.
+        Raises `InvalidRequest`, `PayloadTooLarge`, `Overloaded` or `StoreUnavailable`.
         """
         limit = self._limits.max_stored_payload_bytes
-        body = await asyncio.to_thread(inflate, data, limit) if compressed else data
+        body = data
+        if compressed:
+            size = stated_bytes(data, limit)
+            transit.take(size)
+            body = await asyncio.to_thread(inflate, data, size)
         if len(body) > limit:
             raise PayloadTooLarge(original_bytes=len(body), max_bytes=limit)
         record = await asyncio.to_thread(encode_payload, body, self._threshold, micros)
@@ -104,8 +110,8 @@ class Payloads:
 
     def take(self, size: int) -> None:
         """Account for bytes in memory. Raises `Overloaded`."""
-        if self._in_transit + size > _MAX_BYTES_IN_TRANSIT:
-            raise Overloaded(limit="payload_bytes_in_transit", value=_MAX_BYTES_IN_TRANSIT)
+        if self._in_transit + size > MAX_BYTES_IN_TRANSIT:
+            raise Overloaded(limit="payload_bytes_in_transit", value=MAX_BYTES_IN_TRANSIT)
         self._in_transit += size
 
     def collect_soon(self) -> None:

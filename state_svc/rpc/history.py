@@ -128,11 +128,19 @@ class HistoryRpcs:
             raise ProjectActive(
                 project_id=project.project_id, state=transitions.PROJECT.names[entity.state]
             )
-        await service.committer.settled(project)
-        await service.projects.delete(project)
-        service.metrics.forget(project.project_id)
-        service.payloads.collect_soon()
-        service.hub.end(project, WatchEndReason.WATCH_END_REASON_PROJECT_DELETED)
+
+        async def delete() -> RequestRecord:
+            await service.committer.settled(project)
+            await service.projects.delete(project)
+            service.metrics.forget(project.project_id)
+            service.leases.end(project.uid, entity.lease.lease_epoch)
+            service.snapshots.forget(project)
+            service.payloads.collect_soon()
+            service.hub.end(project, WatchEndReason.WATCH_END_REASON_PROJECT_DELETED)
+            return RequestRecord("DeleteProject", "", project.project_id, 0, now_micros())
+
+        # It goes on when its caller gives up, so that nothing half-happens.
+        await once(service, "DeleteProject", "", delete)
         return DeleteProjectResponse()
 
 

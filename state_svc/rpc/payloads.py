@@ -38,6 +38,7 @@ class PayloadRpcs:
             first, data = await self._receive(requests, transit)
             ref = await service.payloads.put(
                 data,
+                transit,
                 compressed=_ENCODINGS[first.encoding],
                 digest=first.digest,
                 micros=now_micros(),

@@ -176,7 +176,7 @@ class SqliteStore:
         try:
             for table in TABLES:
                 await self._delete(table, "project_key = ?", (key,))
-        except StoreUnavailable as error:
+        except (StoreUnavailable, CorruptRecord) as error:
             # It is deleted all the same; the next start drops what is left of it.
             _log.warning(
                 "a deleted project is not cleared away yet", extra={"fields": error.fields}

@@ -11,10 +11,11 @@ import pytest
 from ramify.v1.error_pb2 import ErrorReason
 from state_svc.codec import compression
 from state_svc.config import Settings
-from state_svc.history import snapshots
+from state_svc.history import past, snapshots
 from state_svc.lease import table
 from state_svc.metrics import _MAX_PROJECTS
 from state_svc.model import limits, producer
+from state_svc.payload import payloads
 from state_svc.rpc import convert, idle, leases, nodes, portable, watch
 from state_svc.watch import feed, hub, permit, session
 
@@ -67,6 +68,10 @@ ENFORCED: dict[str, object] = {
     "imports under way": portable._MAX_IMPORTS,
     "backups under way": 1,
     "seconds that an upload or a download stands still": int(idle.IDLE_SECONDS),
+    "bytes of bodies of the payload store that are being put and read, as they arrive and"
+    " inflated": payloads.MAX_BYTES_IN_TRANSIT,
+    "views of the past that are being rebuilt": past.REBUILDS,
+    "compactions that wait for their turn": snapshots.MAX_COMPACTIONS,
     "listings with pages to come": nodes._MAX_LISTINGS,
     "bytes of a page": convert.MAX_PAGE_BYTES,
     "violations of a rejected batch": "MAX_VIOLATIONS",

@@ -1,0 +1,104 @@
+"""A deletion happens as a whole or not at all, whoever waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from pathlib import Path
+
+import pytest
+
+from ramify.v1.state_service_pb2 import DeleteProjectRequest
+from state_svc.codec.project import ProjectRecord
+from state_svc.errors import CorruptRecord, ProjectNotFound
+from state_svc.history.registry import ProjectRegistry
+from state_svc.rpc.history import HistoryRpcs
+from state_svc.store.base import Commit
+from state_svc.store.memory import MemoryStore
+from tests.support.embedded import Embedded, embedded
+from tests.support.mutations import create
+from tests.support.wire import eventually
+
+REQUEST = DeleteProjectRequest(project_id="p", force=True)
+
+
+class _SlowStore(MemoryStore):
+    """Deletes once it is told to, or fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.told = asyncio.Event(), asyncio.Event()
+        self.error: CorruptRecord | None = None
+
+    async def delete_project(self, project_uid: str) -> None:
+        self.asked.set()
+        await self.told.wait()
+        if self.error is not None:
+            raise self.error
+        await super().delete_project(project_uid)
+
+
+def _ends(running: Embedded, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the ids of projects whose watches are ended, as that happens."""
+    ended: list[str] = []
+    monkeypatch.setattr(
+        type(running.service.hub), "end", lambda _, project, __: ended.append(project.project_id)
+    )
+    return ended
+
+
+async def test_a_deletion_goes_on_when_its_caller_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = _SlowStore()
+    async with embedded(store) as running:
+        ended = _ends(running, monkeypatch)
+        await running.create("p")
+        deleting = asyncio.create_task(HistoryRpcs(running.service).delete_project(REQUEST))
+        await store.asked.wait()
+        deleting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await deleting
+        store.told.set()
+        await eventually(lambda: ended == ["p"], "watches of the project are ended")
+        assert [head.deleted for head in await store.list_projects()] == [True]
+        with pytest.raises(ProjectNotFound):
+            await running.service.live("p")
+
+
+async def test_a_project_whose_row_is_damaged_is_not_deleted_by_half(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = _SlowStore()
+    store.told.set()
+    store.error = CorruptRecord(problem="told to be damaged")
+    async with embedded(store) as running:
+        ended = _ends(running, monkeypatch)
+        await running.create("p")
+        with pytest.raises(CorruptRecord):
+            await HistoryRpcs(running.service).delete_project(REQUEST)
+        assert await running.commit("p", create("n")) == 2, "it is still there"
+        assert ended == []
+
+
+async def test_nothing_but_the_id_is_kept_of_a_deleted_project(tmp_path: Path) -> None:
+    async with embedded(tmp_path) as running:
+        await running.create("p")
+        service = running.service
+        project = await service.live("p")
+        service.snapshots.grew(project, 1, 1, 1)
+        await HistoryRpcs(service).delete_project(REQUEST)
+        entry = service.projects._entries["p"]
+        assert (entry.record.data, entry.live) == (b"", None)
+        assert project.uid not in service.snapshots._growth
+
+
+async def test_a_damaged_project_that_is_asked_for_again_and_again_keeps_no_frames() -> None:
+    store = MemoryStore()
+    await store.commit(Commit(projects=[ProjectRecord("uid", "p", b"damaged", 1)]))
+    projects = ProjectRegistry(store)
+    await projects.open()
+    frames = []
+    for _ in range(3):
+        with pytest.raises(CorruptRecord) as caught:
+            await projects.get("p")
+        frames.append(len(traceback.extract_tb(caught.value.__traceback__)))
+    assert frames[0] == frames[1] == frames[2]
