@@ -7,10 +7,12 @@ import traceback
 
 import structlog
 
-from orchestrator_svc.agents.base import AgentError, AgentInput, Modifier, open_call
+from orchestrator_svc.agents.base import AgentError, AgentInput, Modifier, Plan, open_call
 from orchestrator_svc.agents.profile import AgentSet
 from orchestrator_svc.engine.activity import Activity
+from orchestrator_svc.engine.aside import aside
 from orchestrator_svc.engine.context import outcome_of
+from orchestrator_svc.engine.trace import output_body
 from orchestrator_svc.engine.watchdog import Watchdog
 from orchestrator_svc.errors import leaves
 from orchestrator_svc.graph.event import Failed, Outcome
@@ -44,7 +46,7 @@ async def call_agent(
     try:
         async with deadline:
             with watchdog:
-                answer = monitor.notes.answer = await _ask(agents, stage, task)
+                answer = await _ask(agents, stage, task)
     except TimeoutError as error:
         if watchdog.bitten_after is not None:
             silence = f"no sign of life for {watchdog.bitten_after:g} s"
@@ -61,7 +63,9 @@ async def call_agent(
         return Failed(ErrorClass.CANCELLED, "the agent cancelled its own call")
     except Exception as error:
         return _unexpected(task, stage, error)
-    return outcome_of(answer)
+    extent = len(answer.tasks) if isinstance(answer, Plan) else 1
+    monitor.notes.output = await aside(extent, lambda: output_body(answer))
+    return await aside(extent, lambda: outcome_of(answer))
 
 
 async def _ask(agents: AgentSet, stage: Stage, task: AgentInput) -> object:

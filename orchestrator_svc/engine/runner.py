@@ -24,6 +24,7 @@ from orchestrator_svc.agents.profile import AgentSet
 from orchestrator_svc.engine.abandon import CANCELLED
 from orchestrator_svc.engine.activity import Activity
 from orchestrator_svc.engine.agent_call import AgentCall
+from orchestrator_svc.engine.aside import aside
 from orchestrator_svc.engine.calls import call_agent
 from orchestrator_svc.engine.context import Views, agent_input, missing_results
 from orchestrator_svc.engine.leases import Lease
@@ -40,6 +41,7 @@ from orchestrator_svc.graph.event import (
     Event,
     Failed,
     Outcome,
+    Planned,
     TimeReached,
 )
 from orchestrator_svc.graph.node import Result
@@ -105,7 +107,9 @@ class Runner:
         self._sent: deque[_Sent] = deque()
         self._calls: dict[str, AgentCall] = {}  #: by node, that agents work on
         self._preparing: dict[str, asyncio.Task[None]] = {}  #: by node, of calls before that
+        self._fetched: list[tuple[Call, Mapping[str, Result]]] = []  #: calls that can begin
         self._views = Views()
+        self._deciding = False  #: whether a turn is taken, perhaps in a thread
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
         self._seen_revision = project.revision  #: how far the watch has come
@@ -139,8 +143,13 @@ class Runner:
         """The execution keys in force."""
         return self._run.settings
 
-    def live(self) -> Live:
-        """Return what only this orchestrator knows of the project (S2.5)."""
+    def live(self) -> Live | None:
+        """Return what only this orchestrator knows of the project (S2.5).
+
+        None while a long turn is taken: nobody else may look at the run then.
+        """
+        if self._deciding:
+            return None
         now, nodes = asyncio.get_running_loop().time(), self._run.nodes.values()
         timeout = self._run.settings.node_execution_timeout_seconds
         begins = {
@@ -202,17 +211,19 @@ class Runner:
             self._store.close_lane(self._project.project_id)
 
     async def _loop(self, group: asyncio.TaskGroup) -> None:
-        self._merge(begin(self._run, self._clock()))
+        await self._decide(begin, len(self._run.nodes))
         while True:
             self._wake.clear()
             if self._failure is not None:
                 raise self._failure
             self._take_durable(group)
+            while self._fetched:
+                self._begin_call(group, *self._fetched.pop())
             if self._inbox:
                 events, self._inbox = self._inbox, []
-                self._merge(decide(self._run, events, self._clock()))
+                await self._apply(events)
             if self._draining:
-                self._give_back()
+                await self._give_back()
             self._release_updates()
             if self._pending and len(self._sent) < LANE_WINDOW:
                 await self._offer()
@@ -221,7 +232,19 @@ class Runner:
             self._arm_timer()
             await self._wake.wait()
 
-    def _merge(self, decision: Decision) -> None:
+    async def _apply(self, events: list[Event]) -> None:
+        await self._decide(
+            lambda run, now: decide(run, events, now),
+            max(_extent(event, self._run) for event in events),
+        )
+
+    async def _decide(self, turn: Callable[[Run, float], Decision], extent: int) -> None:
+        """Take a turn of the run, which `extent` nodes may have to do with."""
+        self._deciding = True
+        try:
+            decision = await aside(extent, lambda: turn(self._run, self._clock()))
+        finally:
+            self._deciding = False
         self._pending.groups += self._updates.take(decision.groups, self._clock())
         self._pending.calls += decision.calls
         self._pending.cancels += decision.cancels
@@ -264,7 +287,9 @@ class Runner:
 
     # Agent calls
 
-    def _begin_call(self, group: asyncio.TaskGroup, call: Call) -> None:
+    def _begin_call(
+        self, group: asyncio.TaskGroup, call: Call, fetched: Mapping[str, Result] | None = None
+    ) -> None:
         node = self._run.nodes[call.node_id]
         if node.open_call != call.number:
             return
@@ -272,16 +297,16 @@ class Runner:
         if cancelled or self._run.state is ProjectState.CANCELLING:
             self._not_begun(call)
             return
-        missing = missing_results(self._run, call)
+        missing = [] if fetched is not None else missing_results(self._run, call)
         if not missing and self.lease.is_valid():
-            self._ask(call, {})
+            self._ask(call, fetched or {})
             return
         task = group.create_task(self._prepare(call, missing), name="agent-call")
         self._preparing[call.node_id] = task
         task.add_done_callback(partial(self._prepared, call))
 
     async def _prepare(self, call: Call, missing: list[str]) -> None:
-        """Wait for what a call cannot begin without; then ask its agent."""
+        """Wait for what a call cannot begin without."""
         try:
             await self.lease.valid()
             fetched = await self._fetch_results(missing)
@@ -289,7 +314,8 @@ class Runner:
             failed = Failed(ErrorClass.CONNECTION, f"results cannot be read: {error.message}")
             self.post(CallEnded(call.node_id, call.number, failed))
             return
-        self._ask(call, fetched)
+        self._fetched.append((call, fetched))
+        self._wake.set()
 
     def _prepared(self, call: Call, task: asyncio.Task[None]) -> None:
         del self._preparing[call.node_id]
@@ -405,14 +431,14 @@ class Runner:
                 if self._run.ended:
                     self._wake.set()
 
-    def _give_back(self) -> None:
+    async def _give_back(self) -> None:
         """While draining: once no call is open or the grace is over, end what is left."""
         if self._gave_back or self._run.ended or (self._run.busy and not self._grace_over):
             return
         self._gave_back = True
         given_back = {node_id: call.ended(GIVEN_BACK) for node_id, call in self._calls.items()}
         self._cancel_calls()
-        self._merge(decide(self._run, [Draining(given_back)], self._clock()))
+        await self._apply([Draining(given_back)])
 
     def _is_over(self) -> bool:
         if self._pending or self._sent or self._inbox:
@@ -432,3 +458,12 @@ class Runner:
     def _stop_looking(self) -> None:
         self._looked = True
         self._wake.set()
+
+
+def _extent(event: Event, run: Run) -> int:
+    """Return how many nodes an event may have to do with, at most: orders and failures spread."""
+    if not isinstance(event, CallEnded):
+        return 1 if isinstance(event, CallProgressed | TimeReached) else len(run.nodes)
+    if isinstance(event.outcome, Planned):
+        return len(event.outcome.tasks)
+    return len(run.nodes) if isinstance(event.outcome, Failed) else 1

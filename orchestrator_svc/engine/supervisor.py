@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
-from pydantic import JsonValue
 
 from orchestrator_svc.agents.profile import ProfileEntry, ProfileRegistry
+from orchestrator_svc.engine.aside import aside
 from orchestrator_svc.engine.leases import Lease, LeaseKeeper
 from orchestrator_svc.engine.runner import Runner
 from orchestrator_svc.engine.scan import Projects, Scanner
@@ -206,7 +206,16 @@ class Supervisor:
         if entry.refusal:
             await self._refuse(project, lease, entry.refusal)
             return
-        runner = self._make_runner(project, lease, entry)
+        run = await aside(len(project.nodes), lambda: self._make_run(project, entry))
+        runner = Runner(
+            project,
+            run,
+            lease=lease,
+            store=self._store,
+            agents=entry.agents,
+            options={**project.agent_options, **entry.service_options},
+            metrics=self._metrics,
+        )
         lease.on_lost = lambda: runner.abandon(ProducerFenced(project_id=lease.project_id))
         self._runners[lease.project_id] = runner
         try:
@@ -214,8 +223,8 @@ class Supervisor:
         finally:
             del self._runners[lease.project_id]
 
-    def _make_runner(self, project: LoadedProject, lease: Lease, entry: ProfileEntry) -> Runner:
-        run = Run(
+    def _make_run(self, project: LoadedProject, entry: ProfileEntry) -> Run:
+        return Run(
             goal=project.goal,
             state=project.state,
             settings=effective(self._execution, project.settings),
@@ -225,16 +234,6 @@ class Supervisor:
             pause_time=project.pause_time,
             nodes=project.nodes,
             reviews=project.reviews,
-        )
-        options: dict[str, JsonValue] = {**project.agent_options, **entry.service_options}
-        return Runner(
-            project,
-            run,
-            lease=lease,
-            store=self._store,
-            agents=entry.agents,
-            options=options,
-            metrics=self._metrics,
         )
 
     async def _refuse(self, project: LoadedProject, lease: Lease, reason: str) -> None:

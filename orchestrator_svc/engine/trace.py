@@ -29,7 +29,7 @@ class TraceNotes:
     """What an agent says of its model and its tools while a call is open; from any thread."""
 
     def __init__(self) -> None:
-        self.answer: object = None
+        self.output: Body | None = None  #: what the agent answered
         self._lock = threading.Lock()
         self._model = ""
         self._prompt: Body | None = None
@@ -60,7 +60,7 @@ class TraceNotes:
                 started=started,
                 seconds=seconds,
                 input=input_body(task),
-                output=output_body(self.answer),
+                output=self.output,
                 model=self._model,
                 prompt=self._prompt,
                 response=self._response,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from ramify.v1 import mutation_pb2
+
+T = TypeVar("T")
 
 _FRAMING_BYTES = 8  #: tag and length of one mutation inside a batch, rounded up
 
@@ -28,3 +31,15 @@ def pack(
         size += group_size
     if batch:
         yield batch
+
+
+def portions(groups: Sequence[Sequence[T]], most: int) -> Iterator[Sequence[Sequence[T]]]:
+    """Yield `groups`, in order, in portions of at most `most` items, a larger group alone."""
+    start, count = 0, 0
+    for place, group in enumerate(groups):
+        if count and count + len(group) > most:
+            yield groups[start:place]
+            start, count = place, 0
+        count += len(group)
+    if count:
+        yield groups[start:]

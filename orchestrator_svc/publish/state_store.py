@@ -12,7 +12,7 @@ from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.bodies import Bodies
 from orchestrator_svc.publish.client import CALL_TIMEOUT, translated
 from orchestrator_svc.publish.convert import read_node, to_message
-from orchestrator_svc.publish.pack import pack
+from orchestrator_svc.publish.pack import pack, portions
 from orchestrator_svc.publish.records import LoadedProject, Sighting
 from orchestrator_svc.publish.review import review_message
 from orchestrator_svc.publish.stages import stage_message
@@ -82,19 +82,20 @@ class StateServiceStore:
         if self._stream.connections != self._bodies_of:
             self._bodies_of = self._stream.connections
             self._bodies.forget()
-        messages = [[_message(mutation) for mutation in group] for group in groups]
-        await self._bodies.move_out(message for group in messages for message in group)
-        batches = pack(
-            messages,
-            max_mutations=limits.max_batch_mutations,
-            max_bytes=limits.max_batch_bytes - BATCH_MARGIN_BYTES,
-        )
         futures: list[asyncio.Future[int]] = []
-        for batch in batches:
-            self._metrics.batch_mutations.observe(len(batch))
-            futures.append(await self._stream.offer(project_id, batch, lease_epoch=lease_epoch))
-            if len(batch) >= LONG_BATCH_MUTATIONS:
-                await asyncio.sleep(0)  # others are not kept waiting by a large plan
+        for part in portions(groups, limits.max_batch_mutations):
+            messages = [[_message(mutation) for mutation in group] for group in part]
+            await self._bodies.move_out(message for group in messages for message in group)
+            batches = pack(
+                messages,
+                max_mutations=limits.max_batch_mutations,
+                max_bytes=limits.max_batch_bytes - BATCH_MARGIN_BYTES,
+            )
+            for batch in batches:
+                self._metrics.batch_mutations.observe(len(batch))
+                futures.append(await self._stream.offer(project_id, batch, lease_epoch=lease_epoch))
+                if len(batch) >= LONG_BATCH_MUTATIONS:
+                    await asyncio.sleep(0)  # others are not kept waiting by a large plan
         return futures
 
 

@@ -14,7 +14,7 @@ from orchestrator_svc.graph.mutation import (
 )
 from orchestrator_svc.graph.node import Failure, Result
 from orchestrator_svc.publish import convert
-from orchestrator_svc.publish.pack import pack
+from orchestrator_svc.publish.pack import pack, portions
 from ramify.v1 import command_pb2, mutation_pb2, node_pb2, project_pb2
 
 WHOLE = NodeChanges(
@@ -143,3 +143,10 @@ def test_batches_are_as_few_as_the_limits_allow_and_never_split_a_group() -> Non
     packed = pack(groups(2, 3, 4), max_mutations=100, max_bytes=450)
     assert [len(batch) for batch in packed] == [2, 3, 4]
     assert list(pack([], max_mutations=1, max_bytes=1)) == []
+
+
+def test_portions_keep_every_group_whole_and_in_order() -> None:
+    groups = [[1], [2, 3], [4, 5, 6, 7], [8], [9]]
+    assert list(portions(groups, 3)) == [[[1], [2, 3]], [[4, 5, 6, 7]], [[8], [9]]]
+    assert list(portions(groups, 100)) == [groups]
+    assert not list(portions([], 3))
