@@ -9,15 +9,17 @@ from the same inputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 
 from orchestrator_svc.graph.mutation import NodeChanges
-from orchestrator_svc.graph.node import Node
-from orchestrator_svc.graph.plan import DraftTask, canonical, child_id, sub_graph_id
+from orchestrator_svc.graph.node import Json, Node
+from orchestrator_svc.graph.plan import DraftTask, canonical, child_id, in_order, sub_graph_id
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.settle import make_ready
-from orchestrator_svc.graph.staging import half_staged, in_order, is_staged
-from orchestrator_svc.graph.types import TERMINAL_NODE_STATES, NodeState
+from orchestrator_svc.graph.staging import half_staged, is_staged
+from orchestrator_svc.graph.types import TERMINAL_NODE_STATES, NodeState, TaskType
 
 
 def reusable(run: Run, node: Node) -> dict[str, Node]:
@@ -49,34 +51,34 @@ def reuse_problems(run: Run, node: Node, tasks: Sequence[DraftTask]) -> list[str
 def reuse(tasks: Sequence[DraftTask], finished: Mapping[str, Node]) -> dict[int, str]:
     """Return the finished child that does each task, by the task's index. The plan is valid."""
     chosen = {index: task.reuse for index, task in enumerate(tasks) if task.reuse}
-    free = {id_: child for id_, child in finished.items() if id_ not in chosen.values()}
+    named = set(chosen.values())
+    free: dict[_Work, deque[str]] = {}
+    for node_id, child in finished.items():
+        if node_id not in named:
+            work = _work(child.goal, child.task_type, child.depends_on, child.details)
+            free.setdefault(work, deque()).append(node_id)
     if not free:
         return chosen
-    waiting = [index for index in range(len(tasks)) if index not in chosen]
-    found = True
-    while found and waiting:
-        found = False
-        for index in list(waiting):
-            task = tasks[index]
-            if any(needed not in chosen for needed in task.depends_on):
-                continue
-            waiting.remove(index)
-            needs = {chosen[needed] for needed in task.depends_on}
-            same = next((c for c in free.values() if _same_task(task, c, needs)), None)
-            if same is not None:
-                found = True
-                chosen[index] = same.node_id
-                del free[same.node_id]
+    for index in in_order(tasks):
+        task = tasks[index]
+        if index in chosen or any(needed not in chosen for needed in task.depends_on):
+            continue
+        needs = (chosen[needed] for needed in task.depends_on)
+        details = {key: canonical(value) for key, value in task.details.items()}
+        same = free.get(_work(task.goal, task.task_type, needs, details))
+        if same:
+            chosen[index] = same.popleft()
     return chosen
 
 
-def _same_task(task: DraftTask, child: Node, needs: set[str]) -> bool:
-    return (
-        task.goal == child.goal
-        and task.task_type is child.task_type
-        and needs == set(child.depends_on)
-        and {key: canonical(value) for key, value in task.details.items()} == child.details
-    )
+#: What a task does: goal, type, the finished nodes that it needs, and details as JSON.
+_Work = tuple[str, TaskType, frozenset[str], str]
+
+
+def _work(
+    goal: str, task_type: TaskType, needs: Iterable[str], details: Mapping[str, Json]
+) -> _Work:
+    return goal, task_type, frozenset(needs), json.dumps(dict(details), sort_keys=True)
 
 
 def adopt_plan(run: Run, node: Node, tasks: tuple[DraftTask, ...]) -> None:
@@ -84,10 +86,8 @@ def adopt_plan(run: Run, node: Node, tasks: tuple[DraftTask, ...]) -> None:
     plan_number = node.plan_count + 1
     staged = is_staged(tasks, run.goal)
     reused = reuse(tasks, reusable(run, node))
-    ids = tuple(
-        reused.get(index) or child_id(node.node_id, plan_number, index)
-        for index in range(len(tasks))
-    )
+    sub_graph = sub_graph_id(node.node_id, plan_number)
+    ids = tuple(reused.get(index) or child_id(sub_graph, index) for index in range(len(tasks)))
     if node.children:
         _supersede(run, node, set(ids))
     children = [run.nodes[id_] for id_ in reused.values()]
@@ -98,14 +98,14 @@ def adopt_plan(run: Run, node: Node, tasks: tuple[DraftTask, ...]) -> None:
         if staged:
             run.cut()
         needs = tuple(ids[i] for i in task.depends_on)
-        waits = any(i not in reused for i in task.depends_on)
+        waits = staged or any(i not in reused for i in task.depends_on)
         children.append(
             run.create(
                 node_id=ids[index],
                 goal=task.goal,
                 task_type=task.task_type,
                 node_type=task.node_type,
-                state=NodeState.PENDING if waits or staged else NodeState.READY,
+                state=NodeState.PENDING if waits else NodeState.READY,
                 parent=node,
                 depends_on=needs,
                 details={key: canonical(value) for key, value in task.details.items()},
@@ -118,7 +118,7 @@ def adopt_plan(run: Run, node: Node, tasks: tuple[DraftTask, ...]) -> None:
     changes = NodeChanges(
         state=NodeState.PLAN_DONE,
         children=ids,
-        sub_graph_id=sub_graph_id(node.node_id, plan_number),
+        sub_graph_id=sub_graph,
         plan_count=plan_number,
     )
     if node.error is not None:

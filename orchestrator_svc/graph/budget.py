@@ -153,7 +153,7 @@ class Accounts:
         self._count(node)
 
     def _open(self, node: Node) -> None:
-        budget = node.budget or (UNLIMITED if node.parent_id else self._own)
+        budget = node.budget if node.parent_id else node.budget or self._own
         if budget:
             self._accounts[node.node_id] = _Account(node, budget)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from graphlib import CycleError, TopologicalSorter
 
 import networkx as nx
 
@@ -57,9 +57,11 @@ def check_plan(
         problems.append(f"the plan has {len(tasks)} tasks, at most {MAX_PLAN_TASKS} are allowed")
     if layer + 1 > max_depth:
         problems.append(f"layer {layer} may not be planned, the deepest layer is {max_depth}")
+    details = [_json_bytes(task.details) for task in tasks]
     for index, task in enumerate(tasks):
-        problems += (f"task {index}: {problem}" for problem in _task_problems(task, len(tasks)))
-    size = _plan_bytes(tasks, objective)
+        found = _task_problems(task, len(tasks), details[index])
+        problems += (f"task {index}: {problem}" for problem in found)
+    size = _plan_bytes(tasks, objective, details)
     if size > MAX_PLAN_BYTES:
         problems.append(f"the plan has {size} bytes, at most {MAX_PLAN_BYTES} are allowed")
     problems += _cycles(tasks)
@@ -69,20 +71,23 @@ def check_plan(
     return problems
 
 
-def _plan_bytes(tasks: Sequence[DraftTask], objective: str) -> int:
+def _plan_bytes(tasks: Sequence[DraftTask], objective: str, details: Iterable[int | None]) -> int:
     size = len(tasks) * (len(objective.encode(errors="replace")) + _TASK_OVERHEAD_BYTES)
-    for task in tasks:
+    for task, details_bytes in zip(tasks, details, strict=True):
         size += len(task.goal.encode(errors="replace"))
-        size += 24 * len(task.depends_on) + (_json_bytes(task.details) or 0)
+        size += 24 * len(task.depends_on) + (details_bytes or 0)
     return size
 
 
 def fits_one_batch(tasks: Sequence[DraftTask], objective: str) -> bool:
     """Return whether a plan and its parent's change can be one revision (SEM 11)."""
-    return len(tasks) <= MAX_BATCH_TASKS and _plan_bytes(tasks, objective) <= MAX_BATCH_BYTES
+    if len(tasks) > MAX_BATCH_TASKS:
+        return False
+    details = (_json_bytes(task.details) for task in tasks)
+    return _plan_bytes(tasks, objective, details) <= MAX_BATCH_BYTES
 
 
-def _task_problems(task: DraftTask, count: int) -> list[str]:
+def _task_problems(task: DraftTask, count: int, details_bytes: int | None) -> list[str]:
     problems: list[str] = []
     if not MIN_GOAL_CHARS <= len(task.goal) <= MAX_GOAL_CHARS:
         problems.append(
@@ -91,19 +96,25 @@ def _task_problems(task: DraftTask, count: int) -> list[str]:
         )
     if not is_text(task.goal):
         problems.append("the goal is not valid Unicode")
-    out_of_range = [i for i in task.depends_on if not 0 <= i < count]
-    if out_of_range:
-        problems.append(f"depends on {out_of_range}, indices are 0 to {count - 1}")
-    if len(set(task.depends_on)) != len(task.depends_on):
-        problems.append("names a dependency twice")
-    if len(task.depends_on) > MAX_TASK_DEPENDENCIES:
-        problems.append(f"has more than {MAX_TASK_DEPENDENCIES} dependencies")
-    size = _json_bytes(task.details)
-    if size is None:
+    if task.depends_on:
+        problems += _dependency_problems(task.depends_on, count)
+    if details_bytes is None:
         problems.append("the details are not JSON")
-    elif size > MAX_DETAILS_BYTES:
-        problems.append(f"the details have {size} bytes, at most {MAX_DETAILS_BYTES} are allowed")
+    elif details_bytes > MAX_DETAILS_BYTES:
+        problems.append(
+            f"the details have {details_bytes} bytes, at most {MAX_DETAILS_BYTES} are allowed"
+        )
     return problems
+
+
+def _dependency_problems(depends_on: Sequence[int], count: int) -> Iterator[str]:
+    out_of_range = [i for i in depends_on if not 0 <= i < count]
+    if out_of_range:
+        yield f"depends on {out_of_range}, indices are 0 to {count - 1}"
+    if len(set(depends_on)) != len(depends_on):
+        yield "names a dependency twice"
+    if len(depends_on) > MAX_TASK_DEPENDENCIES:
+        yield f"has more than {MAX_TASK_DEPENDENCIES} dependencies"
 
 
 def _cycles(tasks: Sequence[DraftTask]) -> list[str]:
@@ -113,7 +124,7 @@ def _cycles(tasks: Sequence[DraftTask]) -> list[str]:
         for index, task in enumerate(tasks)
         if index in task.depends_on
     ]
-    if not problems and _can_be_ordered(tasks):
+    if not problems and sum(1 for _ in in_order(tasks)) == len(tasks):
         return []
     graph: nx.DiGraph[int] = nx.DiGraph()
     graph.add_nodes_from(range(len(tasks)))
@@ -131,21 +142,33 @@ def _cycles(tasks: Sequence[DraftTask]) -> list[str]:
     return problems
 
 
-def _can_be_ordered(tasks: Sequence[DraftTask]) -> bool:
-    """Return whether no tasks wait for each other: the quick answer, for large plans."""
-    sorter: TopologicalSorter[int] = TopologicalSorter()
+def in_order(tasks: Sequence[DraftTask]) -> Iterator[int]:
+    """Yield the indices of tasks, dependencies first; those in a circle never come.
+
+    In the order of the plan, if that is such an order.
+    """
+    if all(max(task.depends_on, default=-1) < index for index, task in enumerate(tasks)):
+        yield from range(len(tasks))
+        return
+    open_needs = [len(task.depends_on) for task in tasks]
+    needed_by: dict[int, list[int]] = {}
     for index, task in enumerate(tasks):
-        if task.depends_on:
-            sorter.add(index, *(i for i in task.depends_on if 0 <= i < len(tasks)))
-    try:
-        sorter.prepare()
-    except CycleError:
-        return False
-    return True
+        for dependency in task.depends_on:
+            needed_by.setdefault(dependency, []).append(index)
+    ready = deque(index for index, count in enumerate(open_needs) if not count)
+    while ready:
+        index = ready.popleft()
+        yield index
+        for dependant in needed_by.get(index, ()):
+            open_needs[dependant] -= 1
+            if not open_needs[dependant]:
+                ready.append(dependant)
 
 
 def _json_bytes(details: dict[str, Json]) -> int | None:
     """Return the size of `details` as UTF-8 JSON; None if they are no JSON."""
+    if not details:
+        return 2
     try:
         return len(json.dumps(details, ensure_ascii=False, allow_nan=False).encode())
     except (TypeError, ValueError, RecursionError):
@@ -172,9 +195,9 @@ def sub_graph_id(parent_id: str, plan_number: int) -> str:
     return bounded_id(f"{parent_id}.{plan_number}", MAX_ID_CHARS - len(f".{MAX_PLAN_TASKS}"))
 
 
-def child_id(parent_id: str, plan_number: int, index: int) -> str:
-    """Return the id of a child: the same for the same place, and of no other place."""
-    return f"{sub_graph_id(parent_id, plan_number)}.{index}"
+def child_id(sub_graph: str, index: int) -> str:
+    """Return the id of a child of a sub-graph: the same for the same place, and of no other."""
+    return f"{sub_graph}.{index}"
 
 
 def bounded_id(text: str, most: int = MAX_ID_CHARS) -> str:

@@ -10,8 +10,7 @@ which plan of their parent they are, and where.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from orchestrator_svc.graph.node import Node
 from orchestrator_svc.graph.plan import (
@@ -25,23 +24,6 @@ from orchestrator_svc.graph.plan import (
 def is_staged(tasks: Sequence[DraftTask], objective: str) -> bool:
     """Return whether a plan needs more than one revision."""
     return not fits_one_batch(tasks, objective)
-
-
-def in_order(tasks: Sequence[DraftTask]) -> Iterator[int]:
-    """Yield the indices of tasks, dependencies first; those in a circle never come."""
-    open_needs = [len(task.depends_on) for task in tasks]
-    needed_by: dict[int, list[int]] = {}
-    for index, task in enumerate(tasks):
-        for dependency in task.depends_on:
-            needed_by.setdefault(dependency, []).append(index)
-    ready = deque(index for index, count in enumerate(open_needs) if not count)
-    while ready:
-        index = ready.popleft()
-        yield index
-        for dependant in needed_by.get(index, ()):
-            open_needs[dependant] -= 1
-            if not open_needs[dependant]:
-                ready.append(dependant)
 
 
 def restore_children(nodes: Iterable[Node]) -> None:

@@ -17,6 +17,7 @@ from orchestrator_svc.graph.plan import (
     canonical,
     check_plan,
     child_id,
+    sub_graph_id,
 )
 from orchestrator_svc.publish.value import read_value, set_value
 from tests.unit.orchestrator_svc.driven import draft
@@ -95,7 +96,7 @@ def test_child_ids_are_bounded_and_never_the_same_for_different_places() -> None
     seen = set(level)
     for _ in range(20):
         places = itertools.product(level[:3], (1, 2), (0, 4_998))
-        level = [child_id(parent, plan, index) for parent, plan, index in places]
+        level = [child_id(sub_graph_id(parent, plan), index) for parent, plan, index in places]
         assert all(len(node_id) <= MAX_ID_CHARS for node_id in level)
         assert not seen & set(level)
         seen |= set(level)

@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 
 from orchestrator_svc.engine.context import agent_input
+from orchestrator_svc.graph.adopt import reusable, reuse
 from orchestrator_svc.graph.event import Planned
+from orchestrator_svc.graph.node import Json
 from orchestrator_svc.graph.plan import DraftTask
 from orchestrator_svc.graph.recovery import MAX_REPLANS
 from orchestrator_svc.graph.types import (
@@ -202,3 +204,41 @@ def test_a_crash_in_a_replan_loses_neither_the_reason_nor_what_is_finished() -> 
     assert seen.replan_reason == "because"
     driven.answer("root", of(task("one"), task("six")))
     assert driven.node("root").children == ("root.1.0", "root.2.1")
+
+
+class Goal(str):
+    """Text that counts how often it is compared."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Goal.compared += 1
+        return str(self) == other
+
+    __hash__ = str.__hash__
+
+
+def test_reuse_compares_each_task_of_a_large_plan_a_few_times_only() -> None:
+    """Not each with every finished child: plans have up to 200 000 tasks."""
+    width = 2_000
+    driven = planned(*(task(f"part {n}") for n in range(width)))
+    for child in driven.run.nodes.values():
+        child.state = S.DONE
+    finished = reusable(driven.run, driven.run.nodes["root"])
+    again = [task(Goal(f"part {width - n}")) for n in range(width)]
+    Goal.compared = 0
+    chosen = reuse(again, finished)
+    assert chosen == {n: f"root.1.{width - n}" for n in range(1, width)}
+    assert Goal.compared <= 4 * width
+
+
+def test_equal_tasks_are_reused_once_each_whatever_their_details_look_like() -> None:
+    def part(value: Json) -> DraftTask:
+        return replace(task("same"), details={"n": value, "m": [1, {"k": None}]})
+
+    driven = planned(part(1.0), part(1), part(True), part("1"))
+    for child in driven.run.nodes.values():
+        child.state = S.DONE
+    finished = reusable(driven.run, driven.run.nodes["root"])
+    chosen = reuse([part(True), part(1), part(2), part(1.0), part(1)], finished)
+    assert chosen == {0: "root.1.2", 1: "root.1.0", 3: "root.1.1"}

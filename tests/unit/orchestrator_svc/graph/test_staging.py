@@ -13,10 +13,11 @@ from orchestrator_svc.graph.plan import (
     MAX_PLAN_TASKS,
     DraftTask,
     child_id,
+    in_order,
     sub_graph_id,
 )
 from orchestrator_svc.graph.settings import Settings
-from orchestrator_svc.graph.staging import half_staged, in_order, is_staged, restore_children
+from orchestrator_svc.graph.staging import half_staged, is_staged, restore_children
 from orchestrator_svc.graph.types import NodeState, ProjectState, TaskType
 from tests.unit.orchestrator_svc.driven import Driven, done, draft, plan_of
 
@@ -137,7 +138,7 @@ def test_a_cut_off_plan_is_found_by_ids_of_any_length() -> None:
     assert len(parent) > MAX_ID_CHARS - 7
     node = Node(node_id=parent, goal="deep", task_type=TaskType.THINK, layer=17, plan_count=1)
     places = (0, 1, 10, 5_000, MAX_PLAN_TASKS - 1)
-    ids = [child_id(parent, 2, index) for index in places]
+    ids = [child_id(sub_graph_id(parent, 2), index) for index in places]
     assert max(map(len, ids)) <= MAX_ID_CHARS
     children = [
         Node(node_id=id_, goal="a part", task_type=TaskType.THINK, layer=18, parent_id=parent)
@@ -148,7 +149,9 @@ def test_a_cut_off_plan_is_found_by_ids_of_any_length() -> None:
     node.plan_count, node.sub_graph_id = 2, sub_graph_id(parent, 2)
     many = [
         Node(node_id=id_, goal="a part", task_type=TaskType.THINK, layer=18, parent_id=parent)
-        for id_ in (child_id(parent, 2, index) for index in reversed(range(5_001)))
+        for id_ in (child_id(sub_graph_id(parent, 2), index) for index in reversed(range(5_001)))
     ]
     restore_children([node, *many])
-    assert node.children == tuple(child_id(parent, 2, index) for index in range(5_001))
+    assert node.children == tuple(
+        child_id(sub_graph_id(parent, 2), index) for index in range(5_001)
+    )
