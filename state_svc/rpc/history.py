@@ -25,7 +25,7 @@ from state_svc.history.newcomer import store_newcomer
 from state_svc.history.past import differing, fork_view, node_diff
 from state_svc.lease.clock import lease_is_held
 from state_svc.model import transitions
-from state_svc.model.ids import is_project_id
+from state_svc.model.ids import NO_PROJECT_ID, is_project_id
 from state_svc.model.project import LiveProject
 from state_svc.rpc.convert import page_size
 from state_svc.rpc.once import once
@@ -74,7 +74,7 @@ class HistoryRpcs:
         service = self._service
         service.check_open()
         if request.new_project_id and not is_project_id(request.new_project_id):
-            raise InvalidRequest(field="new_project_id", problem="is not a valid project id")
+            raise InvalidRequest(field="new_project_id", problem=NO_PROJECT_ID)
 
         async def fork() -> RequestRecord:
             project = await service.live(request.project_id)

@@ -29,7 +29,7 @@ from state_svc.errors import (
     StoreUnavailable,
 )
 from state_svc.history.newcomer import store_newcomer
-from state_svc.model.ids import is_project_id
+from state_svc.model.ids import NO_PROJECT_ID, is_project_id
 from state_svc.model.project import LiveProject
 from state_svc.rpc.once import once
 from state_svc.service import Service, now_micros
@@ -111,7 +111,7 @@ class PortableRpcs:
                     project_id=request.project_id, request_id=request.request_id
                 )
                 if first.project_id and not is_project_id(first.project_id):
-                    raise InvalidRequest(field="project_id", problem="is not a valid project id")
+                    raise InvalidRequest(field="project_id", problem=NO_PROJECT_ID)
             elif request.project_id or request.request_id:
                 raise InvalidRequest(field="project_id", problem="comes in the first message only")
             await asyncio.to_thread(self._write, file, request.data)

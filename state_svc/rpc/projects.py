@@ -22,7 +22,7 @@ from state_svc.ingest.admission import admit
 from state_svc.lease.clock import lease_is_held
 from state_svc.model import validate
 from state_svc.model.entity import create_project
-from state_svc.model.ids import is_project_id
+from state_svc.model.ids import NO_PROJECT_ID, is_project_id
 from state_svc.model.limits import MAX_PLAN_BYTES
 from state_svc.model.project import Applied, LiveProject, View
 from state_svc.rpc.convert import MAX_PAGE_BYTES, check_enum, page_size
@@ -163,7 +163,7 @@ class ProjectRpcs:
 
     def _check_create(self, request: CreateProjectRequest) -> None:
         if request.project_id and not is_project_id(request.project_id):
-            raise InvalidRequest(field="project_id", problem="is not a valid project id")
+            raise InvalidRequest(field="project_id", problem=NO_PROJECT_ID)
         if not request.goal:
             raise InvalidRequest(field="goal", problem="is needed")
         if request.plan.ByteSize() > MAX_PLAN_BYTES:

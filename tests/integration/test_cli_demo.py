@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.cli import read_until
+from tests.support.cli import COMMAND_SECONDS, read_until
 
 DEMO = [sys.executable, str(Path(__file__).parents[2] / "scripts" / "demo.py")]
 
@@ -16,7 +16,7 @@ def test_the_demo_works_twice_in_a_row_and_leaves_the_same_report(tmp_path: Path
     reports = []
     for _ in range(2):
         done = subprocess.run(
-            DEMO, cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False
+            DEMO, cwd=tmp_path, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
         )
         assert done.returncode == 0, done.stderr
         report = re.search(r"^# How does asyncio.*?(?=\n==> stopping)", done.stdout, re.S | re.M)
@@ -37,7 +37,7 @@ async def test_a_demo_that_is_stopped_stops_its_services_and_says_how_to_go_on(
     )
     assert demo.stdout is not None
     assert demo.stderr is not None
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(COMMAND_SECONDS):
         await read_until(demo.stderr, b"started")
         demo.send_signal(signal.SIGTERM)
         said = (await demo.stdout.read()).decode()

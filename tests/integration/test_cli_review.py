@@ -10,7 +10,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.support.cli import Up, on_terminal, ramify
+from tests.support.cli import COMMAND_SECONDS, Up, on_terminal, ramify
 
 SCRIPTED = ("--profile", "scripted", "--review")
 
@@ -25,7 +25,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 def await_review(up: Up, project_id: str, review_id: str) -> None:
     """Wait until a review is open."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + COMMAND_SECONDS
     while review_id not in ramify("review", "list", project_id, env=up.env).stdout:
         assert time.monotonic() < deadline, f"{review_id} of {project_id} is not open"
 
@@ -101,7 +101,7 @@ def test_reviews_are_answered_one_after_the_other_in_a_terminal(up: Up) -> None:
 @pytest.mark.parametrize(
     "arguments, code, text",
     [
-        (("show", "nobody"), 3, "no project"),
+        (("show", "nobody"), 3, "no run nobody"),
         (("approve", "quiet"), 3, "nothing of quiet waits"),
         (("approve", "quiet", "root.r9"), 3, "no review"),
         (("modify", "quiet"), 2, "nothing says what to change"),

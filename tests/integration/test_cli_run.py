@@ -10,7 +10,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.support.cli import RAMIFY, Up, on_terminal, ramify, read_until
+from tests.support.cli import COMMAND_SECONDS, RAMIFY, Up, on_terminal, ramify, read_until
 from tests.support.orchestrator_process import ORCHESTRATOR, STATE, Services
 
 #: A run that lasts until somebody ends it.
@@ -35,7 +35,7 @@ def state_of(up: Up, project_id: str) -> str:
 
 
 def await_state(up: Up, project_id: str, state: str) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + COMMAND_SECONDS
     while state_of(up, project_id) != state:
         assert time.monotonic() < deadline, f"{project_id} is not {state}"
 
@@ -78,6 +78,17 @@ def test_watch_shows_the_whole_history_and_any_part_of_it(up: Up) -> None:
     nodes = {line.split()[3] for line in part.stdout.splitlines()} - {"project"}
     assert nodes
     assert all(node.startswith("root.1.0") for node in nodes)
+
+
+def test_show_and_explain_agree_on_what_is_used_of_the_budgets(up: Up) -> None:
+    budget = ["--set", "budget_tokens=90000", "--set", "budget_nodes=100"]
+    assert ramify("run", "budgets", *SLOW, *budget, "--project", "b", env=up.env).returncode == 0
+    shown = map(json.loads, ramify("show", "b", "--json", env=up.env).stdout.splitlines())
+    used = next(d["explanation"]["budgets"] for d in shown if "explanation" in d)
+    explained = json.loads(ramify("explain", "b", "--json", env=up.env).stdout)
+    assert used == explained["explanation"]["budgets"]
+    assert used[1] == {"nodeId": "root", "resource": "nodes", "limit": 100, "used": 85}
+    assert "85 of 100 nodes" in ramify("show", "b", env=up.env).stdout
 
 
 def test_ctrl_c_detaches_by_default_and_the_run_goes_on(up: Up) -> None:
@@ -141,7 +152,7 @@ async def test_an_interrupt_without_a_terminal_does_what_was_said_before(
         *(*RAMIFY, *arguments), env=up.env, stderr=asyncio.subprocess.PIPE
     )
     assert run.stderr is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(COMMAND_SECONDS):
         await read_until(run.stderr, b"RUNNING")
         run.send_signal(signal.SIGINT)
         await run.stderr.read()
@@ -171,7 +182,7 @@ async def test_run_follows_to_the_end_although_services_are_killed(
         assert run.stderr is not None
         lines = [await run.stdout.readline() for _ in range(6)]
         await services.kill_and_restart(victims)
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(COMMAND_SECONDS):
             lines += [line async for line in run.stdout]
             errors = await run.stderr.read()
             code = await run.wait()

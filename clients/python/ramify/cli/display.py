@@ -24,6 +24,7 @@ from ramify.events import (
     to_message,
 )
 from ramify.v1.project_pb2 import Project
+from ramify.v1.state_service_pb2 import WATCH_MODE_TERMINAL
 from ramify.view import View
 
 FRAME_SECONDS = 0.25  #: four frames a second at most
@@ -71,6 +72,9 @@ class TreeDisplay:
             self._frame.trouble = _trouble(event)
         elif isinstance(event, WatchConnected):
             self._frame.trouble = ""
+            created = event.created
+            shows_part = created.filter.ByteSize() or created.mode == WATCH_MODE_TERMINAL
+            self._frame.whole = not shows_part
         elif isinstance(event, WatchResync):
             self._frame.notice = _resync(event)
         elif isinstance(event, WatchDelta):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime
 
+from ramify.cli.budgets import amount
 from ramify.cli.format import duration, one_line, plural, seconds_of
 from ramify.states import node_state_name
 from ramify.v1.explain_pb2 import Blocker, BlockerKind, Explanation, NodeMove, Outlook
@@ -30,8 +31,7 @@ def lines(explanation: Explanation) -> Iterator[str]:
     if explanation.budgets:
         yield ""
     for use in explanation.budgets:
-        name = use.resource.replace("_", " ")
-        yield f"  budget of {use.node_id}: {use.used:g} of {use.limit:g} {name}"
+        yield f"  budget of {use.node_id}: {amount(use)}"
     if explanation.moves:
         yield ""
     for move in explanation.moves:

@@ -7,6 +7,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ramify.budgets import budget_uses
+from ramify.cli.budgets import TIGHT, by_node, line, share
 from ramify.cli.format import duration, one_line, seconds_of
 from ramify.cli.outline import OutlineRow, active_nodes, counts, done_and_total, outline
 from ramify.cli.style import node_glyph, node_style, project_style
@@ -22,6 +24,9 @@ from ramify.view import View
 
 _MIN_ROWS = 3
 _ACTIVITY_ROWS = 2
+_LIVE_BUDGETS = 3  #: of the root, and of the nodes that have least left
+_ID_WIDTH = 24  #: columns of an id in a live tree
+_ROOM_FOR_IDS = 100  #: columns of a terminal
 _COUNTED = ("RUNNING", "AGGREGATING", "READY", "PENDING", "FAILED", "CANCELLED")
 
 
@@ -34,6 +39,8 @@ class Frame:
     now: float  #: server time in seconds since 1970
     trouble: str = ""  #: why nothing arrives at the moment; empty while connected
     notice: str = ""  #: something else the user has to know
+    whole: bool = True  #: the view holds all nodes, so that they can be added up
+    live: bool = True  #: drawn again and again: it must fit, and ids may be cut
 
 
 def render(frame: Frame, console: Console, rows: int) -> RenderableType:
@@ -43,7 +50,7 @@ def render(frame: Frame, console: Console, rows: int) -> RenderableType:
     footer = _footer(frame, console, ended)
     budget = max(_MIN_ROWS, rows - len(parts) - len(footer) - 1)
     if frame.view.nodes:
-        parts.append(_tree(outline(frame.view, budget), frame.now, console))
+        parts.append(_tree(outline(frame.view, budget), frame, console))
     return Group(*parts, *footer)
 
 
@@ -59,12 +66,17 @@ def _title(frame: Frame, width: int) -> Text:
     return title
 
 
-def _tree(rows: list[OutlineRow], now: float, console: Console) -> Table:
+def _tree(rows: list[OutlineRow], frame: Frame, console: Console) -> Table:
     unicode = _unicode(console)
     table = Table(
         box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black", expand=True
     )
     table.add_column("node", ratio=1, no_wrap=True, overflow="ellipsis")
+    ids = not frame.live or console.width >= _ROOM_FOR_IDS
+    if not frame.live:
+        table.add_column("id", overflow="fold")
+    elif ids:
+        table.add_column("id", no_wrap=True, overflow="ellipsis", max_width=_ID_WIDTH)
     table.add_column("state", no_wrap=True, min_width=11)
     wide = console.width >= 72
     if wide:
@@ -72,7 +84,10 @@ def _tree(rows: list[OutlineRow], now: float, console: Console) -> Table:
         table.add_column("layer", no_wrap=True, justify="right")
     table.add_column("time", no_wrap=True, justify="right", min_width=6)
     for row in rows:
-        table.add_row(*_cells(row, now, unicode, wide))
+        label, *cells = _cells(row, frame.now, unicode, wide)
+        if ids:
+            cells.insert(0, Text(row.node.node_id if row.node else "", style="bright_black"))
+        table.add_row(label, *cells)
     return table
 
 
@@ -112,9 +127,9 @@ def _footer(frame: Frame, console: Console, ended: bool) -> list[RenderableType]
         parts.append(duration(end - created))
     parts.append(f"revision {frame.view.revision}")
     separator = " · " if _unicode(console) else " | "
-    line = Table.grid(padding=(0, 2, 0, 0))
-    line.add_column(no_wrap=True)
-    line.add_column(no_wrap=True, overflow="ellipsis")
+    progress = Table.grid(padding=(0, 2, 0, 0))
+    progress.add_column(no_wrap=True)
+    progress.add_column(no_wrap=True, overflow="ellipsis")
     bar = ProgressBar(
         total=max(1, total),
         completed=done,
@@ -122,8 +137,8 @@ def _footer(frame: Frame, console: Console, ended: bool) -> list[RenderableType]
         complete_style="cyan",
         finished_style=project_style(frame.project.state),
     )
-    line.add_row(bar, Text(separator.join(parts), style="bright_black"))
-    footer: list[RenderableType] = [line]
+    progress.add_row(bar, Text(separator.join(parts), style="bright_black"))
+    footer: list[RenderableType] = [progress]
     if not ended:
         footer += [
             Text(
@@ -133,14 +148,34 @@ def _footer(frame: Frame, console: Console, ended: bool) -> list[RenderableType]
             for node in active_nodes(frame.view)[:_ACTIVITY_ROWS]
         ]
     if not ended:
-        asked = (one_line(line, console.width) for line in _asked(frame))
+        asked = (one_line(text, console.width) for text in _asked(frame))
         # In the place of what works: the frame has to fit, and this is what needs the reader.
-        footer[1:] = [Text(line, style="bold yellow") for line in asked] or footer[1:]
+        footer[1:] = [Text(text, style="bold yellow") for text in asked] or footer[1:]
+    footer[1:1] = _budgets(frame, console, separator)
     if frame.trouble:
         footer.append(Text(one_line(frame.trouble, console.width), style="yellow"))
     if frame.notice:
         footer.append(Text(one_line(frame.notice, console.width), style="yellow"))
     return footer
+
+
+def _budgets(frame: Frame, console: Console, separator: str) -> list[Text]:
+    """Return a line for each budget; while the tree is live, of the most pressing ones."""
+    if not frame.whole:
+        return []
+    budgets = by_node(budget_uses(frame.project, frame.view.nodes.values(), frame.now))
+    if frame.live:
+        first, others = budgets[:1], budgets[1:]
+        others.sort(key=lambda uses: max(map(share, uses)), reverse=True)
+        budgets = (first + others)[:_LIVE_BUDGETS]
+    width = console.width if frame.live else 0
+    return [
+        Text(
+            one_line(line(uses, separator), width),
+            style="yellow" if max(map(share, uses)) >= TIGHT else "bright_black",
+        )
+        for uses in budgets
+    ]
 
 
 def _asked(frame: Frame) -> list[str]:

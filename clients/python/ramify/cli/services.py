@@ -5,14 +5,15 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from ramify.cli.exits import CliError, ExitCode
 
-READY_SECONDS = 30.0  #: longest start of a service, with a large store to recover
+READY_SECONDS = 600.0  #: longest start of a service, with a large store to recover
+PATIENCE_SECONDS = 5.0  #: of a start before the user is told what it waits for
 STOP_SECONDS = 15.0  #: longest drain before a service is killed; its own limit is shorter
 _LOG_TAIL_BYTES = 4_096
 
@@ -27,6 +28,7 @@ class LocalConfig:
     config: Path | None = None  #: handed to both services, each reads its own section
     execution: Mapping[str, str] = field(default_factory=dict)  #: keys for the orchestrator
     verbose: bool = False  #: logs to stderr instead of files
+    tell: Callable[[str], None] = lambda text: None  #: shows the user what takes long
 
 
 class Service:
@@ -36,12 +38,15 @@ class Service:
     which stops the services in order.
     """
 
-    def __init__(self, name: str, arguments: list[str], log: Path | None) -> None:
+    def __init__(
+        self, name: str, arguments: list[str], log: Path | None, tell: Callable[[str], None]
+    ) -> None:
         self.name = name
         self.address = ""
         self.ready_line = ""
         self.log = log
         self._arguments = arguments
+        self._tell = tell
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -62,6 +67,8 @@ class Service:
         finally:
             if sink is not None:
                 sink.close()
+        loop = asyncio.get_running_loop()
+        telling = loop.call_later(PATIENCE_SECONDS, self._still_starting)
         try:
             async with asyncio.timeout(READY_SECONDS):
                 self.ready_line = await self._read_ready_line()
@@ -70,6 +77,8 @@ class Service:
             raise self._failure(f"was not ready within {READY_SECONDS:g} s") from None
         except (ValueError, KeyError):
             raise self._failure(f"said {self.ready_line!r} instead of its address") from None
+        finally:
+            telling.cancel()
 
     async def wait(self) -> int:
         """Return its exit code once it has ended."""
@@ -99,6 +108,10 @@ class Service:
     def died(self, code: int) -> CliError:
         """Return the error that says that it ended by itself."""
         return self._failure(f"ended by itself ({_ending(code)})")
+
+    def _still_starting(self) -> None:
+        where = "" if self.log is None else f"; its log is {self.log}"
+        self._tell(f"{self.name} is still starting, a large store takes a while{where}")
 
     async def _read_ready_line(self) -> str:
         assert self._process is not None
@@ -195,7 +208,7 @@ class LocalServices:
                     f"cannot write to {config.data}: {error.strerror}", "choose another --data"
                 ) from None
             log = logs / f"{name}.log"
-        return Service(name, arguments, log)
+        return Service(name, arguments, log, config.tell)
 
 
 def _ending(code: int) -> str:

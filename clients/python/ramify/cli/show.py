@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ramify.client import AsyncClient
     from ramify.v1.node_pb2 import Node
     from ramify.v1.project_pb2 import Project
+    from ramify.v1.review_pb2 import Review
 
 _ALL_ROWS = 1_000_000  #: a printed tree scrolls, so it shows every node
 
@@ -47,7 +48,7 @@ def show(
       ramify show ID --result > report.md
       ramify show ID NODE --result
       ramify show ID NODE --trace             # its stages: input, output, model, tools, cost
-      ramify show ID --json | jq -c .node     # the project, then every node
+      ramify show ID --json | jq -c .node     # .project, .explanation.budgets, every node
     """
     from ramify.cli.session import run_session
 
@@ -138,22 +139,41 @@ async def _show_trace(client: "AsyncClient", project_id: str, node_id: str, json
 
 
 async def _show_run(client: "AsyncClient", project_id: str, at: int, json: bool) -> None:
+    from ramify.budgets import budget_uses
+    from ramify.cli.format import seconds_of
     from ramify.cli.terminal import print_json
+    from ramify.v1.explain_pb2 import ExplainProjectResponse, Explanation
+    from ramify.v1.review_pb2 import ReviewState
     from ramify.v1.state_service_pb2 import GetNodeResponse, GetProjectResponse
 
     project = await client.get_project(project_id, at_revision=at)
     nodes = [node async for node in client.list_nodes(project_id, at_revision=at)]
+    # Without a watch the last commit is all that is known of the server's clock.
+    latest = max(
+        seconds_of(stamp) for stamp in (project.update_time, *(n.update_time for n in nodes))
+    )
     if json:
         print_json(GetProjectResponse(project=project))
+        if uses := budget_uses(project, nodes, latest):
+            explanation = Explanation(
+                project_id=project_id, revision=project.revision, budgets=uses
+            )
+            print_json(ExplainProjectResponse(explanation=explanation))
         for node in nodes:
             print_json(GetNodeResponse(node=node))
-    else:
-        _print_tree(project, nodes)
+        return
+    reviews = []
+    if project.open_review_count and not at:
+        states = [ReviewState.REVIEW_STATE_OPEN]
+        listed = client.list_reviews(project_id, states=states)
+        reviews = [item.review async for item in listed]
+    _print_tree(project, nodes, reviews, latest)
 
 
-def _print_tree(project: "Project", nodes: "list[Node]") -> None:
+def _print_tree(
+    project: "Project", nodes: "list[Node]", reviews: "list[Review]", latest: float
+) -> None:
     from ramify.checksum import checksum_of
-    from ramify.cli.format import seconds_of
     from ramify.cli.outcome import ending
     from ramify.cli.screen import Frame, render
     from ramify.cli.terminal import out
@@ -163,13 +183,13 @@ def _print_tree(project: "Project", nodes: "list[Node]") -> None:
     view = View()
     view.apply_snapshot(
         SnapshotChunk(
-            revision=project.revision, project=project, nodes=nodes, checksum=checksum_of(nodes)
+            revision=project.revision,
+            project=project,
+            nodes=nodes,
+            reviews=reviews,
+            checksum=checksum_of(nodes),
         )
     )
-    # Without a watch the last commit is all that is known of the server's clock.
-    latest = max(
-        seconds_of(stamp) for stamp in (project.update_time, *(n.update_time for n in nodes))
-    )
-    out().print(render(Frame(view, project, latest), out(), _ALL_ROWS))
+    out().print(render(Frame(view, project, latest, live=False), out(), _ALL_ROWS))
     if project.HasField("error"):
         out().print(ending(project), style="red", markup=False)

@@ -67,6 +67,7 @@ def up(
 
     from ramify.cli.services import LocalConfig
     from ramify.cli.session import first_leaf
+    from ramify.cli.terminal import note
     from ramify.cli.values import chosen_keys
 
     settings = LocalConfig(
@@ -76,6 +77,7 @@ def up(
         config=config,
         execution=chosen_keys(chosen or ()),
         verbose=verbose,
+        tell=(lambda text: None) if json else note,
     )
     try:
         return asyncio.run(_up(settings, json))

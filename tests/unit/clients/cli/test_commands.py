@@ -175,7 +175,7 @@ def test_what_is_not_there_is_exit_code_3(services: FakeServices, ramify: Ramify
     services.state.create("p").commit(node_created("n"))
     missing = ramify("show", "nothing")
     assert missing.code == 3
-    assert missing.err == "error: no project nothing; `ramify ls` lists the runs there are\n"
+    assert missing.err == "error: there is no run nothing; `ramify ls` lists those there are\n"
     assert ramify("show", "p", "nothing").code == 3
     assert ramify("show", "p", "n", "--result").code == 3
     assert ramify("show", "p", "--result").code == 3
@@ -210,9 +210,7 @@ def test_a_refusal_names_the_reason_and_a_remedy(services: FakeServices, ramify:
     ]
     result = ramify("run", "a question", "--project", "p")
     assert result.code == 8
-    assert result.err == (
-        "error: project p exists; choose another --project, ids are never reused\n"
-    )
+    assert result.err == ("error: project p exists; choose another, ids are never reused\n")
 
 
 def test_a_service_that_is_not_there_is_exit_code_7(

@@ -14,8 +14,8 @@ from ramify.cli.screen import Frame, render
 from ramify.errors import UnavailableError
 from ramify.events import WatchConnected, WatchDisconnected, WatchSnapshot
 from ramify.v1.node_pb2 import Node, NodeState, TaskType
-from ramify.v1.project_pb2 import Project, ProjectState
-from ramify.v1.state_service_pb2 import SnapshotChunk, WatchCreated
+from ramify.v1.project_pb2 import ExecutionSettings, Project, ProjectState
+from ramify.v1.state_service_pb2 import SnapshotChunk, WatchCreated, WatchFilter, WatchMode
 from ramify.view import View
 
 S = NodeState
@@ -54,13 +54,21 @@ def snapshot(count: int) -> SnapshotChunk:
 
 
 def draw(
-    count: int, rows: int = 24, width: int = 80, encoding: str = "utf-8", trouble: str = ""
+    count: int,
+    rows: int = 24,
+    width: int = 80,
+    encoding: str = "utf-8",
+    trouble: str = "",
+    settings: ExecutionSettings | None = None,
+    live: bool = True,
 ) -> list[str]:
     view = View()
     view.apply_snapshot(snapshot(count))
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     console = Console(file=stream, width=width, height=rows, force_terminal=False)
-    console.print(render(Frame(view, project(), 115.0, trouble), console, rows))
+    run = project()
+    run.settings.CopyFrom(settings or ExecutionSettings())
+    console.print(render(Frame(view, run, 115.0, trouble, live=live), console, rows))
     stream.seek(0)
     return stream.read().splitlines()
 
@@ -76,11 +84,45 @@ def test_a_frame_shows_states_layers_durations_and_progress() -> None:
     assert activity.split() == ["SEARCH", "part", "1"]
 
 
+def test_ids_are_shown_where_there_is_room_and_whole_where_they_are_printed() -> None:
+    assert "n1" not in " ".join(draw(3)).split()
+    assert draw(3, width=100)[4].split()[:6] == ["├─", "●", "part", "1", "n1", "RUNNING"]
+    assert draw(3, live=False)[4].split()[:6] == ["├─", "●", "part", "1", "n1", "RUNNING"]
+
+
+def test_what_is_used_of_a_budget_is_shown_where_there_is_one() -> None:
+    settings = ExecutionSettings(budget_tokens=20_000, budget_cost_usd=0.5, budget_nodes=5)
+    line = "budget of r: 0 of 20,000 tokens · $0.00 of $0.50 · 4 of 5 nodes"
+    assert line in draw(3, settings=settings)
+    assert line in draw(3, settings=settings, live=False)
+
+
+def test_a_part_of_a_run_shows_no_budgets() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, width=80, height=24)
+    run = project()
+    run.settings.budget_nodes = 5
+    seen = snapshot(2)
+    seen.project.CopyFrom(run)
+    display = TreeDisplay(run, console)
+    for created, shown in (
+        (WatchCreated(), True),
+        (WatchCreated(filter=WatchFilter(subtree_root_node_id="r")), False),
+        (WatchCreated(mode=WatchMode.WATCH_MODE_TERMINAL), False),
+    ):
+        display.show(WatchConnected(created))
+        display.show(WatchSnapshot(seen, 9))
+        stream.truncate(0)
+        console.print(display.draw(20))
+        assert ("budget of r: 3 of 5 nodes" in stream.getvalue()) is shown
+
+
 @pytest.mark.parametrize("rows", [10, 24, 60])
 @pytest.mark.parametrize("count", [3, 30, 1_000])
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_a_frame_always_fits(count: int, rows: int, width: int) -> None:
-    lines = draw(count, rows, width, trouble="reconnecting…")
+    settings = ExecutionSettings(budget_tokens=10**9, budget_wall_seconds=86_400, budget_nodes=9)
+    lines = draw(count, rows, width, trouble="reconnecting…", settings=settings)
     assert len(lines) <= rows
     assert max(len(line) for line in lines) <= width
     assert any("part 1 " in line and "RUNNING" in line for line in lines)
