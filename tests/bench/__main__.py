@@ -37,6 +37,7 @@ def scenarios() -> dict[str, Scenario]:
         "resume": scale.resume,
         "fairness": scale.fairness,
         "hops": orchestrator.hops,
+        "takeover": orchestrator.takeover,
     }
 
 

@@ -1,9 +1,11 @@
-"""Load on both services: no-op nodes per second, and the time of a hop between dependants."""
+"""Load on both services: no-op nodes per second, hops between dependants, takeover."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import grpc
@@ -46,6 +48,43 @@ async def hops(report: Report, seconds: float) -> None:
         percentile(gaps, 0.5),
         p99_ms=percentile(gaps, 0.99),
     )
+
+
+async def takeover(report: Report, seconds: float) -> None:
+    """From `kill -9` of the holder until the other one holds its project, in lease times."""
+    lease = 2.0
+    flags = ("--lease-ttl-seconds", f"{lease:g}")
+    spans: list[float] = []
+    async with (
+        service("state_svc") as state,
+        service("orchestrator_svc", "--state", state.address, *flags),
+        grpc.aio.insecure_channel(state.address) as channel,
+    ):
+        store: Any = rpc.StateServiceStub(channel)
+        for number in range(3):
+            async with (
+                service("orchestrator_svc", "--state", state.address, *flags, kill=True) as first,
+                grpc.aio.insecure_channel(first.address) as to_first,
+            ):
+                request = orchestrator_pb.StartProjectRequest(
+                    goal="a run that waits",
+                    project_id=f"p{number}",
+                    profile="scripted",
+                    agent_options={"delay_ms": Value(number_value=600_000)},
+                )
+                await orchestrator_rpc.OrchestratorServiceStub(to_first).StartProject(request)
+                await _leased(store, request.project_id, 1)
+                killed = time.perf_counter()
+            await _leased(store, request.project_id, 2)
+            spans.append((time.perf_counter() - killed) / lease)
+    report.add("takeover after kill -9, lease times, p50", median(spans), most=max(spans))
+
+
+async def _leased(store: Any, project_id: str, epoch: int) -> None:
+    """Wait until a project was leased for the `epoch`th time."""
+    request = pb.GetProjectRequest(project_id=project_id)
+    while (await store.GetProject(request)).project.lease.lease_epoch < epoch:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
 
 
 async def _run(nodes: int, *, chain: bool, slots: int) -> tuple[float, float, list[float]]:

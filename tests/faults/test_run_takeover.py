@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,7 +30,9 @@ from tests.support.witness import AgentCall, read_calls
 __all__ = ["corpus", "undisturbed"]
 
 #: Long enough that nobody takes a project from its starter on a busy machine.
-TTL = ("--lease-ttl-seconds", "3")
+TTL_SECONDS = 3.0
+TTL = ("--lease-ttl-seconds", f"{TTL_SECONDS:g}")
+LOOKS = 6  #: a third of the lease time apart, so twice the lease time
 HOLDER_A, HOLDER_B = "orchestrator/a", "orchestrator/b"
 
 
@@ -104,6 +107,30 @@ async def test_another_orchestrator_finishes_the_run_of_one_that_was_killed(
             await follower.until(lambda _: lease_holders(follower)[-1] == "")
         assert [name for name in lease_holders(follower) if name] == [HOLDER_A, HOLDER_B]
         assert sum(history.interruptions.values()) <= 1
+
+
+@pytest.mark.timeout(240)
+async def test_either_takes_over_the_runs_of_the_other_within_twice_the_lease_time(
+    state: StateProcess, tmp_path: Path
+) -> None:
+    """Counted in looks of an observer with the rhythm of a scan: a busy machine slows both."""
+    async with two(state, tmp_path) as pair:
+        for_ever = {"node": "root", "hang": True}
+        project = (await pair.by_a.script(rules=[for_ever])).project_id
+        for victim, heir, name in ((pair.a, pair.by_b, HOLDER_B), (pair.b, pair.by_a, HOLDER_A)):
+
+            async def runs(of: Runs = pair.by_b if victim is pair.b else pair.by_a) -> bool:
+                return project in await busy(of)
+
+            await eventually(runs, "the first of the two executes the run")
+            victim.kill()
+            looks = 0
+            while await holder(heir, project) != name:
+                assert looks <= LOOKS, f"{name} has not taken the run over"
+                looks += 1
+                await asyncio.sleep(TTL_SECONDS / 3)
+            await asyncio.to_thread(victim.start)
+            await (pair.by_a if victim is pair.a else pair.by_b).ready()
 
 
 async def test_nobody_takes_over_while_the_lease_is_renewed(

@@ -27,6 +27,7 @@ class Undisturbed:
     report: str
     results: dict[str, bytes]
     revisions: int  #: when run one by one
+    calls: int  #: of agents, however many at one time
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,8 @@ async def make_undisturbed(corpus: str, make_services: Callable[..., Services]) 
             assert {node.attempt for node in history.nodes.values()} == {1}
             revisions = (await runs.wire.project(project)).revision
             report = await runs.report(project)
-            _undisturbed[corpus] = Undisturbed(report, results(history), revisions)
+            calls = len(history.dispatches)
+            _undisturbed[corpus] = Undisturbed(report, results(history), revisions, calls)
         services.end()
     return _undisturbed[corpus]
 

@@ -191,7 +191,7 @@ def read_refusal(error: grpc.aio.AioRpcError) -> Refusal:
 
 
 async def eventually(
-    holds: Callable[[], Awaitable[bool] | bool], what: str, seconds: float = 20.0
+    holds: Callable[[], Awaitable[bool] | bool], what: str, seconds: float = 45.0
 ) -> None:
     """Poll until something holds; fail after a deadline."""
     loop = asyncio.get_running_loop()
