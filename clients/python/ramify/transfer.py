@@ -1,21 +1,19 @@
 """Files and large bodies over gRPC: streams of parts in both directions."""
 
 from collections.abc import AsyncGenerator, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import grpc.aio
 from google.protobuf.message import Message
 
-from ramify.calls import PAGE_SIZE, CallPolicy, call, new_request_id
+from ramify.calls import PAGE_SIZE, new_request_id
+from ramify.connection import Connection
 from ramify.rpc_errors import error_from_rpc
 from ramify.v1 import state_service_pb2 as state_pb2
 from ramify.v1.payload_pb2 import Payload
 from ramify.v1.project_pb2 import Project
 from ramify.v1.stage_pb2 import Stage, StageRecord
 from ramify.v1.state_service_pb2 import ImportProjectRequest, PutPayloadRequest
-
-if TYPE_CHECKING:  # exists in the stub file only
-    from ramify.v1.state_service_pb2_grpc import StateServiceAsyncStub
 
 PIECE_BYTES = 512 << 10  #: of a file, in one message
 _Request = TypeVar("_Request", bound=Message)
@@ -52,12 +50,8 @@ async def payload_requests(data: bytes) -> AsyncGenerator[PutPayloadRequest, Non
         yield PutPayloadRequest(data=data[start : start + PIECE_BYTES])
 
 
-class Transfers:
+class Transfers(Connection):
     """The calls of a client that move bodies and files, and the stage records that name them."""
-
-    state_address: str
-    _state: "StateServiceAsyncStub"
-    _policy: CallPolicy
 
     async def list_stages(
         self,
@@ -78,8 +72,7 @@ class Transfers:
             page_size=PAGE_SIZE,
         )
         while True:
-            method = self._state.ListStages
-            page = await call(method, request, address=self.state_address, policy=self._policy)
+            page = await self._ask_state(self._state.ListStages, request)
             for record in page.stages:
                 yield record
             request.page_token = page.next_page_token
