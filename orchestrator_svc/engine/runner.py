@@ -59,6 +59,8 @@ from orchestrator_svc.publish.errors_in import TRANSIENT
 from orchestrator_svc.publish.outbox import LANE_WINDOW
 from orchestrator_svc.publish.records import LoadedProject
 
+_Preparation = asyncio.Task[dict[str, Result] | None]
+
 LAST_LOOK_SECONDS = 2.0  #: longest wait for orders that came just before the end
 GIVEN_BACK = Failed(ErrorClass.CANCELLED, "given back: the orchestrator was stopped")
 
@@ -106,7 +108,7 @@ class Runner:
         self._pending = Decision()  #: decided, not offered
         self._sent: deque[_Sent] = deque()
         self._calls: dict[str, AgentCall] = {}  #: by node, that agents work on
-        self._preparing: dict[str, asyncio.Task[None]] = {}  #: by node, of calls before that
+        self._preparing: dict[str, _Preparation] = {}  #: by node, of calls before that
         self._fetched: list[tuple[Call, Mapping[str, Result]]] = []  #: calls that can begin
         self._views = Views()
         self._deciding = False  #: whether a turn is taken, perhaps in a thread
@@ -297,30 +299,31 @@ class Runner:
         if cancelled or self._run.state is ProjectState.CANCELLING:
             self._not_begun(call)
             return
-        missing = [] if fetched is not None else missing_results(self._run, call)
-        if not missing and self.lease.is_valid():
+        missing = missing_results(self._run, call)
+        if (fetched is not None or not missing) and self.lease.is_valid():
             self._ask(call, fetched or {})
             return
         task = group.create_task(self._prepare(call, missing), name="agent-call")
         self._preparing[call.node_id] = task
         task.add_done_callback(partial(self._prepared, call))
 
-    async def _prepare(self, call: Call, missing: list[str]) -> None:
-        """Wait for what a call cannot begin without."""
+    async def _prepare(self, call: Call, missing: list[str]) -> dict[str, Result] | None:
+        """Wait for what a call cannot begin without; return None if it has ended instead."""
         try:
             await self.lease.valid()
-            fetched = await self._fetch_results(missing)
+            return await self._fetch_results(missing)
         except RamifyError as error:
             failed = Failed(ErrorClass.CONNECTION, f"results cannot be read: {error.message}")
             self.post(CallEnded(call.node_id, call.number, failed))
-            return
-        self._fetched.append((call, fetched))
-        self._wake.set()
+            return None
 
-    def _prepared(self, call: Call, task: asyncio.Task[None]) -> None:
+    def _prepared(self, call: Call, task: _Preparation) -> None:
         del self._preparing[call.node_id]
         if task.cancelled():
             self._not_begun(call)
+        elif task.exception() is None and (fetched := task.result()) is not None:
+            self._fetched.append((call, fetched))
+            self._wake.set()
 
     def _ask(self, call: Call, fetched: Mapping[str, Result]) -> None:
         task = agent_input(

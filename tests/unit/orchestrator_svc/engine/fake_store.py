@@ -33,6 +33,7 @@ class FakeStore:
         self.loads = 0
         self.loading: Callable[[], object] = lambda: None  #: what happens during a load
         self.away: list[RamifyError] = []  #: answers to the next `read_results`
+        self.reading: Callable[[], None] = lambda: None  #: what happens during a `read_results`
         self.fetched: list[list[str]] = []  #: nodes of each `read_results`
         self.changed = asyncio.Event()
         self._watchers: dict[str, list[asyncio.Queue[Sighting]]] = {}
@@ -135,6 +136,7 @@ class FakeStore:
     async def read_results(self, project_id: str, node_ids: Sequence[str]) -> dict[str, Result]:
         """See `Store`."""
         self.fetched.append(list(node_ids))
+        self.reading()
         if self.away:
             raise self.away.pop(0)
         nodes = (self.ledgers[project_id].nodes[node_id] for node_id in node_ids)

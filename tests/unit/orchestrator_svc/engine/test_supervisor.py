@@ -251,6 +251,26 @@ async def test_no_agent_call_begins_under_a_lease_that_was_not_renewed_for_its_t
         assert (await world.store.until_ended()).state is ProjectState.COMPLETED
 
 
+async def test_a_call_has_its_results_though_the_lease_ran_out_while_they_were_read() -> None:
+    world = World()
+    ledger = world.store.add(breadth=1)
+    async with world.running():
+        await world.store.until_ended()
+    ledger.nodes["root"].state, ledger.state = S.PLAN_DONE, ProjectState.RUNNING
+    ledger.nodes["root.1.0"].result = Result(digest="sha256:elsewhere")
+    again = World(world.store, world.leases)
+    world.store.reading = lambda: again.keeper.given["p"].extend(0.0)
+    async with again.running():
+        await again.until(lambda: world.store.fetched)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        world.store.reading = lambda: None
+        await again.keeper.renew_now()
+        await world.store.until_ended()
+    assert ledger.state is ProjectState.COMPLETED
+    assert world.store.fetched == [["root.1.0"]] * 2, "read again, not forgotten"
+
+
 async def test_a_project_held_by_another_is_left_alone() -> None:
     world = World()
     world.store.add()
