@@ -80,6 +80,7 @@ async def build(store: StateStore, settings: Settings) -> Service:
         limits=limits,
         threshold=rules.base.compression_threshold,
         settled=settled,
+        metrics=metrics,
     )
     snapshots = Snapshotter(
         store,
@@ -90,6 +91,7 @@ async def build(store: StateStore, settings: Settings) -> Service:
         released=payloads.collect_soon,
     )
     await projects.open()
+    await payloads.measure()
     return Service(
         store=store,
         projects=projects,
@@ -166,6 +168,7 @@ async def _housekeeping(service: Service, settings: Settings) -> None:
         shortened = await service.retention.sweep(now_micros())
         if shortened:
             _log.info("dropped history", extra={"fields": {"projects": shortened}})
+        await service.payloads.measure()
         hour = minute % _MINUTES_PER_HOUR == 0
         if hour:
             await _try(service.forget_requests(), "old requests")
@@ -176,11 +179,11 @@ async def _housekeeping(service: Service, settings: Settings) -> None:
 
 
 async def _try(work: Awaitable[object], what: str) -> None:
-    """Do one thing; if the store fails, it is done an hour later, and the others now."""
+    """Do one thing; if the store fails, it is done at the next time, and the others now."""
     try:
         await work
     except (StoreUnavailable, CorruptRecord):
-        _log.exception("what may go stays for now", extra={"fields": {"what": what}})
+        _log.exception("left for later", extra={"fields": {"what": what}})
 
 
 def _spare_collections() -> None:

@@ -12,7 +12,8 @@ import signal
 import time
 from dataclasses import dataclass
 
-NAMES = (
+#: On the way of a commit.
+COMMIT = (
     "before_begin",
     "before_commit",
     "after_commit",
@@ -21,6 +22,18 @@ NAMES = (
     "before_publish",
     "after_publish",
 )
+#: On the way of a body: put, named, compacted away, collected.
+PAYLOAD = (
+    "in_payload_put",
+    "after_payload_put",
+    "in_references",
+    "after_archive",
+    "after_compact_mark",
+    "before_release",
+    "in_payload_drop",
+    "after_payload_drop",
+)
+NAMES = COMMIT + PAYLOAD
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from ramify.v1.state_service_pb2 import Stats
+from state_svc.store.payloads import PayloadTotals
 
 if TYPE_CHECKING:
     from state_svc.ingest.committer import PendingBatch
@@ -69,6 +70,11 @@ class Counters:
     compressions: int = 0
     bytes_in: int = 0
     bytes_stored: int = 0
+    # What follows is of the service only.
+    payload_puts: int = 0
+    payload_collections: int = 0
+    payloads_collected: int = 0
+    payloads: PayloadTotals = field(default_factory=PayloadTotals)
     seconds: Samples = field(default_factory=lambda: Samples(_PROJECT_SAMPLES))
 
     def to_stats(self) -> Stats:
@@ -92,6 +98,12 @@ class Counters:
             commit_seconds_p90=percentile(seconds, 0.90),
             commit_seconds_p99=percentile(seconds, 0.99),
             failed_commits=self.failed,
+            payload_count=self.payloads.count,
+            payload_original_bytes=self.payloads.original_bytes,
+            payload_stored_bytes=self.payloads.stored_bytes,
+            payload_puts=self.payload_puts,
+            payload_collections=self.payload_collections,
+            payloads_collected=self.payloads_collected,
         )
 
 
@@ -132,6 +144,12 @@ class ServiceMetrics:
         self._bytes_in = self._counter("segment_original_bytes", "Segments before compression.")
         self._bytes_stored = self._counter("segment_stored_bytes", "Segments as stored.")
         self._failed_commits = self._counter("failed_commits", "Commits that changed nothing.")
+        self._payload_puts = self._counter("payload_puts", "Bodies put by clients.")
+        self._collections = self._counter("payload_collections", "Searches for bodies to drop.")
+        self._collected = self._counter("payloads_collected", "Bodies dropped.")
+        self._payloads = self._gauge("payloads", "Bodies in the payload store.")
+        self._original_bytes = self._gauge("payload_original_bytes", "Their bytes as put.")
+        self._stored_bytes = self._gauge("payload_stored_bytes", "Their bytes as stored.")
         self.watch_messages = self._counter("watch_messages", "Messages sent to watchers.")
         self.resyncs = self._counter(
             "watch_overflows", "Watches that fell behind and read on from the store."
@@ -145,6 +163,9 @@ class ServiceMetrics:
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"ramify_state_{name}", text, registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"ramify_state_{name}", text, registry=self.registry)
 
     def project(self, project_id: str) -> Counters:
         """Return the counters of one project."""
@@ -201,6 +222,25 @@ class ServiceMetrics:
         """Count one commit that changed nothing."""
         self.service.failed += 1
         self._failed_commits.inc()
+
+    def put_payload(self) -> None:
+        """Count one body that a client has put."""
+        self.service.payload_puts += 1
+        self._payload_puts.inc()
+
+    def collected(self, payloads: int) -> None:
+        """Count one search for bodies to drop, and those it has dropped."""
+        self.service.payload_collections += 1
+        self.service.payloads_collected += payloads
+        self._collections.inc()
+        self._collected.inc(payloads)
+
+    def hold(self, totals: PayloadTotals) -> None:
+        """Note how much the payload store holds."""
+        self.service.payloads = totals
+        self._payloads.set(totals.count)
+        self._original_bytes.set(totals.original_bytes)
+        self._stored_bytes.set(totals.stored_bytes)
 
     def rejected(self, project_id: str | None) -> None:
         """Count one refused batch; None if it names no project that exists."""

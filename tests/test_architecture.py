@@ -22,13 +22,13 @@ _ARROWS: dict[str, dict[str, str]] = {
         "lease": "",
         "codec": "model storage",
         "store": "codec model storage failpoints",
-        "history": "store codec model storage",
+        "history": "store codec model storage failpoints",
         "ingest": "store codec model failpoints metrics",
-        "payload": "store codec model",
+        "payload": "store codec model failpoints metrics",
         "watch": "history store codec model storage metrics",
         "admin": "history store codec model storage lease",
         "config": "model",  # presets are the same for the service and for a project
-        "metrics": "ingest",  # for the type of a batch only
+        "metrics": "ingest store",  # for the types of what is counted only
         "service": "ingest watch history payload lease store codec model metrics",
         "rpc": "service admin ingest watch history payload lease store codec model storage metrics",
     },

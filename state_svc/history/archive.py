@@ -16,6 +16,7 @@ from ramify.v1.payload_pb2 import Payload
 from ramify.v1.review_pb2 import Review
 from state_svc.codec.segment import SegmentRecord, decode_delta, decode_segment, pack_segment
 from state_svc.codec.snapshot import SnapshotRecord, decode_chunk
+from state_svc.failpoints import failpoint
 from state_svc.model.node import read_micros
 from state_svc.model.project import View
 from state_svc.model.stage import bodies
@@ -44,6 +45,7 @@ async def archive_stages(store: StateStore, project_uid: str, after: int, until:
         commit = await asyncio.to_thread(_archived, project_uid, records, at, until)
         if commit.archive:
             await store.commit(commit)
+            failpoint("after_archive")
         at = records[-1].last_revision
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from state_svc.codec.snapshot import SnapshotRecord, decode_chunk, encode_snapshot, freeze
 from state_svc.errors import CorruptRecord, Overloaded, StoreUnavailable
+from state_svc.failpoints import failpoint
 from state_svc.history.archive import archive_stages, release_references
 from state_svc.model.entity import lowest_pin
 from state_svc.model.project import LiveProject
@@ -187,6 +188,7 @@ class Snapshotter:
             # before: a compaction that failed half-way is carried through.
             project.view.compacted = compacted
             await self._store.compact(project.uid, compacted)
+            failpoint("before_release")
             if await release_references(self._store, project.uid, compacted):
                 self._released()
         return compacted

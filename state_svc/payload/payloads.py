@@ -11,11 +11,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ramify.v1.payload_pb2 import PayloadRef
 from state_svc.codec.payload import decode_payload, encode_payload, inflate, stated_bytes, to_ref
-from state_svc.errors import InvalidRequest, Overloaded, PayloadNotFound, PayloadTooLarge
+from state_svc.errors import (
+    CorruptRecord,
+    InvalidRequest,
+    Overloaded,
+    PayloadNotFound,
+    PayloadTooLarge,
+    StoreUnavailable,
+)
+from state_svc.failpoints import failpoint
+from state_svc.metrics import ServiceMetrics
 from state_svc.model.limits import Limits
 from state_svc.model.project import LiveProject
 from state_svc.store.base import StateStore
@@ -37,11 +46,13 @@ class Payloads:
         limits: Limits,
         threshold: int,
         settled: Callable[[], Awaitable[None]],
+        metrics: ServiceMetrics,
     ) -> None:
         self._store = store
         self._limits = limits
         self._threshold = threshold
         self._settled = settled  #: returns when the outcome of all that was accepted is known
+        self._metrics = metrics
         self.known: dict[str, PayloadRef] = {}  #: by digest; these are stored
         self._condemned: set[str] = set()  #: may be dropped at any moment
         self._collected = asyncio.Event()
@@ -67,6 +78,8 @@ class Payloads:
         if digest not in ("", record.digest):
             raise InvalidRequest(field="digest", problem=f"the body has {record.digest}")
         ref = to_ref(await self._store.payloads.put(record))
+        failpoint("after_payload_put")
+        self._metrics.put_payload()
         # Its time is new, so a collection that is under way leaves it alone.
         self._condemned.discard(ref.digest)
         self._remember(ref)
@@ -125,12 +138,13 @@ class Payloads:
         what was admitted before is a reference once its commit is done; and the store drops only
         what has none. Raises `StoreUnavailable`.
         """
-        self.due = False
         if self._condemned:
             return 0  # one is under way
+        self.due = False
         before = now_micros - KEEP_MICROS
         candidates = await self._store.payloads.list_unreferenced(before)
         if not candidates:
+            self._metrics.collected(0)
             return 0
         self._condemned.update(candidates)
         self._collected.clear()
@@ -142,8 +156,15 @@ class Payloads:
         finally:
             self._condemned.clear()
             self._collected.set()
+        self._metrics.collected(dropped)
+        await self.measure()
         _log.info("dropped unreferenced payloads", extra={"fields": {"count": dropped}})
         return dropped
+
+    async def measure(self) -> None:
+        """Tell the metrics how much the store holds; if it cannot say, they show what they know."""
+        with suppress(StoreUnavailable, CorruptRecord):
+            self._metrics.hold(await self._store.payloads.totals())
 
     def _remember(self, ref: PayloadRef) -> None:
         known = self.known

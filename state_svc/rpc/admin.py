@@ -43,6 +43,7 @@ class AdminRpcs:
             stats.watchers = service.hub.count(project)
             stats.unsynced_watchers = service.hub.unsynced_count(project)
         else:
+            await service.payloads.measure()
             stats = service.metrics.service.to_stats()
             stats.watchers = service.hub.watcher_count
             stats.unsynced_watchers = service.hub.unsynced_count()

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from state_svc.codec.payload import PayloadInfo, PayloadRecord
 from state_svc.errors import StoreUnavailable
-from state_svc.store.payloads import ArchiveRecord, ReferenceRecord
+from state_svc.store.payloads import ArchiveRecord, PayloadTotals, ReferenceRecord
 
 
 class MemoryPayloads:
@@ -40,6 +40,13 @@ class MemoryPayloads:
         """Drop what belongs to a project."""
         self.archive.pop(project_uid, None)
         self.references = {k: r for k, r in self.references.items() if k[0] != project_uid}
+
+    async def totals(self) -> PayloadTotals:
+        """See `PayloadStore`."""
+        records = self.records.values()
+        return PayloadTotals(
+            len(records), sum(r.original_bytes for r in records), sum(len(r.data) for r in records)
+        )
 
     async def put(self, record: PayloadRecord) -> PayloadInfo:
         """See `PayloadStore`."""

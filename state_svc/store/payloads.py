@@ -39,8 +39,28 @@ class ArchiveRecord:
     micros: int  #: latest commit time in it, microseconds since 1970
 
 
+@dataclass(frozen=True, slots=True)
+class PayloadTotals:
+    """How much a payload store holds."""
+
+    count: int = 0
+    original_bytes: int = 0
+    stored_bytes: int = 0
+
+    def plus(self, count: int, original_bytes: int, stored_bytes: int) -> PayloadTotals:
+        """Return the totals after a change."""
+        return PayloadTotals(
+            self.count + count,
+            self.original_bytes + original_bytes,
+            self.stored_bytes + stored_bytes,
+        )
+
+
 class PayloadStore(Protocol):
     """The part of a `StateStore` that keeps bodies."""
+
+    async def totals(self) -> PayloadTotals:
+        """Return how much is there, without looking at each body."""
 
     async def put(self, record: PayloadRecord) -> PayloadInfo:
         """Store a body durably, or renew the time of the one that is there; return what is."""

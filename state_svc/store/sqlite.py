@@ -36,6 +36,7 @@ from state_svc.errors import (
     Overloaded,
     StoreUnavailable,
 )
+from state_svc.failpoints import failpoint
 from state_svc.store.base import (
     Commit,
     ProducerRecord,
@@ -163,6 +164,7 @@ class SqliteStore:
         await self._write(
             "UPDATE projects SET compacted_revision = ? WHERE project_key = ?", (revision, key)
         )
+        failpoint("after_compact_mark")
         await self._delete("segments", "project_key = ? AND last_revision <= ?", (key, revision))
         await self._delete("snapshots", "project_key = ? AND revision < ?", (key, revision))
 

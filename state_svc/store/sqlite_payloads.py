@@ -11,9 +11,11 @@ import apsw
 from state_svc.codec.payload import PayloadInfo, PayloadRecord
 from state_svc.codec.segment import SegmentRecord
 from state_svc.errors import StoreUnavailable
-from state_svc.store.payloads import ArchiveRecord, ReferenceRecord
+from state_svc.failpoints import failpoint
+from state_svc.store.payloads import ArchiveRecord, PayloadTotals, ReferenceRecord
 
 _DELETE_ROWS = 500
+_DELETE_BYTES = 32 << 20  #: of bodies, in one transaction
 _ASK = 500  #: digests in one question
 
 _Result = TypeVar("_Result")
@@ -40,15 +42,29 @@ class SqlitePayloads:
         """See `PayloadStore`."""
 
         def work(db: apsw.Connection) -> PayloadInfo:
+            there = _find(db, [record.digest])
+            if there:
+                db.execute(
+                    "UPDATE payloads SET micros = max(micros, ?) WHERE digest = ?",
+                    (record.micros, record.digest),
+                )
+                failpoint("in_payload_put")
+                return there[0]
+            totals = read_totals(db).plus(1, record.original_bytes, len(record.data))
             db.execute(
                 "INSERT INTO payloads (digest, codec, original_bytes, micros, data)"
-                " VALUES (?, ?, ?, ?, ?)"
-                " ON CONFLICT (digest) DO UPDATE SET micros = max(micros, excluded.micros)",
+                " VALUES (?, ?, ?, ?, ?)",
                 (record.digest, record.codec, record.original_bytes, record.micros, record.data),
             )
+            _note_totals(db, totals)
+            failpoint("in_payload_put")
             return _find(db, [record.digest])[0]
 
         return await self._threads.write(work)
+
+    async def totals(self) -> PayloadTotals:
+        """See `PayloadStore`."""
+        return await self._threads.read(read_totals)
 
     async def find(self, digests: Collection[str]) -> list[PayloadInfo]:
         """See `PayloadStore`."""
@@ -119,12 +135,13 @@ class SqlitePayloads:
 
     async def drop_payloads(self, digests: Collection[str], before_micros: int) -> int:
         """See `PayloadStore`."""
-        statement = f"DELETE FROM payloads WHERE digest = ? AND micros < ? AND {_UNREFERENCED}"
+        waiting = list(digests)
         dropped = 0
-        for some in _parts([(digest, before_micros) for digest in digests]):
-            dropped += await self._threads.write(
-                partial(_run_all, statement=statement, values=some)
-            )
+        while waiting:
+            seen, gone = await self._threads.write(partial(_drop, waiting, before_micros))
+            failpoint("after_payload_drop")
+            del waiting[:seen]
+            dropped += gone
         return dropped
 
     async def read_archive(
@@ -165,6 +182,54 @@ _UNREFERENCED = (
 )
 
 
+def read_totals(db: apsw.Connection) -> PayloadTotals:
+    """Return how much is there: as it is noted, or by looking if it never was."""
+    for (text,) in db.execute("SELECT value FROM meta WHERE key = 'payload_totals'"):
+        numbers = str(text).split()
+        if len(numbers) == 3 and all(map(str.isdecimal, numbers)):
+            return PayloadTotals(*map(int, numbers))
+    return count_payloads(db)
+
+
+def count_payloads(db: apsw.Connection) -> PayloadTotals:
+    """Return how much is there, by looking."""
+    query = (
+        "SELECT count(*), coalesce(sum(original_bytes), 0), coalesce(sum(length(data)), 0)"
+        " FROM payloads"
+    )
+    return PayloadTotals(*next(iter(db.execute(query))))
+
+
+def _note_totals(db: apsw.Connection, totals: PayloadTotals) -> None:
+    text = f"{totals.count} {totals.original_bytes} {totals.stored_bytes}"
+    db.execute("INSERT OR REPLACE INTO meta VALUES ('payload_totals', ?)", (text,))
+
+
+def _drop(digests: Sequence[str], before_micros: int, db: apsw.Connection) -> tuple[int, int]:
+    """Drop the first of some payloads, those that may go; return (looked at, dropped).
+
+    Only so many, and so many bytes, that commits get their turn.
+    """
+    statement = (
+        f"DELETE FROM payloads WHERE digest = ? AND micros < ? AND {_UNREFERENCED}"
+        " RETURNING original_bytes, length(data)"
+    )
+    totals = read_totals(db)
+    seen = dropped = original = stored = 0
+    for digest in digests[:_DELETE_ROWS]:
+        for original_bytes, stored_bytes in db.execute(statement, (digest, before_micros)):
+            dropped += 1
+            original += original_bytes
+            stored += stored_bytes
+        seen += 1
+        if stored >= _DELETE_BYTES:
+            break
+    if dropped:
+        _note_totals(db, totals.plus(-dropped, -original, -stored))
+    failpoint("in_payload_drop")
+    return seen, dropped
+
+
 def put_references(db: apsw.Connection, references: Iterable[tuple[int, ReferenceRecord]]) -> None:
     """Store references by (project key, record) inside a transaction.
 
@@ -181,6 +246,7 @@ def put_references(db: apsw.Connection, references: Iterable[tuple[int, Referenc
         db.execute(statement, values)
         if not db.changes():
             raise StoreUnavailable(problem=f"payload {reference.digest} is not stored any more")
+        failpoint("in_references")
 
 
 def put_archive(db: apsw.Connection, archive: Iterable[tuple[int, ArchiveRecord]]) -> None:

@@ -13,9 +13,11 @@ from state_svc.codec.payload import PayloadRecord, encode_payload
 from state_svc.codec.project import ProjectRecord
 from state_svc.codec.segment import SegmentRecord
 from state_svc.errors import StoreUnavailable
+from state_svc.store import sqlite_payloads
 from state_svc.store.base import Commit, StateStore
+from state_svc.store.high_water import last_number
 from state_svc.store.memory import MemoryStore
-from state_svc.store.payloads import ArchiveRecord, ReferenceRecord
+from state_svc.store.payloads import ArchiveRecord, PayloadTotals, ReferenceRecord
 from state_svc.store.sqlite import FILE_NAME, SqliteStore
 
 _ALL = 1 << 60  #: a time after everything
@@ -218,3 +220,53 @@ async def test_a_backup_holds_bodies_references_and_the_archive(
         assert await copy.payloads.read_archive("u", 0, _MANY) == [archived]
     finally:
         await copy.aclose()
+
+
+async def test_the_totals_are_those_of_the_bodies_that_are_there(store: StateStore) -> None:
+    assert await store.payloads.totals() == PayloadTotals()
+    records = [_payload(name, micros=5) for name in "abc"]
+    for record in [*records, records[0]]:
+        await store.payloads.put(record)
+
+    def of(*kept: PayloadRecord) -> PayloadTotals:
+        return PayloadTotals(
+            len(kept), sum(r.original_bytes for r in kept), sum(len(r.data) for r in kept)
+        )
+
+    assert await store.payloads.totals() == of(*records)
+    gone = [records[0].digest, records[2].digest]
+    assert await store.payloads.drop_payloads([*gone, "unknown"], 10) == 2
+    assert await store.payloads.totals() == of(records[1])
+
+
+async def test_totals_that_were_never_noted_or_are_damaged_are_found_by_looking(
+    tmp_path: Path,
+) -> None:
+    store = SqliteStore(tmp_path)
+    await store.payloads.put(_payload("a"))
+    expected = await store.payloads.totals()
+    for text in ("", "1 2", "1 x 3"):
+        await store.write(
+            lambda db, text=text: db.execute(  # type: ignore[misc]
+                "UPDATE meta SET value = ? WHERE key = 'payload_totals'", (text,)
+            )
+        )
+        assert await store.payloads.totals() == expected
+    await store.write(lambda db: db.execute("DELETE FROM meta WHERE key = 'payload_totals'"))
+    assert await store.payloads.totals() == expected
+    await store.payloads.put(_payload("b"))
+    assert (await store.payloads.totals()).count == 2
+    await store.aclose()
+
+
+async def test_many_large_bodies_are_dropped_a_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_payloads, "_DELETE_BYTES", 1)
+    store = SqliteStore(tmp_path)
+    digests = [(await store.payloads.put(_payload(name, micros=5))).digest for name in "abcde"]
+    before = await store.read(last_number)
+    assert await store.payloads.drop_payloads(digests, 10) == 5
+    assert await store.read(last_number) == before + 5, "a transaction each"
+    assert await store.payloads.totals() == PayloadTotals()
+    await store.aclose()

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
-from state_svc.failpoints import NAMES
+from state_svc.failpoints import COMMIT, NAMES, PAYLOAD
+from tests.support.files import find_problems
 from tests.support.load import (
     LoadProducer,
     LoadWatcher,
@@ -20,6 +26,7 @@ from tests.support.state_process import StartFailed, StateProcess
 from tests.support.wire import connect, eventually
 
 Start = Callable[..., StateProcess]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 async def kill_cycles(start_state: Start, cycles: int, seed: int) -> None:
@@ -42,7 +49,7 @@ async def kill_cycles(start_state: Start, cycles: int, seed: int) -> None:
             tasks.create_task(watcher.run())
         for cycle in range(cycles):
             goal = acked(producers) + 60
-            name = NAMES[cycle] if cycle < len(NAMES) else chance.choice([*NAMES, ""])
+            name = COMMIT[cycle] if cycle < len(COMMIT) else chance.choice([*COMMIT, ""])
             if name:
                 at = chance.randint(1, 60)
                 await asyncio.to_thread(start_again, state, f"{name}=kill@{at}")
@@ -115,7 +122,7 @@ async def test_nothing_acknowledged_is_lost_or_doubled_over_200_kills(
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("failpoint", NAMES)
+@pytest.mark.parametrize("failpoint", COMMIT)
 async def test_a_failing_commit_is_refused_or_ends_the_service_but_is_never_half_done(
     start_state: Start, failpoint: str
 ) -> None:
@@ -145,3 +152,39 @@ async def test_a_failing_commit_is_refused_or_ends_the_service_but_is_never_half
             watcher.stopping = True
     judge(project_id, log, [producer])
     check_watcher(watcher, log)
+
+
+def payload_cycles(folder: Path, cycles: int, seed: int) -> None:
+    """Kill a service on the ways of bodies; whatever was answered is there after each start."""
+    chance = random.Random(seed)
+    data, journal = folder / "data", folder / "journal"
+
+    def live(failpoints: str, seconds: float) -> int:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.support.payload_worker", data, journal, str(seconds)],
+            env={**os.environ, "RAMIFY_FAILPOINTS": failpoints},
+            cwd=ROOT,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()
+        return done.returncode
+
+    for cycle in range(cycles):
+        name = PAYLOAD[cycle] if cycle < len(PAYLOAD) else chance.choice(NAMES)
+        # Each is passed in the first turns, so the process does not live as long as it may.
+        killed = live(f"{name}=kill@{chance.randint(1, 3)}", 60.0)
+        assert killed == -signal.SIGKILL, f"{name} is on no way"
+        assert find_problems(data) == [], f"killed at {name}"
+    assert live("", 0.0) == 0
+
+
+@pytest.mark.timeout(180)
+def test_no_body_that_was_acknowledged_is_lost_over_a_kill_at_each_place(tmp_path: Path) -> None:
+    payload_cycles(tmp_path, len(PAYLOAD), seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_no_body_that_was_acknowledged_is_lost_over_100_kills(tmp_path: Path) -> None:
+    payload_cycles(tmp_path, 100, seed=2)

@@ -79,6 +79,14 @@ def _counters(stats: "Stats") -> list[tuple[str, str]]:
     }
     shown = ", ".join(f"{name} {seconds * 1e3:.2f} ms" for name, seconds in quantiles.items())
     times = [("commit time", shown)] if stats.commit_seconds_p99 else []
+    payloads = [
+        (
+            "payloads",
+            f"{stats.payload_count:,}, {size(stats.payload_stored_bytes)} of "
+            f"{size(stats.payload_original_bytes)}, {stats.payload_puts:,} put, "
+            f"{stats.payloads_collected:,} dropped in {stats.payload_collections:,} collections",
+        )
+    ] * bool(stats.payload_count or stats.payload_puts or stats.payload_collections)
     failed = f", {stats.failed_commits:,} failed" if stats.failed_commits else ""
     return [
         (
@@ -102,6 +110,7 @@ def _counters(stats: "Stats") -> list[tuple[str, str]]:
             f"{size(stats.bytes_saved)} saved, "
             f"{stats.compression_ratio:.1f} to 1, {stats.compressions:,} compressed",
         ),
+        *payloads,
         ("watchers", f"{stats.watchers:,}, {stats.unsynced_watchers:,} catching up"),
     ]
 

@@ -2968,6 +2968,12 @@ class Stats(_message.Message):
     UNSYNCED_WATCHERS_FIELD_NUMBER: _builtins.int
     COMMIT_SECONDS_P90_FIELD_NUMBER: _builtins.int
     FAILED_COMMITS_FIELD_NUMBER: _builtins.int
+    PAYLOAD_COUNT_FIELD_NUMBER: _builtins.int
+    PAYLOAD_ORIGINAL_BYTES_FIELD_NUMBER: _builtins.int
+    PAYLOAD_STORED_BYTES_FIELD_NUMBER: _builtins.int
+    PAYLOAD_PUTS_FIELD_NUMBER: _builtins.int
+    PAYLOAD_COLLECTIONS_FIELD_NUMBER: _builtins.int
+    PAYLOADS_COLLECTED_FIELD_NUMBER: _builtins.int
     total_updates: _builtins.int
     """Mutations committed."""
     batched_updates: _builtins.int
@@ -3008,6 +3014,18 @@ class Stats(_message.Message):
     """90th percentile of the same commits."""
     failed_commits: _builtins.int
     """Commits that changed nothing because the store failed. Not counted for single projects."""
+    payload_count: _builtins.int
+    """Bodies in the payload store now. This and what follows is not counted for single projects."""
+    payload_original_bytes: _builtins.int
+    """Their bytes as they were put."""
+    payload_stored_bytes: _builtins.int
+    """Their bytes as they are stored."""
+    payload_puts: _builtins.int
+    """Bodies put by clients, also those that were there already."""
+    payload_collections: _builtins.int
+    """Times that bodies without references were looked for."""
+    payloads_collected: _builtins.int
+    """Bodies that were dropped then."""
     def __init__(
         self,
         *,
@@ -3030,10 +3048,16 @@ class Stats(_message.Message):
         unsynced_watchers: _builtins.int = ...,
         commit_seconds_p90: _builtins.float = ...,
         failed_commits: _builtins.int = ...,
+        payload_count: _builtins.int = ...,
+        payload_original_bytes: _builtins.int = ...,
+        payload_stored_bytes: _builtins.int = ...,
+        payload_puts: _builtins.int = ...,
+        payload_collections: _builtins.int = ...,
+        payloads_collected: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batched_updates", b"batched_updates", "batches", b"batches", "bytes_in", b"bytes_in", "bytes_saved", b"bytes_saved", "bytes_stored", b"bytes_stored", "commit_seconds_p50", b"commit_seconds_p50", "commit_seconds_p90", b"commit_seconds_p90", "commit_seconds_p99", b"commit_seconds_p99", "commits", b"commits", "compression_ratio", b"compression_ratio", "compressions", b"compressions", "failed_commits", b"failed_commits", "immediate_updates", b"immediate_updates", "mean_batch_fill", b"mean_batch_fill", "rejected_batches", b"rejected_batches", "repeated_batches", b"repeated_batches", "total_updates", b"total_updates", "unsynced_watchers", b"unsynced_watchers", "watchers", b"watchers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batched_updates", b"batched_updates", "batches", b"batches", "bytes_in", b"bytes_in", "bytes_saved", b"bytes_saved", "bytes_stored", b"bytes_stored", "commit_seconds_p50", b"commit_seconds_p50", "commit_seconds_p90", b"commit_seconds_p90", "commit_seconds_p99", b"commit_seconds_p99", "commits", b"commits", "compression_ratio", b"compression_ratio", "compressions", b"compressions", "failed_commits", b"failed_commits", "immediate_updates", b"immediate_updates", "mean_batch_fill", b"mean_batch_fill", "payload_collections", b"payload_collections", "payload_count", b"payload_count", "payload_original_bytes", b"payload_original_bytes", "payload_puts", b"payload_puts", "payload_stored_bytes", b"payload_stored_bytes", "payloads_collected", b"payloads_collected", "rejected_batches", b"rejected_batches", "repeated_batches", b"repeated_batches", "total_updates", b"total_updates", "unsynced_watchers", b"unsynced_watchers", "watchers", b"watchers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

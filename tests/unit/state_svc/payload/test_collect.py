@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 import pytest
+from prometheus_client import generate_latest
 
 from ramify.v1.stage_pb2 import ToolCall
 from ramify.v1.state_service_pb2 import (
@@ -16,12 +17,15 @@ from ramify.v1.state_service_pb2 import (
     DeleteProjectRequest,
     ForkProjectRequest,
     GetPayloadRequest,
+    GetStatsRequest,
     ListStagesRequest,
+    Stats,
 )
 from state_svc.errors import BatchRejected, PayloadNotFound
 from state_svc.history.archive import archive_stages
 from state_svc.model.payload import References
 from state_svc.payload.payloads import KEEP_MICROS
+from state_svc.rpc.admin import AdminRpcs
 from state_svc.rpc.history import HistoryRpcs
 from state_svc.rpc.payloads import PayloadRpcs
 from state_svc.rpc.stages import StageRpcs
@@ -256,3 +260,36 @@ async def test_a_batch_without_references_asks_the_store_nothing(
     monkeypatch.setattr(here.service.payloads, "learn", never)
     request = CommitBatchRequest(project_id="p", mutations=[patch("n", waiting_on="y")])
     await here.projects.commit_batch(request)
+
+
+async def test_what_the_store_holds_and_what_was_collected_is_counted(here: Embedded) -> None:
+    rpcs = AdminRpcs(here.service, "")
+
+    async def shown() -> Stats:
+        return (await rpcs.get_stats(GetStatsRequest())).stats
+
+    digest = await put_here(here, BODIES[0])
+    assert await put_here(here, BODIES[0]) == digest
+    await put_here(here, BODIES[1])
+    await here.commit("p", patch("n", result=named(digest)))
+    before = await shown()
+    assert (before.payload_count, before.payload_original_bytes, before.payload_puts) == (
+        2,
+        20_000,
+        3,
+    )
+    assert 0 < before.payload_stored_bytes < 1_000
+    await collect(here)
+    after = await shown()
+    assert (after.payload_count, after.payload_original_bytes) == (1, 10_000)
+    assert (after.payload_collections, after.payloads_collected) == (1, 1)
+    text = generate_latest(here.service.metrics.registry).decode()
+    for line in (
+        "ramify_state_payloads 1.0",
+        "ramify_state_payload_original_bytes 10000.0",
+        f"ramify_state_payload_stored_bytes {float(after.payload_stored_bytes)}",
+        "ramify_state_payload_puts_total 3.0",
+        "ramify_state_payload_collections_total 1.0",
+        "ramify_state_payloads_collected_total 1.0",
+    ):
+        assert line in text
