@@ -1,7 +1,7 @@
 """What the ancestor got wrong and this core gets right: one test per finding, named after it.
 
-Findings about strategies (W16), keys (W17), the doctor (W19) and isolation (W20)
-are held where those parts are tested.
+How the same holds for the services is tested where their parts are: all pairs of strategy and
+broadcast mode in `tests/integration/test_run_strategies.py`, each key by its mark `execution_key`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,16 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator_svc.graph.event import Call, Decided
+from orchestrator_svc.graph.event import Call, CallEnded, CallProgressed, Decided, TimeReached
+from orchestrator_svc.graph.forced import Pattern
+from orchestrator_svc.graph.mutation import AddStage, Mutation, NodeChanges, PatchNode
+from orchestrator_svc.graph.patience import Patience
 from orchestrator_svc.graph.plan import check_plan
+from orchestrator_svc.graph.rate import RateWindow
 from orchestrator_svc.graph.recovery import MAX_REPLANS, RECOVERY, Recovery
 from orchestrator_svc.graph.review import ReviewDecision
-from orchestrator_svc.graph.settings import ExpiryPolicy
+from orchestrator_svc.graph.settings import ExecutionStrategy, ExpiryPolicy, Scalar
+from orchestrator_svc.graph.trace import Body, Trace
 from orchestrator_svc.graph.types import (
     TERMINAL_PROJECT_STATES,
     CommandState,
@@ -25,6 +30,9 @@ from orchestrator_svc.graph.types import (
     ProjectState,
     Stage,
 )
+from orchestrator_svc.graph.updates import UpdateBuffer
+from orchestrator_svc.graph.usage import NO_USAGE
+from orchestrator_svc.settings import InvalidSetting, read_settings, settle
 from tests.unit.orchestrator_svc.driven import (
     DEFAULTS,
     Driven,
@@ -149,6 +157,64 @@ def test_w15_a_node_has_a_deadline_over_all_calls_of_an_attempt() -> None:
     assert [call.timeout for call in decision.calls] == [limit - 100.0]
 
 
+@pytest.mark.parametrize("strategy", ExecutionStrategy)
+def test_w16_no_strategy_drops_an_update_or_holds_a_state_back(strategy: ExecutionStrategy) -> None:
+    """The ancestor stood still in realtime mode and lost what deferred mode had held."""
+    driven = planned(draft(), settings=replace(DEFAULTS, execution_strategy=strategy))
+    updates = UpdateBuffer(driven.settings)
+    number = driven.calls["root.1.0"].number
+    sent: list[NodeChanges] = []
+    for step in range(3):
+        driven.now += 0.001
+        noted = driven.event(CallProgressed("root.1.0", number, f"step {step}"))
+        sent += _node_changes(updates.take(noted.groups, driven.now))
+    ended = driven.answer("root.1.0", done())
+    sent += _node_changes(updates.take(ended.groups, driven.now))
+    notes = [changes["progress"] for changes in sent if "progress" in changes]
+    assert notes[-1] == "step 2", "the last word arrives, before the node is over"
+    assert "state" not in sent[len(notes) - 1]
+    states = [changes["state"] for changes in sent if "state" in changes]
+    assert states[0] is S.DONE, "in the turn in which it was decided"
+    assert updates.flush() == [], "nothing is left behind"
+    assert (len(notes) == 3) == (strategy is ExecutionStrategy.STANDARD)
+
+
+def _node_changes(groups: list[list[Mutation]]) -> list[NodeChanges]:
+    return [m.changes for group in groups for m in group if isinstance(m, PatchNode)]
+
+
+@pytest.mark.parametrize(
+    "key, low, high",
+    [
+        ("rate_limit_rpm", 1, 100),
+        ("retry_delay_seconds", 0.0, 60.0),
+        ("timeout_hard_seconds", 0.0, 300.0),
+        ("skip_atomization", False, True),
+    ],
+)
+def test_w17_the_keys_that_the_ancestor_did_not_read_change_what_a_run_does(
+    key: str, low: Scalar, high: Scalar
+) -> None:
+    seen = []
+    for value in (low, high):
+        keys = {"timeout_warning_seconds": 0, "timeout_soft_seconds": 0, "max_retries": 1}
+        settings = settle(read_settings({**keys, key: value}))
+        driven = planned(draft(node_type=None), settings=settings)
+        stage = driven.calls["root.1.0"].stage
+        driven.answer("root.1.0", failed(ErrorClass.RATE_LIMIT))
+        rate = RateWindow(settings.rate_limit_rpm)
+        waits = (rate.claim(0.0), rate.claim(0.0))
+        patience = Patience(settings).first_look
+        seen.append((stage, driven.node("root.1.0").next_attempt_time, waits, patience))
+    assert seen[0] != seen[1]
+
+
+@pytest.mark.parametrize("key", ["redis_url", "rate_limit", "timeout_strategy.redis"])
+def test_w17_a_key_that_nobody_reads_is_refused(key: str) -> None:
+    with pytest.raises(InvalidSetting, match="is not an execution key"):
+        read_settings({key: 1})
+
+
 def test_w18_a_plan_is_checked_whole_and_all_its_faults_are_told() -> None:
     """The ancestor shifted indices, took cycles and guessed dependencies."""
     tasks = [draft("one", 1), draft("two", 0), draft("self", 2), draft("far", 9)]
@@ -163,3 +229,63 @@ def test_w18_a_plan_is_checked_whole_and_all_its_faults_are_told() -> None:
     driven.wait()
     driven.answer("root", plan_of(draft("first"), draft("second", 0)))
     assert driven.node("root.1.1").depends_on == ("root.1.0",), "indices mean what they say"
+
+
+def test_w19_a_run_at_rest_is_looked_at_at_once_and_mending_it_undoes_nothing() -> None:
+    """The ancestor's check almost never ran, and its recovery reset what was finished."""
+    driven = planned(draft(), draft())
+    driven.answer("root.1.0", done())
+    lost = driven.run.nodes["root.1.1"]
+    driven.calls.clear()
+    driven.run.close_call(lost, 0.0)  # nobody works on it any more, and nothing says so
+    decision = driven.event(TimeReached())
+    assert [call.node_id for call in decision.calls] == ["root.1.1"]
+    forced = driven.node("root.1.1").forced
+    assert forced is not None
+    assert (forced.pattern, forced.before) == (Pattern.SINGLE_NODE_HANG, S.RUNNING)
+    driven.answer("root.1.1", done())
+    driven.answer("root", done())
+    assert driven.project() is ProjectState.COMPLETED
+    assert driven.moves_of("root.1.0").count(S.DONE) == 1
+
+
+def test_w19_a_run_at_rest_that_cannot_be_mended_ends_with_the_reason() -> None:
+    driven = planned(draft(), draft())
+    for _ in range(20):
+        if driven.run.ended:
+            break
+        for node in driven.run.nodes.values():
+            if node.open_call:
+                driven.run.close_call(node, 0.0)
+        driven.calls.clear()
+        driven.event(TimeReached())
+    assert driven.project() is ProjectState.FAILED
+    assert driven.ledger.error is not None
+    assert "single_node_hang" in driven.ledger.error.message
+
+
+def test_w20_runs_of_the_same_ids_know_nothing_of_each_other() -> None:
+    """The ancestor had one current project for all of a process."""
+    first, second = planned(draft(), draft()), planned(draft(), draft(), settings=NO_RETRY)
+    second.answer("root.1.0", failed())
+    first.answer("root.1.0", done())
+    second.cancel()
+    assert set(first.calls) == {"root.1.1"}
+    first.answer("root.1.1", done())
+    first.answer("root", done())
+    second.answer("root.1.1", failed(ErrorClass.CANCELLED))
+    assert first.project() is ProjectState.COMPLETED
+    assert second.project() is ProjectState.CANCELLED
+
+
+def test_w20_nothing_is_recorded_that_nobody_reported() -> None:
+    """The ancestor made up the traces that it did not have."""
+    driven = planned(draft(), draft())
+    silent = driven.answer("root.1.0", done())
+    assert not [m for group in silent.groups for m in group if isinstance(m, AddStage)]
+    trace = Trace(attempt=1, agent_name="a", started=1.0, seconds=2.0, input=Body(text="in"))
+    call = driven.calls.pop("root.1.1")
+    told = driven.event(CallEnded("root.1.1", call.number, done(), 2.0, trace=trace))
+    (record,) = [m for group in told.groups for m in group if isinstance(m, AddStage)]
+    assert record.trace is trace
+    assert (record.trace.model, record.trace.prompt, record.trace.usage) == ("", None, NO_USAGE)
