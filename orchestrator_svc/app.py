@@ -20,6 +20,7 @@ from prometheus_client import start_http_server
 from orchestrator_svc import __version__
 from orchestrator_svc.agents.processes.client import Processes
 from orchestrator_svc.agents.profile import built_in_profiles
+from orchestrator_svc.agents.profile_file import InvalidProfile, with_files
 from orchestrator_svc.config import ServiceConfig
 from orchestrator_svc.engine.leases import LeaseKeeper
 from orchestrator_svc.engine.supervisor import Supervisor
@@ -60,6 +61,11 @@ async def run(config: ServiceConfig) -> None:
     profiles = built_in_profiles(
         config.data / INDEX_FOLDER, processes=processes, plans_refused=config.plans_refused()
     )
+    if config.profiles is not None:
+        try:
+            profiles = with_files(config.profiles, profiles)
+        except InvalidProfile as error:
+            raise StartupError(f"config: profiles: {error}") from error
     if profiles.get(config.default_profile) is None:
         known = ", ".join(profiles.names())
         raise StartupError(

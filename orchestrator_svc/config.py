@@ -68,6 +68,9 @@ class ServiceConfig(BaseModel):
     default_profile: str = Field(
         DEFAULT_PROFILE, min_length=1, description="profile of projects that name none"
     )
+    profiles: Path | None = Field(
+        None, description="profile file, or folder of them, beside the built-in profiles"
+    )
     lease_ttl_seconds: float = Field(
         10.0, ge=1, le=60, description="how long a project stays ours without renewal"
     )

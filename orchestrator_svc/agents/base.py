@@ -45,6 +45,7 @@ __all__ = [
     "MAX_GOAL_CHARS",
     "MIN_GOAL_CHARS",
     "Modifier",
+    "NO_MODIFIER",
     "NodeType",
     "OnDependencyFailure",
     "OnExhausted",
@@ -65,6 +66,9 @@ __all__ = [
     "spend",
     "stop_wish",
 ]
+
+#: Why a plan is not changed on request; the human reads it.
+NO_MODIFIER = "the agents of this profile change no plans: approve it with a plan of your own"
 
 
 class _Frozen(BaseModel):

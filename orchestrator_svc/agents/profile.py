@@ -2,6 +2,7 @@
 
 A profile is a table of agent names plus the set of agents that the names stand for. The sets are
 made when a profile is first used, so that a service which never runs a profile does not load it.
+Those that ship with Ramify are here; `profile_file.py` reads others.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 DEFAULT_MAX_PROCESSES = 64  #: child processes at one time
 DEFAULT_PROFILE = "corpus"
 PLAN_PROFILE = "plan"
+
+_CORPUS_OPTIONS = frozenset({"corpus"})
 
 
 class AgentSet(Atomizer, Planner, Executor, Aggregator, Protocol):
@@ -62,13 +65,20 @@ class ProfileEntry:
         check_options: Callable[[Mapping[str, JsonValue]], None],
         service_options: Mapping[str, JsonValue] | None = None,
         refusal: str = "",
+        option_names: Callable[[], frozenset[str]] | None = None,
     ) -> None:
         self.profile = profile
         self.refusal = refusal  #: why this orchestrator executes no project of the profile
         self.service_options = dict(service_options or {})  #: added to those of each project
         self.check_options = check_options  #: raises ValueError with a remedy
         self._make_agents = make_agents
+        self._option_names = option_names
         self._agents: AgentSet | None = None
+
+    @property
+    def option_names(self) -> frozenset[str] | None:
+        """The agent options that its agents read; None if other profiles cannot name them."""
+        return self._option_names() if self._option_names is not None else None
 
     @property
     def agents(self) -> AgentSet:
@@ -150,8 +160,16 @@ def built_in_profiles(
                 _check_plan_options,
                 refusal=plans_refused,
             ),
-            "corpus": ProfileEntry(corpus, _corpus_agents, _check_corpus_options, cache),
-            "scripted": ProfileEntry(scripted, _scripted_agents, _check_script),
+            "corpus": ProfileEntry(
+                corpus,
+                _corpus_agents,
+                _check_corpus_options,
+                cache,
+                option_names=lambda: _CORPUS_OPTIONS,
+            ),
+            "scripted": ProfileEntry(
+                scripted, _scripted_agents, _check_script, option_names=_script_keys
+            ),
         }
     )
 
@@ -166,7 +184,7 @@ def _check_corpus_options(options: Mapping[str, JsonValue]) -> None:
     from orchestrator_svc.agents.base import AgentError
     from orchestrator_svc.agents.corpus import validate_corpus
 
-    unknown = sorted(set(options) - {"corpus"})
+    unknown = sorted(set(options) - _CORPUS_OPTIONS)
     if unknown:
         raise ValueError(f"agent option {unknown[0]!r} is not known, only 'corpus' is")
     corpus = options.get("corpus")
@@ -200,3 +218,9 @@ def _check_script(options: Mapping[str, JsonValue]) -> None:
     from orchestrator_svc.agents.scripted import read_script
 
     read_script(options)
+
+
+def _script_keys() -> frozenset[str]:
+    from orchestrator_svc.agents.scripted import Script
+
+    return frozenset(Script.model_fields)

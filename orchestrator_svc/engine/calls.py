@@ -7,7 +7,14 @@ import traceback
 
 import structlog
 
-from orchestrator_svc.agents.base import AgentError, AgentInput, Modifier, Plan, open_call
+from orchestrator_svc.agents.base import (
+    NO_MODIFIER,
+    AgentError,
+    AgentInput,
+    Modifier,
+    Plan,
+    open_call,
+)
 from orchestrator_svc.agents.profile import AgentSet
 from orchestrator_svc.engine.activity import Activity
 from orchestrator_svc.engine.aside import aside
@@ -77,8 +84,7 @@ async def _ask(agents: AgentSet, stage: Stage, task: AgentInput) -> object:
         return await agents.aggregate(task)
     if stage is Stage.MODIFY:
         if not isinstance(agents, Modifier):
-            text = "the agents of this profile change no plans: approve it with a plan of your own"
-            raise AgentError(ErrorClass.EXECUTION, text)
+            raise AgentError(ErrorClass.EXECUTION, NO_MODIFIER)
         return await agents.modify(task)
     return await agents.atomize(task)
 
