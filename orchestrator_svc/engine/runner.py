@@ -222,8 +222,7 @@ class Runner:
             while self._fetched:
                 self._begin_call(group, *self._fetched.pop())
             if self._inbox:
-                events, self._inbox = self._inbox, []
-                await self._apply(events)
+                await self._take_inbox()
             if self._draining:
                 await self._give_back()
             self._release_updates()
@@ -233,6 +232,10 @@ class Runner:
                 return
             self._arm_timer()
             await self._wake.wait()
+
+    async def _take_inbox(self) -> None:
+        events, self._inbox = self._inbox, []
+        await self._apply(events)
 
     async def _apply(self, events: list[Event]) -> None:
         await self._decide(
@@ -267,6 +270,7 @@ class Runner:
         for future in futures:
             future.add_done_callback(self._settled)
             self._sent.append(_Sent(future, now))
+        decision.groups = []  # a large plan need not be held until all of it is durable
         self._sent[-1].effects = decision
 
     def _settled(self, future: asyncio.Future[int]) -> None:

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
@@ -21,8 +20,9 @@ from orchestrator_svc.errors import CorruptRecord, ProducerFenced, ProjectReplac
 from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.backoff import Backoff
 from orchestrator_svc.publish.errors_in import TRANSIENT, from_rpc, from_stream
-from orchestrator_svc.publish.outbox import Acked, Entry, LaneState, Outbox, PositionLost
-from orchestrator_svc.publish.spool import Slip, Spool
+from orchestrator_svc.publish.outbox import Entry, LaneState, Outbox, PositionLost
+from orchestrator_svc.publish.spool import Spool
+from orchestrator_svc.publish.ticket import Ticket, Tickets
 from ramify.v1 import mutation_pb2, state_service_pb2
 from ramify.v1.error_pb2 import ErrorReason
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:  # exists in the stub file only
 
 MAX_HELD_BATCHES = 20_000  #: `offer` waits above it
 MAX_HELD_BYTES = 64 << 20  #: in memory
-SPOOL_ABOVE_BYTES = 16 << 20  #: in memory; further batches go into the spool while it has room
 FRAME_MARGIN_BYTES = 64 << 10  #: left free in a frame for what is not a batch
 
 _GAP = ErrorReason.ERROR_REASON_SEQUENCE_GAP
@@ -41,15 +40,6 @@ _log = structlog.get_logger(__name__)
 Request = state_service_pb2.StreamMutationsRequest
 Response = state_service_pb2.StreamMutationsResponse
 Call = grpc.aio.StreamStreamCall[Request, Response]
-
-
-@dataclass(slots=True, eq=False)
-class _Ticket:
-    batch: mutation_pb2.MutationBatch | None  #: None: it is in the spool
-    future: asyncio.Future[int]
-    offered_at: float
-    size: int = 0  #: bytes in memory
-    slip: Slip | None = None
 
 
 class _ConnectionEnded(Exception):
@@ -68,14 +58,13 @@ class MutationStream:
         metrics: Metrics,
         spool: Spool | None = None,
     ) -> None:
-        self._spool = spool
-        self._memory_bytes = 0  #: of the batches that are not in the spool
+        self._tickets = Tickets(spool, metrics)
         self._stub = stub
         self._producer_id = producer_id
         self._epoch = epoch
         self._epoch_raised = False
         self._metrics = metrics
-        self._outbox: Outbox[_Ticket] = Outbox()
+        self._outbox: Outbox[Ticket] = Outbox()
         self._attach_waiters: dict[str, asyncio.Future[None]] = {}
         self._wake = asyncio.Event()
         self._progress = asyncio.Event()  #: set and replaced whenever room or idleness may come
@@ -104,7 +93,7 @@ class MutationStream:
     @property
     def held_bytes(self) -> int:
         """Bytes in memory of batches that are not acked."""
-        return self._memory_bytes
+        return self._tickets.memory_bytes
 
     async def ready(self) -> None:
         """Wait until state_svc has welcomed this producer for the first time."""
@@ -132,8 +121,7 @@ class MutationStream:
     def close_lane(self, project_id: str) -> None:
         """Write no more to a project; futures of unacked batches are cancelled."""
         for ticket in self._outbox.close_lane(project_id):
-            self._release(ticket)
-            ticket.future.cancel()
+            self._tickets.dropped(ticket)
         self._progressed()
 
     async def quiesce(self, project_id: str) -> None:
@@ -146,7 +134,7 @@ class MutationStream:
     ) -> asyncio.Future[int]:
         """Append a batch; waits for room. Raises `ProjectReplaced` if the lane was ended."""
         outbox = self._outbox
-        while outbox.held_batches >= MAX_HELD_BATCHES or self._memory_bytes >= MAX_HELD_BYTES:
+        while outbox.held_batches >= MAX_HELD_BATCHES or self.held_bytes >= MAX_HELD_BYTES:
             await self._progress.wait()
         lane = outbox.lane(project_id)
         if lane is None or lane.state is LaneState.CLOSED:
@@ -154,42 +142,11 @@ class MutationStream:
         batch = mutation_pb2.MutationBatch(
             project_id=project_id, mutations=mutations, lease_epoch=lease_epoch
         )
-        loop = asyncio.get_running_loop()
-        ticket = _Ticket(batch, loop.create_future(), loop.time())
         size = batch.ByteSize() + 16
-        self._hold(ticket, batch, size)
+        ticket = self._tickets.issue(batch, size)
         outbox.offer(project_id, ticket, size)
         self._wake.set()
         return ticket.future
-
-    def _hold(self, ticket: _Ticket, batch: mutation_pb2.MutationBatch, size: int) -> None:
-        if self._spool is not None and self._memory_bytes + size > SPOOL_ABOVE_BYTES:
-            ticket.slip = self._spool.put(batch.SerializeToString())
-            self._metrics.spooled_bytes.set(self._spool.held_bytes)
-        if ticket.slip is not None:
-            ticket.batch = None
-            return
-        ticket.size = size
-        self._memory_bytes += size
-
-    def _release(self, ticket: _Ticket) -> None:
-        """Give back the room of a batch that is not needed any more."""
-        self._memory_bytes -= ticket.size
-        ticket.size = 0
-        if ticket.slip is not None and self._spool is not None:
-            self._spool.release(ticket.slip)
-            self._metrics.spooled_bytes.set(self._spool.held_bytes)
-            ticket.slip = None
-
-    def _body(self, ticket: _Ticket, sequence: int) -> mutation_pb2.MutationBatch:
-        """Return a batch to be sent. Raises `CorruptRecord` if the spool has damaged it."""
-        batch = ticket.batch
-        if batch is None:
-            assert self._spool is not None
-            assert ticket.slip is not None
-            batch = mutation_pb2.MutationBatch.FromString(self._spool.read(ticket.slip))
-        batch.sequence = sequence
-        return batch
 
     async def flush(self) -> None:
         """Wait until every batch is acked."""
@@ -314,7 +271,7 @@ class MutationStream:
                     await self._wake.wait()
 
     def _bodies(
-        self, entries: Sequence[tuple[str, Entry[_Ticket]]]
+        self, entries: Sequence[tuple[str, Entry[Ticket]]]
     ) -> list[mutation_pb2.MutationBatch]:
         """Return what a frame carries; a lane with a damaged batch ends, before any gap of it."""
         bodies: list[mutation_pb2.MutationBatch] = []
@@ -324,7 +281,7 @@ class MutationStream:
                 self._outbox.answered(project_id, entry.sequence)
                 continue
             try:
-                bodies.append(self._body(entry.body, entry.sequence))
+                bodies.append(self._tickets.body(entry.body, entry.sequence))
             except CorruptRecord as error:
                 _log.error("the spool is damaged", project_id=project_id, cause=error.message)
                 damaged.add(project_id)
@@ -360,16 +317,8 @@ class MutationStream:
         acked = self._outbox.acks(
             ack.project_id, ack.first_sequence, ack.acked_sequence, first_revision
         )
-        now = asyncio.get_running_loop().time()
         for item in acked:
-            self._resolve(item, now)
-
-    def _resolve(self, item: Acked[_Ticket], now: float) -> None:
-        ticket = item.body
-        self._release(ticket)
-        self._metrics.ack_seconds.observe(now - ticket.offered_at)
-        if not ticket.future.done():
-            ticket.future.set_result(item.revision)
+            self._tickets.durable(item.body, item.revision)
 
     def _attached(self, attached: state_service_pb2.Attached) -> None:
         project_id = attached.project_id
@@ -409,9 +358,7 @@ class MutationStream:
         """End a lane; its owner learns why from every future it still holds."""
         self._outbox.answered(project_id, sequence)
         for ticket in self._outbox.close_lane(project_id):
-            self._release(ticket)
-            if not ticket.future.done():
-                ticket.future.set_exception(error)
+            self._tickets.refused(ticket, error)
         waiter = self._attach_waiters.get(project_id)
         if waiter is not None and not waiter.done():
             waiter.set_exception(error)
