@@ -34,7 +34,7 @@ from state_svc.model.node import LiveNode, live_from_message, set_micros
 from state_svc.model.payload import NO_PAYLOADS, KnownPayloads, References
 from state_svc.model.problem import Problem
 from state_svc.model.project import NO_ORIGIN, Applied, LiveProject, Origin
-from state_svc.model.review import apply_review, count_reviews
+from state_svc.model.review import apply_review, count_reviews, stage_of
 from state_svc.model.scalar_patch import scan
 from state_svc.model.stage import add_stage, bodies
 from state_svc.model.wire import (
@@ -104,6 +104,7 @@ class _Application:
         self._images: list[tuple[LiveNode | None, LiveNode | None]] = []
         self._violations: list[Violation] = []
         self._created: list[Created] = []
+        self._closed: list[Review] = []  #: the reviews that the batch closes, in order
         self._stages = 0
         self._payloads = payloads
         self._references: References | None = None  #: made at the first body in the store
@@ -124,6 +125,8 @@ class _Application:
                     self._apply_other(index, mutation)
             except Problem as problem:
                 self._refuse(index, problem)
+        for number, review in enumerate(self._closed):
+            self._record_review(len(mutations) + number, review)
         if self._created:
             for index, found in check_created(self._created, self._node, self._deleted):
                 self._refuse(index, found)
@@ -423,6 +426,18 @@ class _Application:
         self._entity = entity
         self._reviews[review_id] = self._wholes[index] = after
         self._images.append((None, None))
+        if changed is not None and changed.HasField("state"):
+            self._closed.append(after)
+
+    def _record_review(self, index: int, review: Review) -> None:
+        """Add the record of the stage that a closed review was, in the revision that closes it."""
+        node = self._node(review.node_id)
+        attempt = Node.FromString(node.data).attempt if node is not None else 0
+        change = Change(revision=self._revision, index=index)
+        change.stage.stage.CopyFrom(stage_of(review, attempt, self._micros))
+        self._parts.append(message_change(change))
+        self._images.append((None, None))
+        self._stages += 1
 
 
 def _named_by(node: LiveNode) -> list[str]:

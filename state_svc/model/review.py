@@ -6,11 +6,13 @@ no effect: the orchestrator that lets a review expire cannot know what a human d
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
 from ramify.v1.error_pb2 import ErrorReason
 from ramify.v1.mutation_pb2 import ReviewMutation
+from ramify.v1.payload_pb2 import Payload
 from ramify.v1.project_pb2 import Project
 from ramify.v1.review_pb2 import (
     ProposedPlan,
@@ -22,6 +24,7 @@ from ramify.v1.review_pb2 import (
     ReviewResolution,
     ReviewState,
 )
+from ramify.v1.stage_pb2 import Stage, StageRecord
 from state_svc.model import limits, transitions, validate
 from state_svc.model.ids import is_id
 from state_svc.model.node import set_micros
@@ -225,6 +228,43 @@ def _effect(before: Review, request: ReviewPatch) -> ReviewPatch:
     return changed
 
 
+def stage_of(review: Review, attempt: int, micros: int) -> StageRecord:
+    """Return the record of the stage that a closed review was (S4.9).
+
+    It has the review's own id, which no call of an agent has, and times of this service alone.
+    What was proposed, and a plan that was sent instead, are in the review.
+    """
+    output: dict[str, object] = {"state": transitions.REVIEW.names[review.state]}
+    if review.decision:
+        output["decision"] = _decision_name(review)
+    for name in ("instructions", "comment"):
+        if text := getattr(review, name):
+            output[name] = text
+    if review.HasField("modified_plan"):
+        output["modified_plan_tasks"] = len(review.modified_plan.tasks)
+    stage = StageRecord(
+        stage_id=review.review_id,
+        node_id=review.node_id,
+        attempt=attempt,
+        stage=Stage.STAGE_REVIEW,
+        agent_name=review.actor,
+        input=Payload(content_type="text/plain", text=review.message),
+        output=Payload(
+            content_type="application/json", text=json.dumps(output, ensure_ascii=False)
+        ),
+        start_time=review.create_time,
+        end_time=review.end_time,
+    )
+    took = review.end_time.ToMicroseconds() - review.create_time.ToMicroseconds()
+    stage.duration.FromMicroseconds(max(0, took))
+    set_micros(stage.create_time, micros)
+    return stage
+
+
+def _decision_name(review: Review) -> str:
+    return ReviewDecision.Name(review.decision).removeprefix("REVIEW_DECISION_")
+
+
 def _check_version(before: Review, mutation: ReviewMutation) -> None:
     expected = mutation.expected_version
     if mutation.HasField("expected_version") and expected != before.version:
@@ -247,10 +287,8 @@ def closed_by(review: Review) -> str:
     state = transitions.REVIEW.names[review.state]
     if not review.decision:
         return f"{review.review_id} is {state}"
-    prefix = "REVIEW_DECISION_"
-    decision = ReviewDecision.Name(review.decision).removeprefix(prefix)
     who = f" by {review.actor}" if review.actor else ""
-    return f"{review.review_id} is {state}: {decision}{who}"
+    return f"{review.review_id} is {state}: {_decision_name(review)}{who}"
 
 
 def replay_review(review: Review, effect: ReviewPatch, *, version: int, micros: int) -> None:

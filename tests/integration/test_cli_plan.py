@@ -7,18 +7,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
+import pexpect
 import pytest
 
 from ramify.v1.orchestrator_service_pb2 import StartProjectRequest
 from ramify.v1.plan_pb2 import Plan
 from ramify.v1.project_pb2 import ProjectState
 from ramify.v1.state_service_pb2 import GetProjectRequest
-from tests.support.cli import Up, ramify
+from tests.support.cli import Up, on_terminal, ramify
 from tests.support.orchestrator_process import ORCHESTRATOR, Services
 from tests.support.runs import connect_both
 from tests.support.wire import eventually, refusal
 
-EXAMPLE = str(Path(__file__).parents[2] / "examples" / "take_stock.yaml")
+EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLE = str(EXAMPLES / "take_stock.yaml")
+RESEARCH = str(EXAMPLES / "research.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +40,31 @@ def test_the_example_runs_and_its_report_tells_what_ran(up: Up) -> None:
     assert "## sizes\n\n3 of 3 tasks done." in done.stdout
     tree = ramify("show", "stock", env=up.env).stdout
     assert "Count the words of the documents" in tree
+
+
+def test_the_research_is_read_changed_approved_and_finished_in_a_terminal(up: Up) -> None:
+    walk = on_terminal("run", "--plan", RESEARCH, "--review", "--project", "research", env=up.env)
+    walk.expect("plan of 8 tasks.*examples.research:ask.*Count the files.*pprove, ")
+    walk.sendline("m")
+    walk.expect("What shall be changed")
+    walk.sendline("drop 6")
+    walk.expect("task 8 needs task 6, drop it too.*pprove, ")
+    walk.sendline("m")
+    walk.expect("What shall be changed")
+    walk.sendline("drop 5")
+    walk.expect("plan of 7 tasks.*pprove, ")
+    assert "answered elsewhere" not in str(walk.before) + str(walk.after)
+    walk.sendline("a")
+    walk.expect("root.r3: approve", timeout=60)
+    walk.expect("COMPLETED", timeout=240)
+    walk.expect(pexpect.EOF)
+    walk.close()
+    assert walk.exitstatus == 0
+    report = ramify("show", "research", "--result", env=up.env).stdout
+    assert "7 of 7 tasks done." in report
+    assert "- Future().result raises TimeoutError" in report
+    assert "- subprocess.run raises subprocess.TimeoutExpired" in report
+    assert "Count the files" not in ramify("show", "research", env=up.env).stdout
 
 
 def test_a_plan_with_failures_is_partial_and_says_which(up: Up, tmp_path: Path) -> None:

@@ -65,6 +65,10 @@ def test_a_plan_is_read_changed_and_approved_by_flags(up: Up, tmp_path: Path) ->
     assert "approve by cli:" in decided
     assert "comment: mine" in decided
     assert "nothing waits" in ramify("review", "list", "flags", env=up.env).stderr
+    trace = ramify("show", "flags", "root", "--trace", env=up.env).stdout
+    assert trace.count("root  review  attempt 1  cli:") == 2
+    assert '"decision": "REQUEST_MODIFICATION", "instructions": "drop 1; add Prove it"' in trace
+    assert '"decision": "APPROVE", "comment": "mine", "modified_plan_tasks": 3' in trace
 
 
 @pytest.mark.slow

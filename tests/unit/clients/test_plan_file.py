@@ -210,5 +210,6 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_plan_file(tmp_path / "latin.yaml")
 
 
-def test_the_example_is_a_good_plan() -> None:
+def test_the_examples_are_good_plans() -> None:
     assert len(read_plan_file(EXAMPLES / "take_stock.yaml").plan.tasks) == 5
+    assert len(read_plan_file(EXAMPLES / "research.yaml").plan.tasks) == 8

@@ -137,8 +137,9 @@ class Attendant:
 
     async def _answer(self, review: Review) -> bool:
         """Ask about one review; return whether to ask about others."""
+        decided = asyncio.Event()  # what then closes the review is most likely this answer
         async with asyncio.TaskGroup() as group:
-            asking = group.create_task(answer(self._client, self._project_id, review))
+            asking = group.create_task(answer(self._client, self._project_id, review, decided))
             while not asking.done():
                 other = group.create_task(self._inbox.get())
                 await asyncio.wait({asking, other}, return_when=asyncio.FIRST_COMPLETED)
@@ -149,7 +150,7 @@ class Attendant:
                     asking.cancel()
                     sys.stderr.write("\n")
                     return False
-                elif review.review_id in self._closed and not asking.done():
+                elif review.review_id in self._closed and not (decided.is_set() or asking.done()):
                     asking.cancel()
                     note(f"\n{review.review_id} was answered elsewhere")
                     return True

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,9 +51,18 @@ def refused(file: "PlanFile", error: "InvalidRequestError") -> CliError:
 
 def draw(plan: "Plan") -> str:
     """Return the tree of a plan, one line per task."""
-    lines = [plan.goal]
-    _draw(plan.tasks, "", lines)
-    return "\n".join(lines) + "\n"
+    return "\n".join([plan.goal, *outline(plan.tasks)]) + "\n"
+
+
+def outline(tasks: Sequence["PlanTask"], guide: str = "") -> Iterator[str]:
+    """Yield one line per task, those in groups further in."""
+    for number, task in enumerate(tasks, 1):
+        last = number == len(tasks)
+        after = f"  after {', '.join(task.depends_on)}" if task.depends_on else ""
+        action = action_text(task)
+        shown = f"  {action}" if action else ""
+        yield f"{guide}{'└── ' if last else '├── '}{task.id}{shown}{after}"
+        yield from outline(task.tasks, guide + ("    " if last else "│   "))
 
 
 def count(tasks: Sequence["PlanTask"]) -> int:
@@ -61,17 +70,8 @@ def count(tasks: Sequence["PlanTask"]) -> int:
     return sum(count(task.tasks) if task.tasks else 1 for task in tasks)
 
 
-def _draw(tasks: Sequence["PlanTask"], guide: str, lines: list[str]) -> None:
-    for index, task in enumerate(tasks):
-        last = index + 1 == len(tasks)
-        after = f"  after {', '.join(task.depends_on)}" if task.depends_on else ""
-        action = _action(task)
-        shown = f"  {action}" if action else ""
-        lines.append(f"{guide}{'└── ' if last else '├── '}{task.id}{shown}{after}")
-        _draw(task.tasks, guide + ("    " if last else "│   "), lines)
-
-
-def _action(task: "PlanTask") -> str:
+def action_text(task: "PlanTask") -> str:
+    """Return what a task does in a few words; empty for a group."""
     kind = task.WhichOneof("action")
     text = ""
     if kind == "command":

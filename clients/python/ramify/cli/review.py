@@ -125,18 +125,14 @@ def show(
     from ramify.cli.session import run_session
 
     async def work(client: "AsyncClient") -> int:
-        import time
-
-        from ramify.cli.review_card import card
-        from ramify.cli.review_session import with_body
+        from ramify.cli.review_session import lines
         from ramify.cli.terminal import print_json, print_raw
 
         found = await _find(client, project_id, review_id)
         if json:
             print_json(found)
         else:
-            shown = await with_body(client, project_id, found)
-            print_raw("\n".join(card(shown, time.time())) + "\n")
+            print_raw("\n".join(await lines(client, project_id, found)) + "\n")
         return ExitCode.OK
 
     return run_session(work, state_svc)
@@ -198,7 +194,8 @@ def modify(
     """Ask the agent for another proposal; it comes back as another review.
 
     The corpus and scripted agents understand, one per line or divided by `;`:
-    drop 2, 4 - drop TEXT - keep 1, 3 - keep TEXT - add GOAL.
+    drop 2, 4 - drop TEXT - keep 1, 3 - keep TEXT - add GOAL. Of a given plan, tasks can be
+    dropped and kept; more of them need the file.
 
     \b
     Examples:

@@ -38,10 +38,14 @@ async def answer_all(client: AsyncClient) -> int:
                 return ExitCode.OK
 
 
-async def answer(client: AsyncClient, project_id: str, review: Review) -> bool:
-    """Show one review and carry out what the user says; return False to stop asking."""
-    shown = await with_body(client, project_id, review)
-    note(f"\nrun {project_id}\n" + "\n".join(card(shown, time.time())) + "\n")
+async def answer(
+    client: AsyncClient, project_id: str, review: Review, decided: asyncio.Event | None = None
+) -> bool:
+    """Show one review and carry out what the user says; return False to stop asking.
+
+    `decided` is set when the user has said all that is needed.
+    """
+    note(f"\nrun {project_id}\n" + "\n".join(await lines(client, project_id, review)) + "\n")
     while True:
         word = (await ask(QUESTION)).lower()[:1]
         if word in ("q", ""):
@@ -58,6 +62,8 @@ async def answer(client: AsyncClient, project_id: str, review: Review) -> bool:
                 continue
         elif word in ("r", "b"):
             comment = await ask("Why (may be empty)? ")
+        if decided is not None:
+            decided.set()
         try:
             closed = await client.resolve_review(
                 project_id,
@@ -74,14 +80,17 @@ async def answer(client: AsyncClient, project_id: str, review: Review) -> bool:
         return True
 
 
-async def with_body(client: AsyncClient, project_id: str, review: Review) -> Review:
-    """Return a review whose proposed result is here, wherever it lies."""
-    if not review.result.HasField("ref"):
-        return review
-    whole = Review()
-    whole.CopyFrom(review)
-    whole.result.CopyFrom(await client.whole(project_id, review.result))
-    return whole
+async def lines(client: AsyncClient, project_id: str, review: Review) -> list[str]:
+    """Return a review as text, with a proposed result and what groups hold, wherever it lies."""
+    given = None
+    if review.HasField("plan"):
+        given = (await client.get_project(project_id)).plan
+    elif review.result.HasField("ref"):
+        whole = Review()
+        whole.CopyFrom(review)
+        whole.result.CopyFrom(await client.whole(project_id, review.result))
+        review = whole
+    return list(card(review, time.time(), given))
 
 
 async def ask(question: str) -> str:

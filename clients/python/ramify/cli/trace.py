@@ -40,9 +40,12 @@ async def trace_lines(client: AsyncClient, project_id: str, record: StageRecord)
 
 
 def total_line(records: Sequence[StageRecord], below: Iterable[Usage]) -> str:
-    """Return what the stages took and cost, and what all below them has cost too."""
+    """Return what the stages took and cost, and what all below them has cost too.
+
+    The time that humans took is none of it.
+    """
     own = add_usage(record.usage for record in records)
-    took = sum(_seconds(record) for record in records)
+    took = sum(_seconds(record) for record in records if record.stage != Stage.STAGE_REVIEW)
     text = f"{plural(len(records), 'stage')}, {duration(took)}"
     spent, whole = usage_text(own), usage_text(add_usage(below))
     text += f", {spent}" if spent else ""

@@ -42,7 +42,9 @@ class _StageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Stage.ValueType
     STAGE_MODIFY: _Stage.ValueType  # 5
     """Change a plan as a human asked."""
     STAGE_REVIEW: _Stage.ValueType  # 6
-    """Wait for a human's decision."""
+    """Wait for a human's decision. state_svc writes this record when a review is closed, in the same
+    revision: `stage_id` is the review's id, `agent_name` who decided, `output` what, as JSON.
+    """
 
 class Stage(_Stage, metaclass=_StageEnumTypeWrapper):
     """Stage is what an agent was asked to do with a node."""
@@ -60,7 +62,9 @@ STAGE_AGGREGATE: Stage.ValueType  # 4
 STAGE_MODIFY: Stage.ValueType  # 5
 """Change a plan as a human asked."""
 STAGE_REVIEW: Stage.ValueType  # 6
-"""Wait for a human's decision."""
+"""Wait for a human's decision. state_svc writes this record when a review is closed, in the same
+revision: `stage_id` is the review's id, `agent_name` who decided, `output` what, as JSON.
+"""
 Global___Stage: _TypeAlias = Stage  # noqa: Y015
 
 @_typing.final

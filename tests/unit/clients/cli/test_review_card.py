@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ramify.cli.lines import LineWriter
@@ -11,6 +12,7 @@ from ramify.events import WatchDelta
 from ramify.v1.mutation_pb2 import Change, Delta, ReviewChange, RevisionInfo
 from ramify.v1.node_pb2 import NodeType, TaskType
 from ramify.v1.payload_pb2 import Payload
+from ramify.v1.plan_pb2 import Plan
 from ramify.v1.review_pb2 import (
     ProposedPlan,
     ProposedTask,
@@ -66,6 +68,36 @@ def test_a_plan_is_a_tree_counted_from_one() -> None:
         "plan of 2 tasks",
         "├─ 1. Search it  [search]",
         "└─ 2. Write it  [write, to be planned, after 1]",
+    ]
+
+
+def test_what_the_tasks_of_a_given_plan_do_is_shown_before_it_is_approved() -> None:
+    given = Plan(goal="a goal")
+    group = given.tasks.add(id="tests")
+    group.tasks.add(id="unit").command.shell = "make unit"
+    given.tasks.add(id="pack").python.function = "build:pack"
+    group.tasks.add(id="slow", depends_on=["unit"]).command.argv.extend(["make", "slow"])
+    proposed = ProposedPlan()
+    details = {"task": Value(string_value="tests")}
+    kind = NodeType.NODE_TYPE_PLAN
+    proposed.tasks.add(
+        goal="group tests",
+        task_type=TaskType.TASK_TYPE_AGGREGATE,
+        node_type=kind,
+        details=details,
+    )
+    proposed.tasks.add(
+        goal="pack it",
+        task_type=TaskType.TASK_TYPE_CUSTOM,
+        depends_on=[0],
+        details={"task": Value(string_value="pack")},
+    )
+    lines = list(card(review(plan=proposed), 160.0, given))
+    assert lines[-4:] == [
+        "├─ 1. group tests  [group]",
+        "│   ├── unit  make unit",
+        "│   └── slow  make slow  after unit",
+        "└─ 2. pack it  [build:pack(), after 1]",
     ]
 
 

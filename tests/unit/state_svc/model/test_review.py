@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from ramify.v1.error_pb2 import ErrorReason
-from ramify.v1.node_pb2 import NodeType, TaskType
+from ramify.v1.node_pb2 import NodeState, NodeType, TaskType
 from ramify.v1.review_pb2 import (
     ProposedPlan,
     ProposedTask,
@@ -17,6 +18,7 @@ from ramify.v1.review_pb2 import (
     ReviewExpiryPolicy,
     ReviewState,
 )
+from ramify.v1.stage_pb2 import Stage, StageRecord
 from state_svc.codec.segment import decode_segment, encode_segment
 from state_svc.codec.snapshot import decode_snapshot, encode_snapshot, freeze
 from state_svc.errors import ProducerFenced
@@ -164,6 +166,55 @@ def test_a_plan_cannot_be_given_where_none_was_proposed(project: LiveProject) ->
     write(project, open_review("r2", "root", verdict=NodeType.NODE_TYPE_PLAN))
     found = refusals(project, resolve("r2", APPROVE, modified_plan=plan("other")))
     assert found == [(0, INVALID, "review.resolve.modified_plan")]
+
+
+# The stage that it was
+
+
+def stages(applied: Applied) -> list[StageRecord]:
+    changes = applied.changes()
+    assert len(changes) == len(applied.images)
+    places = [change.index for change in changes]
+    assert places == sorted(set(places)), "each change has a place of its own"
+    return [change.stage.stage for change in changes if change.HasField("stage")]
+
+
+def test_a_decision_is_recorded_as_a_stage_in_the_same_revision(project: LiveProject) -> None:
+    write(project, patch("root", state=NodeState.NODE_STATE_RUNNING, attempt=1))
+    decision = resolve(
+        "r1", APPROVE, comment="fine", actor="ada", modified_plan=plan("other", "more")
+    )
+    applied = write(project, decision, patch("root", output_summary="goes on"), micros=NOW + 5)
+    (stage,) = stages(applied)
+    assert (stage.stage_id, stage.node_id, stage.attempt) == ("r1", "root", 1)
+    assert (stage.stage, stage.agent_name) == (Stage.STAGE_REVIEW, "ada")
+    assert json.loads(stage.output.text) == {
+        "state": "RESOLVED",
+        "decision": "APPROVE",
+        "comment": "fine",
+        "modified_plan_tasks": 2,
+    }
+    closed = review(project)
+    assert stage.input.text == closed.message
+    assert (stage.start_time, stage.end_time) == (closed.create_time, closed.end_time)
+    assert stage.duration.ToMicroseconds() == 5
+    assert stage.create_time.ToMicroseconds() == NOW + 5
+
+
+@pytest.mark.parametrize("state, decision", [(EXPIRED, {"decision": "REJECT"}), (WITHDRAWN, {})])
+def test_every_end_of_a_review_is_recorded_once(
+    project: LiveProject, state: ReviewState.ValueType, decision: dict[str, str]
+) -> None:
+    policy = ReviewExpiryPolicy.REVIEW_EXPIRY_POLICY_REJECT
+    write(project, open_review("r2", "root", expiry_policy=policy))
+    overdue = write(project, patch_review("r2", overdue=True))
+    assert stages(overdue) == []
+    applied = write(project, patch_review("r2", state=state))
+    (stage,) = stages(applied)
+    name = ReviewState.Name(state).removeprefix("REVIEW_STATE_")
+    assert json.loads(stage.output.text) == {"state": name, **decision}
+    late = write(project, patch_review("r2", state=state))
+    assert stages(late) == []
 
 
 # Expiry and withdrawal
