@@ -230,13 +230,16 @@ def _planned(scene: Scene, node: Node, now: float) -> Iterator[Blocker]:
 
 def _ready(scene: Scene, node: Node, now: float) -> Blocker:
     """Return what holds back a node that could be dispatched as far as the tree is concerned."""
-    due = node.next_attempt_time
+    due, failure = node.next_attempt_time, node.error
     live, settings = scene.live, scene.settings
+    after = f" after {failure.error_class}: {failure.message}" if failure else ""
+    if scene.state in (ProjectState.PAUSED, ProjectState.PAUSING):
+        message = f"attempt {max(1, node.attempt)} begins when the project is resumed{after}"
+        remedy = f"ramify resume {scene.project_id}"
+        return _leaf(scene, node, BlockerKind.PAUSED, message, remedy)
     if due is not None and due > now:
-        failure = node.error
         most = settings.max_retries if node.max_retries is None else node.max_retries
         limited = failure is not None and failure.error_class is ErrorClass.RATE_LIMIT
-        after = f" after {failure.error_class}: {failure.message}" if failure else ""
         return _leaf(
             scene,
             node,

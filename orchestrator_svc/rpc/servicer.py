@@ -24,7 +24,12 @@ from orchestrator_svc.publish.stream import MutationStream
 from orchestrator_svc.publish.value import read_fields
 from orchestrator_svc.rpc.explain import Explainer
 from orchestrator_svc.rpc.orders import OrderDesk, check_request_id
-from orchestrator_svc.rpc.plans import SILENCE_IS_WORK, checked_plan, needed_settings
+from orchestrator_svc.rpc.plans import (
+    SILENCE_IS_WORK,
+    checked_plan,
+    needed_settings,
+    refuse_if_unreviewable,
+)
 from orchestrator_svc.rpc.review import ReviewDesk
 from orchestrator_svc.settings import (
     InvalidSetting,
@@ -179,7 +184,9 @@ class OrchestratorServicer:
             tree = checked_plan(request, self._profiles)
             needed = needed_settings(tree, settle(self._execution), chosen)
             layers = (SILENCE_IS_WORK, self._execution, needed, chosen)
-            settings = to_message(settle(*layers), *layers)
+            settled = settle(*layers)
+            refuse_if_unreviewable(tree, settled)
+            settings = to_message(settled, *layers)
             return _Work(request.plan.goal, PLAN_PROFILE, settings)
         except InvalidSetting as error:
             raise InvalidRequest(error.problem, field=f"settings.{error.key}") from error

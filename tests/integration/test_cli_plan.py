@@ -151,6 +151,28 @@ async def test_a_plan_is_refused_where_plans_are_not_allowed_or_cannot_run(
         assert refused.reason == "PLAN_NOT_ALLOWED"
 
 
+async def test_a_plan_that_no_review_can_hold_is_refused_before_it_is_started(up: Up) -> None:
+    plan = Plan(goal="more tasks side by side than one revision holds")
+    inner = plan.tasks.add(id="many")
+    for number in range(5_000):
+        inner.tasks.add(id=f"t{number}").command.argv.append("true")
+    addresses = up.env["RAMIFY_STATE"], up.env["RAMIFY_ORCHESTRATOR"]
+    async with connect_both(*addresses) as runs:
+        request = StartProjectRequest(plan=plan, project_id="huge", validate_only=True)
+        assert (await runs.stub.StartProject(request)).project.profile == "plan"
+        request.settings.enable_hitl = True
+        assert (await runs.stub.StartProject(request)).project.profile == "plan", "root only"
+        request.settings.hitl_root_plan_only = False
+        refused = await refusal(runs.stub.StartProject(request))
+        assert (refused.reason, refused.fields) == ("INVALID_REQUEST", ["plan.tasks[0].tasks"])
+        request.plan.tasks.extend(plan.tasks[0].tasks)
+        del request.plan.tasks[0]
+        request.settings.hitl_root_plan_only = True
+        refused = await refusal(runs.stub.StartProject(request))
+        assert (refused.reason, refused.fields) == ("INVALID_REQUEST", ["plan.tasks"])
+        assert "put them into groups" in refused.message
+
+
 async def test_a_bad_plan_makes_no_project_and_neither_does_a_trial(up: Up) -> None:
     bad, good = Plan(goal="a plan"), Plan(goal="a plan")
     bad.tasks.add(id="a", depends_on=["b"]).command.shell = "true"

@@ -86,7 +86,7 @@ class Actions:
         except Refused as error:
             raise AgentError(ErrorClass.EXECUTION, f"cannot be started: {error}") from error
         if ended.timed_out:
-            raise AgentError(ErrorClass.TIMEOUT, _over(task) + _said(ended))
+            raise AgentError(ErrorClass.TIMEOUT, _over(task) + _said(ended, ":"))
         if ended.status:
             if stop_wish().is_set():
                 raise AgentError(ErrorClass.TIMEOUT, f"was asked to stop: {_failure(ended)}")
@@ -285,15 +285,13 @@ def _failure(ended: Ended) -> str:
     with suppress(ValueError, KeyError, TypeError):
         reason = str(json.loads(ended.value)["error"])
     text = f"{how} after {ended.seconds:.3g} s"
-    if reason:
-        text += f": {reason}"
-    return text + _said(ended)
+    return f"{text}: {reason}{_said(ended)}" if reason else text + _said(ended, ":")
 
 
-def _said(ended: Ended) -> str:
-    """Return what a child said last, on a line of its own."""
+def _said(ended: Ended, before: str = "") -> str:
+    """Return what a child said last, on lines of its own."""
     said = _tail(ended.err) or _tail(ended.out)
-    return f"\n{said}" if said else ""
+    return f"{before}\n{said}" if said else ""
 
 
 def _tail(data: bytes, chars: int = _TAIL_CHARS) -> str:

@@ -70,7 +70,7 @@ class PlanAgents:
         """Return the tasks of the root or of a group."""
         tree, found = self._find(task)
         children = tree.tasks if found is None else found.tasks
-        return Plan(tasks=tuple(_planned(child) for child in children))
+        return Plan(tasks=tuple(planned(child) for child in children))
 
     async def modify(self, task: AgentInput) -> Plan:
         """Return the proposed plan without the tasks that are to be dropped.
@@ -144,7 +144,8 @@ def _cannot_add(goal: str) -> PlannedTask:
     raise AgentError(ErrorClass.EXECUTION, text)
 
 
-def _planned(task: Task) -> PlannedTask:
+def planned(task: Task) -> PlannedTask:
+    """Return a task as planners propose it."""
     message = task.message
     return PlannedTask(
         goal=task.goal,

@@ -36,9 +36,20 @@ def ending(project: Project) -> str:
     text = f"{project.project_id} {project_state_name(project.state)}"
     if project.HasField("error"):
         text += f": {one_line(project.error.message)}"
-    elif project.node_counts.get("FAILED"):
+    elif (
+        project.state != ProjectState.PROJECT_STATE_COMPLETED  # then they are superseded
+        and project.node_counts.get("FAILED")
+    ):
         text += f": {project.node_counts['FAILED']} of {sum(project.node_counts.values())} failed"
     return text
+
+
+def again(project: Project) -> str:
+    """Return what takes up again a run of a given plan of which not all is done; else nothing."""
+    if not project.HasField("plan") or project.state != ProjectState.PROJECT_STATE_PARTIAL:
+        return ""
+    order = f"ramify replan {project.project_id} {project.root_node_id}"
+    return f", `{order}` does again what is not done"
 
 
 async def read_result(client: AsyncClient, project: Project) -> Node | None:

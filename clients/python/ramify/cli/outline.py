@@ -112,6 +112,8 @@ def _choose(view: View, budget: int) -> set[str]:
 def _rank(node: Node) -> tuple[int, int, int]:
     if node.state in _ACTIVE:
         return (0, -node.update_revision, 0)
+    if node.superseded:
+        return (3, node.layer, -node.update_revision)
     if node.state in _TROUBLED:
         return (1, node.layer, -node.update_revision)
     return (2, node.layer, -node.update_revision)

@@ -215,7 +215,7 @@ async def _follow(
 
     from ramify.cli.attend import Asking, Attendant
     from ramify.cli.follow import EndDetector, follow
-    from ramify.cli.outcome import ending, exit_code
+    from ramify.cli.outcome import again, ending, exit_code
     from ramify.cli.terminal import note, print_json
     from ramify.cursor import WatchStart
 
@@ -243,7 +243,7 @@ async def _follow(
     await _print_report(client, project, output, json)
     code = exit_code(project)
     if code is not ExitCode.OK:
-        note(f"{ending(project)}; `ramify show {project_id}` has the tree")
+        note(f"{ending(project)}; `ramify show {project_id}` has the tree" + again(project))
     return code
 
 

@@ -97,7 +97,7 @@ def _cells(row: OutlineRow, now: float, unicode: bool, wide: bool) -> list[Text]
     if node is None:
         label.append(("… " if unicode else "... ") + row.hidden)
         return [label, *[Text()] * (4 if wide else 2)]
-    style = node_style(node.state)
+    style = "bright_black" if node.superseded else node_style(node.state)
     label.append(node_glyph(node.state, unicode) + " ", style=style)
     quiet = node.superseded or node.state in (
         NodeState.NODE_STATE_PENDING,
@@ -105,7 +105,9 @@ def _cells(row: OutlineRow, now: float, unicode: bool, wide: bool) -> list[Text]
     )
     label.append(one_line(node.goal), style="bright_black" if quiet else "default")
     state = node_state_name(node.state)
-    if node.attempt > 1:
+    if node.superseded:
+        state += " superseded"
+    elif node.attempt > 1:
         state += f" #{node.attempt}"
     cells = [label, Text(state, style=style)]
     if wide:

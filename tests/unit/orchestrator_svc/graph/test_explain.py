@@ -140,6 +140,17 @@ def test_a_review_is_waited_for() -> None:
     assert found.outlook is Outlook.NEEDS_ACTION
 
 
+def test_what_could_run_in_a_paused_run_waits_for_nothing_but_its_resumption() -> None:
+    failure = Failure(ErrorClass.EXECUTION, "exit code 1")
+    ready = node("root.1", S.READY, attempt=2, error=failure, next_attempt_time=NOW - 1)
+    live = Live(queue={}, states={"root.1": S.READY}, calls={})
+    paused = scene(ready, state=ProjectState.PAUSED, live=live)
+    (only,) = (b for b in explain(paused, NOW, "root.1").blockers if b.blocked)
+    assert only.kind is K.PAUSED
+    assert only.message.endswith("begins when the project is resumed after EXECUTION: exit code 1")
+    assert only.remedy == "ramify resume p"
+
+
 @pytest.mark.parametrize("state", [ProjectState.PAUSED, ProjectState.PAUSING])
 def test_a_pause_is_the_first_thing_that_is_said(state: ProjectState) -> None:
     found = explain(scene(node("a", S.READY), state=state), NOW)

@@ -203,7 +203,7 @@ async def test_a_task_that_takes_too_long_is_ended_with_all_it_started(tmp_path:
     error = nodes["slow"].error
     assert error is not None
     assert error.error_class is ErrorClass.TIMEOUT
-    assert error.message == "did not end within 1 s and was ended\nhalf way"
+    assert error.message == "did not end within 1 s and was ended:\nhalf way"
     assert not is_alive(int(pid_file.read_text()))
 
 
