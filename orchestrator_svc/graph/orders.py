@@ -150,9 +150,20 @@ def _retry_node(run: Run, order: CommandGiven, now: float) -> str:
         changes["next_attempt_time"] = None
     node.spent = 0.0
     run.patch(node, **changes)
+    if _failed_in_aggregation(node):
+        for state in (NodeState.RUNNING, NodeState.PLAN_DONE):
+            run.patch(node, state=state)
+        run.queue.append(node.node_id)
+        return "its plan is kept, the results of its children are aggregated again"
     if not node.open_call:  # else its end does it
         run.queue.append(node.node_id)
     return ""
+
+
+def _failed_in_aggregation(node: Node) -> bool:
+    """Return whether a node's plan was carried out: no other one is asked for (S1.4)."""
+    carried_out = node.done_children and not node.open_children
+    return bool(carried_out and not node.replan_reason and not node.open_call)
 
 
 def _refuse_if_unmet(run: Run, node: Node) -> None:

@@ -29,7 +29,8 @@ def retry(
 ) -> int:
     """Give a failed node another attempt, with fresh counts; end the backoff of a waiting one.
 
-    What failed because of it goes on once it is done. The nodes above it must still wait for it;
+    What failed because of it goes on once it is done. A node whose plan was carried out keeps it:
+    only its aggregation is done again. The nodes above it must still wait for it;
     in a run that has ended only the root can be retried, which reopens a FAILED run. An order
     that cannot work names what would (exit code 8).
 

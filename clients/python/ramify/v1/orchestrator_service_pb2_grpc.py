@@ -139,8 +139,8 @@ class OrchestratorServiceServicer(object):
 
     def RetryNode(self, request, context):
         """Orders another attempt of a failed node, with fresh counts; what failed for it becomes READY
-        when it is DONE. The nodes above it must still be waiting for it. The root of a FAILED
-        project reopens it.
+        when it is DONE. A node whose plan was carried out keeps it: only its aggregation is done again.
+        The nodes above it must still be waiting for it. The root of a FAILED project reopens it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -54,8 +54,8 @@ class OrchestratorServiceStub:
     """
     RetryNode: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.RetryNodeRequest, _orchestrator_service_pb2.RetryNodeResponse]
     """Orders another attempt of a failed node, with fresh counts; what failed for it becomes READY
-    when it is DONE. The nodes above it must still be waiting for it. The root of a FAILED
-    project reopens it.
+    when it is DONE. A node whose plan was carried out keeps it: only its aggregation is done again.
+    The nodes above it must still be waiting for it. The root of a FAILED project reopens it.
     """
     ReplanNode: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ReplanNodeRequest, _orchestrator_service_pb2.ReplanNodeResponse]
     """Orders a new plan of a node. Finished children that the new plan has again are reused, the
@@ -100,8 +100,8 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     """
     RetryNode: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.RetryNodeRequest, _orchestrator_service_pb2.RetryNodeResponse]  # type: ignore[assignment]
     """Orders another attempt of a failed node, with fresh counts; what failed for it becomes READY
-    when it is DONE. The nodes above it must still be waiting for it. The root of a FAILED
-    project reopens it.
+    when it is DONE. A node whose plan was carried out keeps it: only its aggregation is done again.
+    The nodes above it must still be waiting for it. The root of a FAILED project reopens it.
     """
     ReplanNode: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ReplanNodeRequest, _orchestrator_service_pb2.ReplanNodeResponse]  # type: ignore[assignment]
     """Orders a new plan of a node. Finished children that the new plan has again are reused, the
@@ -179,8 +179,8 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_service_pb2.RetryNodeResponse, _abc.Awaitable[_orchestrator_service_pb2.RetryNodeResponse]]:
         """Orders another attempt of a failed node, with fresh counts; what failed for it becomes READY
-        when it is DONE. The nodes above it must still be waiting for it. The root of a FAILED
-        project reopens it.
+        when it is DONE. A node whose plan was carried out keeps it: only its aggregation is done again.
+        The nodes above it must still be waiting for it. The root of a FAILED project reopens it.
         """
 
     @_abc_1.abstractmethod

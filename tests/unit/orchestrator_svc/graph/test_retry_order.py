@@ -109,20 +109,13 @@ def test_a_backoff_is_ended() -> None:
     assert driven.node("root.1.0").retry_count == 1
 
 
-def test_a_planned_node_that_failed_is_planned_again_and_reuses_what_is_done() -> None:
+def test_a_node_none_of_whose_children_is_done_is_planned_again() -> None:
     driven = planned(draft(node_type=NodeType.PLAN), draft(), settings=NO_RETRY)
-    driven.answer("root.1.0", plan_of(draft("one"), draft("two")))
-    driven.answer("root.1.0.1.0", done("kept"))
-    driven.answer("root.1.0.1.1", done("kept too"))
-    driven.answer("root.1.0", failed(ErrorClass.AUTH))
+    driven.answer("root.1.0", plan_of(draft("one"), draft("two", 0)))
+    driven.answer("root.1.0.1.0", failed())
     assert driven.state("root.1.0") is S.FAILED
     assert driven.order(RETRY, "root.1.0")[0] is APPLIED
     assert driven.calls["root.1.0"].stage is Stage.PLAN
-    driven.answer("root.1.0", plan_of(draft("one"), draft("six")))
-    assert driven.node("root.1.0").children == ("root.1.0.1.0", "root.1.0.2.1")
-    driven.answer("root.1.0.2.1", done())
-    call = driven.calls["root.1.0"]
-    assert missing_results(driven.run, call) == ["root.1.0.1.0"], "to be fetched for the agent"
 
 
 @pytest.mark.parametrize(
@@ -174,10 +167,9 @@ def test_the_failed_root_of_an_ended_project_is_retried() -> None:
     driven.answer("root.1.1", done())
     driven.answer("root", failed(ErrorClass.AUTH))
     assert driven.project() is ProjectState.FAILED
-    assert driven.reopen(RETRY, "root") == (APPLIED, "")
+    assert driven.reopen(RETRY, "root")[0] is APPLIED
     assert driven.project() is ProjectState.RUNNING
-    driven.answer("root", plan_of(draft("one"), draft("two")))
-    assert driven.node("root").children == ("root.1.0", "root.1.1")
+    assert driven.calls["root"].stage is Stage.AGGREGATE, "its plan is kept"
     driven.answer("root", done())
     assert driven.project() is ProjectState.COMPLETED
     assert driven.ledger.error is None
@@ -270,3 +262,38 @@ def test_a_node_that_was_queued_twice_still_waits_for_the_end_of_its_backoff() -
     assert not driven.calls, "its second place in the line is no way around the backoff"
     driven.wait()
     assert list(driven.calls) == ["root.1.1"]
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_retried_aggregation_keeps_the_plan_and_what_is_done_of_it(crash: bool) -> None:
+    driven = planned(draft(), draft(node_type=NodeType.PLAN), draft(), settings=NO_RETRY)
+    driven.answer("root.1.1", plan_of(draft(), draft()))
+    driven.answer("root.1.1.1.0", done())
+    driven.answer("root.1.1.1.1", failed())
+    driven.answer("root.1.1", failed(ErrorClass.AUTH))
+    assert driven.state("root.1.1") is S.FAILED
+    if crash:
+        driven.crash()
+    state, answer = driven.order(RETRY, "root.1.1")
+    assert (state, answer.partition(",")[0]) == (APPLIED, "its plan is kept")
+    call = driven.calls["root.1.1"]
+    assert (call.stage, call.attempt) == (Stage.AGGREGATE, 2)
+    assert missing_results(driven.run, call) == ["root.1.1.1.0"], "to be fetched for the agent"
+    assert driven.moves_of("root.1.1")[-4:] == [S.READY, S.RUNNING, S.PLAN_DONE, S.AGGREGATING]
+    if crash:
+        driven.crash()
+        assert driven.calls["root.1.1"].stage is Stage.AGGREGATE
+    driven.answer("root.1.1", done())
+    assert driven.node("root.1.1").error is None
+    assert driven.moves_of("root.1.1.1.0").count(S.DONE) == 1, "finished work is not redone"
+
+
+def test_a_node_that_failed_before_its_new_plan_is_planned_again() -> None:
+    driven = planned(draft(), draft(), settings=NO_RETRY)
+    driven.answer("root.1.0", done())
+    assert driven.order(REPLAN, "root")[0] is APPLIED
+    driven.answer("root.1.1", failed(ErrorClass.CANCELLED))
+    driven.answer("root", failed(ErrorClass.AUTH))
+    assert driven.project() is ProjectState.FAILED
+    assert driven.reopen(RETRY, "root")[0] is APPLIED
+    assert driven.calls["root"].stage is Stage.PLAN
