@@ -125,6 +125,10 @@ class Overloaded(RamifyError):
     """A queue or quota is full. Back off and try again."""
 
 
+class LimitReached(RamifyError):
+    """A number that only grows has reached its limit. Waiting does not help, the remedy does."""
+
+
 class ServerDraining(RamifyError):
     """The server is stopping. Try again elsewhere or later."""
 

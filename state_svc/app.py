@@ -51,6 +51,8 @@ async def build(store: StateStore, settings: Settings) -> Service:
     """Return the parts of a service over an open store."""
     metrics = ServiceMetrics(prometheus_projects=settings.metrics_projects)
     limits = Limits(
+        max_projects=settings.max_projects,
+        max_producers=settings.max_producers,
         max_watchers=settings.max_watchers,
         max_streams=settings.max_streams,
         max_calls=settings.max_calls,
@@ -69,7 +71,7 @@ async def build(store: StateStore, settings: Settings) -> Service:
         metrics=metrics,
         max_pending_bytes=settings.max_pending_bytes,
     )
-    projects = ProjectRegistry(store, lambda *what: snapshots.replayed(*what))
+    projects = ProjectRegistry(store, lambda *what: snapshots.replayed(*what), limits=limits)
 
     async def settled() -> None:
         for project in projects.live():
@@ -169,9 +171,9 @@ async def _housekeeping(service: Service, settings: Settings) -> None:
         if shortened:
             _log.info("dropped history", extra={"fields": {"projects": shortened}})
         await service.payloads.measure()
+        await _try(service.forget_requests(), "old requests")
         hour = minute % _MINUTES_PER_HOUR == 0
         if hour:
-            await _try(service.forget_requests(), "old requests")
             await _try(service.forget_stages(settings.stage_archive_days), "old stage records")
         # Not soon after a start: a producer may have waited for it with what it had put before.
         if (hour or service.payloads.due) and minute >= _MINUTES_PER_HOUR:

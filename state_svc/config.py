@@ -79,6 +79,12 @@ class Settings(BaseModel):
     retention_bytes: int = Field(
         0, ge=0, description="latest stored bytes of a project's segments that are kept; 0: all"
     )
+    max_projects: int = Field(
+        1_000_000, ge=1, description="project ids of the store, those of deleted projects included"
+    )
+    max_producers: int = Field(
+        100_000, ge=1, description="producers of the store that named themselves"
+    )
     max_watchers: int = Field(10_000, ge=1, description="open watches of the service")
     max_streams: int = Field(10_000, ge=1, description="open mutation streams of the service")
     max_calls: int = Field(

@@ -7,7 +7,7 @@ RamifyError
 ├── PayloadNotFound, PayloadTooLarge
 ├── ProducerFenced, SequenceGap, LeaseHeld
 ├── RevisionCompacted, RevisionAhead
-├── Overloaded, ServerDraining, StoreUnavailable
+├── Overloaded, LimitReached, ServerDraining, StoreUnavailable
 ├── CorruptRecord, DamagedFile
 └── StartupError           before serving: one line for the operator, exit code 1
     ├── DataDirectoryLocked, DataDirectoryTooNew, DataDirectoryUnreadable
@@ -140,6 +140,10 @@ class RevisionAhead(RamifyError):
 
 class Overloaded(RamifyError):
     """A queue or quota is full; back off and try again."""
+
+
+class LimitReached(RamifyError):
+    """A number that only grows has reached its limit; waiting does not help, the remedy does."""
 
 
 class ServerDraining(RamifyError):

@@ -86,9 +86,8 @@ class Service:
         return self.hub.count(project) > 0 or self.snapshots.is_compacting(project)
 
     async def forget_requests(self) -> None:
-        """Drop answers of repeatable calls that are too old. Raises `StoreUnavailable`."""
-        self.requests.forget_old()
-        await self.store.list_requests(now_micros() - Requests.KEEP_MICROS)
+        """Drop answers of repeatable calls that are no longer kept. Raises `StoreUnavailable`."""
+        await self.store.drop_requests(self.requests.forget_old())
 
     async def forget_stages(self, days: float) -> None:
         """Drop archived stage records of all projects older than `days`; 0 keeps them.
@@ -132,9 +131,11 @@ class Requests:
     """Answers of repeatable calls (SEM 15): those of the last 24 hours, and those under way."""
 
     KEEP_MICROS = 24 * 3_600 * 1_000_000
+    MOST = 100_000  #: answers that are kept; the oldest go
 
     def __init__(self, records: Sequence[RequestRecord]) -> None:
-        self._records = {(r.method, r.request_id): r for r in records}
+        ordered = sorted(records, key=lambda record: record.micros)[-self.MOST :]
+        self._records = {(r.method, r.request_id): r for r in ordered}  #: the oldest is first
         self._running: dict[tuple[str, str], asyncio.Task[RequestRecord]] = {}
 
     async def once(
@@ -165,15 +166,24 @@ class Requests:
         try:
             record = await work()
             if record.request_id:
+                self._records.pop(key, None)
                 self._records[key] = record
+                if len(self._records) > self.MOST:
+                    del self._records[next(iter(self._records))]
             return record
         finally:
             del self._running[key]
 
-    def forget_old(self) -> None:
-        """Drop answers older than 24 hours."""
+    def forget_old(self) -> int:
+        """Drop answers older than 24 hours; return the time up to which none is kept."""
         limit = now_micros() - self.KEEP_MICROS
-        self._records = {k: r for k, r in self._records.items() if r.micros > limit}
+        while self._records:
+            oldest = next(iter(self._records.values()))
+            if oldest.micros > limit:
+                full = len(self._records) == self.MOST
+                return min(r.micros for r in self._records.values()) - 1 if full else limit
+            del self._records[oldest.method, oldest.request_id]
+        return limit
 
 
 def new_id(prefix: str) -> str:

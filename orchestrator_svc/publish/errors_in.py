@@ -30,6 +30,7 @@ BY_REASON: dict[str, type[errors.RamifyError]] = {
     "REVISION_COMPACTED": errors.RevisionCompacted,
     "REVISION_AHEAD": errors.RevisionAhead,
     "OVERLOADED": errors.Overloaded,
+    "LIMIT_REACHED": errors.LimitReached,
     "SERVER_DRAINING": errors.ServerDraining,
     "STORE_UNAVAILABLE": errors.StoreUnavailable,
     "CORRUPT_RECORD": errors.CorruptRecord,

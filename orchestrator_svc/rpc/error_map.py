@@ -42,6 +42,7 @@ TABLE: dict[type[errors.RamifyError], tuple[Code, str, bool]] = {
     errors.RevisionCompacted: (Code.OUT_OF_RANGE, "REVISION_COMPACTED", False),
     errors.RevisionAhead: (Code.OUT_OF_RANGE, "REVISION_AHEAD", False),
     errors.Overloaded: (Code.RESOURCE_EXHAUSTED, "OVERLOADED", True),
+    errors.LimitReached: (Code.RESOURCE_EXHAUSTED, "LIMIT_REACHED", False),
     errors.ServerDraining: (Code.UNAVAILABLE, "SERVER_DRAINING", True),
     errors.StoreUnavailable: (Code.UNAVAILABLE, "STORE_UNAVAILABLE", True),
     errors.CorruptRecord: (Code.DATA_LOSS, "CORRUPT_RECORD", False),

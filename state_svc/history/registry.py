@@ -11,8 +11,16 @@ from itertools import dropwhile, islice
 
 from ramify.v1.project_pb2 import Project
 from state_svc.codec.project import ProjectRecord, decode_project, encode_project
-from state_svc.errors import CorruptRecord, ProjectNotFound, StoreUnavailable
+from state_svc.errors import (
+    CorruptRecord,
+    LimitReached,
+    ProjectExists,
+    ProjectNotFound,
+    StoreUnavailable,
+)
 from state_svc.history.rebuild import rebuild
+from state_svc.model.limits import DEFAULT_LIMITS, Limits
+from state_svc.model.producer import trim
 from state_svc.model.project import LiveProject, View
 from state_svc.store.base import StateStore
 
@@ -42,10 +50,13 @@ class ProjectRegistry:
         self,
         store: StateStore,
         replayed: Callable[[LiveProject, int], None] = lambda *_: None,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """`replayed` is told how many changes loading a project took, beyond its snapshot."""
         self._store = store
         self._replayed = replayed
+        self._limits = limits
         self._entries: dict[str, _Entry] = {}
         self._sweep = 0
 
@@ -76,6 +87,15 @@ class ProjectRegistry:
 
     def __contains__(self, project_id: str) -> bool:
         return project_id in self._entries
+
+    def check_free(self, project_id: str) -> None:
+        """Raise `ProjectExists` or `LimitReached` unless a project may be made under an id."""
+        if project_id in self._entries:
+            raise ProjectExists(project_id=project_id)
+        most = self._limits.max_projects
+        if len(self._entries) >= most:
+            remedy = "ids of deleted projects count, so raise max_projects or begin another store"
+            raise LimitReached(limit="max_projects", most=most, remedy=remedy)
 
     async def get(self, project_id: str) -> LiveProject:
         """Return a committed project, loading it if needed.
@@ -190,6 +210,7 @@ class ProjectRegistry:
         replay.view.compacted = entry.compacted
         live = LiveProject(replay.view)
         live.producers = replay.producers
+        trim(live.producers, self._limits.max_project_producers)
         entry.live = live
         self._replayed(live, replay.changes)
         return live

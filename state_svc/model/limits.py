@@ -18,12 +18,17 @@ class Limits:
     payload_inline_bytes: int = 4 << 10  #: larger bodies are better put into the payload store
     max_stored_payload_bytes: int = 16 << 20
     max_project_nodes: int = 1_000_000
+    max_projects: int = 1_000_000  #: ids, of deleted projects too
+    max_producers: int = 100_000  #: that named themselves
+    max_project_producers: int = 1_000
     max_watchers: int = 10_000
     max_streams: int = 10_000  #: open mutation streams
     max_calls: int = 1_000  #: unary calls, uploads and downloads under way
     credit_batches: int = 256  #: unacknowledged batches of one stream
     credit_bytes: int = 16 << 20  #: unacknowledged encoded bytes of one stream
 
+
+DEFAULT_LIMITS = Limits()
 
 MIN_GOAL_CHARS = 3
 MAX_NAME_CHARS = 255

@@ -7,6 +7,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 REMEMBERED = 1_024  #: latest sequences whose revisions are known
+EPHEMERAL = "ephemeral"  #: prefix of the ids that the server makes, each for one stream
 
 
 class Verdict(enum.Enum):
@@ -62,6 +63,14 @@ class ProducerPosition:
         """Forget sequences that are not durable."""
         self.accepted = self.committed
 
+    @property
+    def last_revision(self) -> int:
+        """Revision of the last durable sequence that is remembered; 0 if there is none."""
+        if not self._runs:
+            return 0
+        last = self._runs[-1]
+        return last.first_revision + last.last_sequence - last.first_sequence
+
     def runs(self) -> list[Run]:
         """Return a copy of the runs that are remembered, oldest first."""
         return [Run(r.first_sequence, r.last_sequence, r.first_revision) for r in self._runs]
@@ -78,6 +87,25 @@ class ProducerPosition:
         if at < 0 or sequence > self._runs[at].last_sequence:
             return None
         return self._runs[at].first_revision + sequence - self._runs[at].first_sequence
+
+
+def trim(producers: dict[str, ProducerPosition], most: int) -> bool:
+    """Forget ephemeral producers beyond `most`; return whether no more than that are left.
+
+    Those that wrote longest ago go, and none that has something pending. A producer that named
+    itself may come back with what it has written, so its position is kept for ever.
+    """
+    excess = len(producers) - most
+    if excess <= 0:
+        return True
+    idle = sorted(
+        (position.last_revision, name)
+        for name, position in producers.items()
+        if name.startswith(EPHEMERAL) and position.accepted == position.committed
+    )
+    for _, name in idle[:excess]:
+        del producers[name]
+    return len(producers) <= most
 
 
 def judge(position: ProducerPosition | None, epoch: int, sequence: int) -> Verdict:

@@ -56,6 +56,11 @@ TABLE: dict[type[errors.RamifyError], tuple[int, ErrorReason.ValueType, bool]] =
     ),
     errors.RevisionAhead: (Code.OUT_OF_RANGE, ErrorReason.ERROR_REASON_REVISION_AHEAD, False),
     errors.Overloaded: (Code.RESOURCE_EXHAUSTED, ErrorReason.ERROR_REASON_OVERLOADED, True),
+    errors.LimitReached: (
+        Code.RESOURCE_EXHAUSTED,
+        ErrorReason.ERROR_REASON_LIMIT_REACHED,
+        False,
+    ),
     errors.ServerDraining: (Code.UNAVAILABLE, ErrorReason.ERROR_REASON_SERVER_DRAINING, True),
     errors.StoreUnavailable: (Code.UNAVAILABLE, ErrorReason.ERROR_REASON_STORE_UNAVAILABLE, True),
     errors.DamagedFile: (Code.INVALID_ARGUMENT, ErrorReason.ERROR_REASON_DAMAGED_FILE, False),

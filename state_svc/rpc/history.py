@@ -19,7 +19,7 @@ from ramify.v1.state_service_pb2 import (
     WatchEndReason,
 )
 from state_svc.codec.snapshot import SnapshotRecord, encode_snapshot, freeze
-from state_svc.errors import InvalidRequest, ProjectActive, ProjectExists, RevisionAhead
+from state_svc.errors import InvalidRequest, ProjectActive, RevisionAhead
 from state_svc.history.archive import name_payloads
 from state_svc.history.newcomer import store_newcomer
 from state_svc.history.past import differing, fork_view, node_diff
@@ -80,8 +80,7 @@ class HistoryRpcs:
             project = await service.live(request.project_id)
             source = await service.past.view_at(project, request.at_revision)
             project_id = request.new_project_id or new_id("fork")
-            if project_id in service.projects:
-                raise ProjectExists(project_id=project_id)
+            service.projects.check_free(project_id)
             view = fork_view(source, project_id, uuid.uuid4().hex, now_micros())
             record = RequestRecord("ForkProject", request.request_id, project_id, 1, view.micros)
             await self._store_fork(LiveProject(view), record)

@@ -24,7 +24,6 @@ from state_svc.errors import (
     CorruptRecord,
     InvalidRequest,
     Overloaded,
-    ProjectExists,
     RevisionCompacted,
     StoreUnavailable,
 )
@@ -145,8 +144,7 @@ class PortableRpcs:
         """Store a verified file; the project exists once all of it is durable."""
         service = self._service
         project_id = first.project_id or found.header.project_id
-        if project_id in service.projects:
-            raise ProjectExists(project_id=project_id)
+        service.projects.check_free(project_id)
         identity = Identity(uuid.uuid4().hex, project_id)
         view = found.view
         identity.entity(view.entity)

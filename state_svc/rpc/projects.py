@@ -17,7 +17,7 @@ from ramify.v1.state_service_pb2 import (
     ListProjectsRequest,
     ListProjectsResponse,
 )
-from state_svc.errors import BatchRejected, InvalidRequest, ProjectExists, StoreUnavailable
+from state_svc.errors import BatchRejected, InvalidRequest, StoreUnavailable
 from state_svc.ingest.admission import admit
 from state_svc.lease.clock import lease_is_held
 from state_svc.model import validate
@@ -88,8 +88,7 @@ class ProjectRpcs:
 
         async def create() -> RequestRecord:
             project_id = request.project_id or new_id("run")
-            if project_id in service.projects:
-                raise ProjectExists(project_id=project_id)
+            service.projects.check_free(project_id)
             entity = Project(project_id=project_id, project_uid=uuid.uuid4().hex)
             for field, value in request.ListFields():
                 if field.name in ("goal", "profile"):

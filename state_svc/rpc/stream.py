@@ -30,11 +30,18 @@ from ramify.v1.state_service_pb2 import (
     StreamMutationsResponse,
     Welcome,
 )
-from state_svc.errors import BatchRejected, InvalidRequest, ProducerFenced, RamifyError, SequenceGap
+from state_svc.errors import (
+    BatchRejected,
+    InvalidRequest,
+    LimitReached,
+    ProducerFenced,
+    RamifyError,
+    SequenceGap,
+)
 from state_svc.ingest.admission import admit
 from state_svc.ingest.committer import PendingBatch
 from state_svc.model.ids import is_producer_id
-from state_svc.model.producer import Verdict, expected_sequence, judge
+from state_svc.model.producer import EPHEMERAL, Verdict, expected_sequence, judge, trim
 from state_svc.model.project import LiveProject, Origin
 from state_svc.rpc.convert import check_parsed, limits_message
 from state_svc.rpc.error_map import to_error
@@ -76,7 +83,7 @@ class StreamSessions:
                 raise InvalidRequest(
                     field="open.epoch", problem="a producer with an id must name its epoch"
                 )
-            producer_id, epoch = new_id("ephemeral"), 1
+            producer_id, epoch = new_id(EPHEMERAL), 1
         if not is_producer_id(producer_id):
             raise InvalidRequest(field="open.producer_id", problem="is not a valid producer id")
         if epoch > _MAX_EPOCH:
@@ -86,6 +93,10 @@ class StreamSessions:
             raise ProducerFenced(producer_id=producer_id, current_epoch=current)
         session.producer_id, session.epoch = producer_id, epoch
         if epoch > current and not assigned:
+            most = service.limits.max_producers
+            if not current and len(service.producers) >= most:
+                remedy = "use an id again with a higher epoch, or raise max_producers"
+                raise LimitReached(limit="max_producers", most=most, remedy=remedy)
             service.producers[producer_id] = epoch
             for older in list(self._sessions.get(producer_id, ())):
                 older.fence(epoch)
@@ -94,6 +105,8 @@ class StreamSessions:
             except RamifyError:
                 if service.producers.get(producer_id) == epoch:
                     service.producers[producer_id] = current
+                    if not current:
+                        del service.producers[producer_id]
                 raise
             current = service.producers.get(producer_id, 0)
             if epoch < current:  # a newer one opened while this one waited, and found no stream
@@ -319,6 +332,8 @@ class StreamSession:
         position = project.producers.get(self.producer_id)
         verdict = judge(position, self.epoch, sequence)
         if verdict is Verdict.ACCEPT:
+            if position is None:
+                self._make_room(project)
             applied = admit(
                 project,
                 batch,
@@ -347,6 +362,13 @@ class StreamSession:
             raise ProducerFenced(producer_id=self.producer_id, current_epoch=current)
         else:
             raise SequenceGap(expected_sequence=expected_sequence(position, self.epoch))
+
+    def _make_room(self, project: LiveProject) -> None:
+        """Make room for one more producer of a project. Raises `LimitReached`."""
+        most = self._service.limits.max_project_producers
+        if not trim(project.producers, most - 1):
+            remedy = "use the id of a producer that has written here, with a higher epoch"
+            raise LimitReached(limit="max_project_producers", most=most, remedy=remedy)
 
     def _settle_repeat(self, project: LiveProject, sequence: int, size: int) -> None:
         """Answer the repeat of a batch that was pending, now that its outcome is known."""

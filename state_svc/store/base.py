@@ -18,9 +18,9 @@ A backend must hold:
 - Records come back byte for byte; whether they make sense is the codec's business.
 - A snapshot is found once its last chunk is stored; chunks are stored one by one, in order.
 - Nothing is deleted or overwritten except by the upserts named in `Commit`, and by
-  `drop_snapshots`, `compact`, `delete_project`, `drop_unfinished` and those of `payloads`. To
-  forget may take several transactions; whoever reads in between sees more than is promised,
-  never less.
+  `drop_snapshots`, `compact`, `delete_project`, `drop_unfinished`, `drop_requests` and those of
+  `payloads`. To forget may take several transactions; whoever reads in between sees more than is
+  promised, never less.
 """
 
 from __future__ import annotations
@@ -159,7 +159,10 @@ class StateStore(Protocol):
         """Return the epoch of every producer."""
 
     async def list_requests(self, after_micros: int) -> list[RequestRecord]:
-        """Return requests answered after a time, and forget older ones."""
+        """Return requests answered after a time."""
+
+    async def drop_requests(self, until_micros: int) -> None:
+        """Forget requests answered at or before a time."""
 
     async def backup(self, path: Path) -> None:
         """Write the whole store, as it is at one moment, into a new file.

@@ -172,8 +172,11 @@ class MemoryStore:
 
     async def list_requests(self, after_micros: int) -> list[RequestRecord]:
         """See `StateStore`."""
-        self._requests = {k: r for k, r in self._requests.items() if r.micros > after_micros}
-        return list(self._requests.values())
+        return [r for r in self._requests.values() if r.micros > after_micros]
+
+    async def drop_requests(self, until_micros: int) -> None:
+        """See `StateStore`."""
+        self._requests = {k: r for k, r in self._requests.items() if r.micros > until_micros}
 
     async def backup(self, path: Path) -> None:
         """See `StateStore`."""

@@ -256,10 +256,22 @@ class SqliteStore:
 
     async def list_requests(self, after_micros: int) -> list[RequestRecord]:
         """See `StateStore`."""
-        statement = "DELETE FROM requests WHERE micros <= ?"
-        await self._write(statement, (after_micros,))
-        query = "SELECT method, request_id, project_id, revision, micros FROM requests"
-        return await self.read(lambda db: [RequestRecord(*row) for row in db.execute(query)])
+        query = (
+            "SELECT method, request_id, project_id, revision, micros FROM requests WHERE micros > ?"
+        )
+        return await self.read(
+            lambda db: [RequestRecord(*row) for row in db.execute(query, (after_micros,))]
+        )
+
+    async def drop_requests(self, until_micros: int) -> None:
+        """See `StateStore`."""
+        # By its key, as the table has no rowid.
+        statement = (
+            "DELETE FROM requests WHERE (method, request_id) IN"
+            f" (SELECT method, request_id FROM requests WHERE micros <= ? LIMIT {_DELETE_ROWS})"
+        )
+        while await self._write(statement, (until_micros,)):
+            pass
 
     async def backup(self, path: Path) -> None:
         """See `StateStore`."""

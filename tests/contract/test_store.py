@@ -259,6 +259,7 @@ async def test_a_request_is_kept_once_with_its_last_answer(store: StateStore) ->
 async def test_old_requests_are_forgotten_for_ever(store: StateStore) -> None:
     await store.commit(Commit(requests=[_request("old", 10), _request("new", 11)]))
     assert await store.list_requests(10) == [_request("new", 11)]
+    await store.drop_requests(10)
     assert await store.list_requests(0) == [_request("new", 11)]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ramify.v1.error_pb2 import ErrorReason
+from state_svc import service
 from state_svc.codec import compression
 from state_svc.config import Settings
 from state_svc.history import past, snapshots
@@ -73,6 +74,10 @@ ENFORCED: dict[str, object] = {
     "views of the past that are being rebuilt": past.REBUILDS,
     "compactions that wait for their turn": snapshots.MAX_COMPACTIONS,
     "listings with pages to come": nodes._MAX_LISTINGS,
+    "project ids, of deleted projects too": "max_projects",
+    "producers that name themselves": "max_producers",
+    "producers that have written to a project": "max_project_producers",
+    "answers to request ids within 24 hours": service.Requests.MOST,
     "bytes of a page": convert.MAX_PAGE_BYTES,
     "violations of a rejected batch": "MAX_VIOLATIONS",
     "bytes of an error": 8 << 10,

@@ -152,6 +152,10 @@ class OverloadedError(UnavailableError):
     """A queue or quota is full. Back off."""
 
 
+class LimitReachedError(RamifyError):
+    """A number that only grows has reached its limit. The message says what helps."""
+
+
 class DeadlineError(RamifyError):
     """No answer came in time. A mutating call may have had its effect: repeat its request_id."""
 
@@ -182,6 +186,7 @@ BY_REASON: Mapping[str, type[RamifyError]] = {
     "REVISION_COMPACTED": RevisionCompactedError,
     "REVISION_AHEAD": RevisionAheadError,
     "OVERLOADED": OverloadedError,
+    "LIMIT_REACHED": LimitReachedError,
     "SERVER_DRAINING": ServerDrainingError,
     "STORE_UNAVAILABLE": StoreUnavailableError,
     "CORRUPT_RECORD": CorruptRecordError,

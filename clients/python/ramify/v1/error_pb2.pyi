@@ -91,6 +91,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """This orchestrator does not run plans, which hold commands (PERMISSION_DENIED). Use one that
     listens on this machine only, or allow it there with `allow_plans`.
     """
+    ERROR_REASON_LIMIT_REACHED: _ErrorReason.ValueType  # 60
+    """A number that only grows has reached its limit (RESOURCE_EXHAUSTED): of projects, or of
+    producers. The message says what helps; waiting does not.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 19
     """Anything else (INTERNAL). The server's log has the cause."""
 
@@ -165,6 +169,10 @@ ERROR_REASON_PAYLOAD_TOO_LARGE: ErrorReason.ValueType  # 31
 ERROR_REASON_PLAN_NOT_ALLOWED: ErrorReason.ValueType  # 45
 """This orchestrator does not run plans, which hold commands (PERMISSION_DENIED). Use one that
 listens on this machine only, or allow it there with `allow_plans`.
+"""
+ERROR_REASON_LIMIT_REACHED: ErrorReason.ValueType  # 60
+"""A number that only grows has reached its limit (RESOURCE_EXHAUSTED): of projects, or of
+producers. The message says what helps; waiting does not.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 19
 """Anything else (INTERNAL). The server's log has the cause."""
