@@ -13,6 +13,7 @@ from orchestrator_svc.graph.trace import ToolCall
 from orchestrator_svc.graph.usage import NO_USAGE, Usage
 
 NOTE_INTERVAL = 0.02  #: seconds between two notes that are published, at least
+USAGE_INTERVAL = 1.0  #: seconds after which what a call has spent is published while it goes on
 MAX_NOTE_CHARS = 255
 
 
@@ -34,6 +35,7 @@ class Activity:
         self._published = ""
         self._published_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
+        self._usage_timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     def silent_for(self) -> float:
@@ -60,6 +62,8 @@ class Activity:
         with self._lock:
             self.usage += usage
         self.last_sign = time.monotonic()
+        if not self._closed:
+            self._loop.call_soon_threadsafe(self._spent)
 
     def note_model(self, model: str, prompt: str, response: str) -> None:
         """See `CallMonitor`."""
@@ -86,15 +90,24 @@ class Activity:
     def close(self) -> None:
         """Publish nothing more: the call is over."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._usage_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._usage_timer = None
 
     def _noted(self) -> None:
         if self._closed or self._timer is not None:
             return
         wait = self._published_at + NOTE_INTERVAL - self._loop.time()
         self._timer = self._loop.call_later(max(0.0, wait), self._publish_now)
+
+    def _spent(self) -> None:
+        if not self._closed and self._usage_timer is None:
+            self._usage_timer = self._loop.call_later(USAGE_INTERVAL, self._publish_usage)
+
+    def _publish_usage(self) -> None:
+        self._usage_timer = None
+        self._publish(self.note)
 
     def _publish_now(self) -> None:
         self._timer = None

@@ -338,11 +338,13 @@ class Runner:
             fetched=fetched,
             seen=self._views,
         )
-        activity = Activity(
-            lambda note: self.post(CallProgressed(call.node_id, call.number, note)), self._rate
-        )
+        activity = Activity(partial(self._progressed, call), self._rate)
         at_work = self._calls[call.node_id] = AgentCall(call, task, activity, self._clock())
         at_work.begin(self._work(at_work), self._call_over)
+
+    def _progressed(self, call: Call, note: str) -> None:
+        usage = self._calls[call.node_id].activity.usage
+        self.post(CallProgressed(call.node_id, call.number, note, usage))
 
     async def _work(self, at_work: AgentCall) -> Outcome:
         """Ask the agent, with nothing between it and the look at the lease that may wait.

@@ -50,6 +50,7 @@ from orchestrator_svc.graph.types import (
     ProjectState,
     Stage,
 )
+from orchestrator_svc.graph.usage import NO_USAGE, Usage
 
 MAX_PROGRESS_CHARS = 255
 
@@ -99,9 +100,10 @@ def _call_ended(run: Run, event: CallEnded, now: float) -> None:
         return
     stage = node.stage
     run.close_call(node, event.seconds)
-    if event.usage:
-        run.patch(node, usage=node.usage + event.usage)
-        run.accounts.charge(node, event.usage)
+    changes = _spent(run, node, event.usage)
+    node.counted = NO_USAGE
+    if changes:
+        run.patch(node, **changes)
     outcome = event.outcome
     if stage is not None:
         run.add_stage(node, stage, event, late=_is_late(run, node, outcome))
@@ -150,7 +152,19 @@ def _is_late(run: Run, node: Node, outcome: Outcome) -> bool:
 def _call_progressed(run: Run, event: CallProgressed) -> None:
     node = run.nodes.get(event.node_id)
     if node is not None and node.open_call and node.open_call == event.number:
-        run.patch(node, progress=storable(event.note, MAX_PROGRESS_CHARS))
+        changes = _spent(run, node, event.usage)
+        changes["progress"] = storable(event.note, MAX_PROGRESS_CHARS)
+        run.patch(node, **changes)
+
+
+def _spent(run: Run, node: Node, usage: Usage) -> NodeChanges:
+    """Charge what the node's call has cost beyond what is counted; return what that changes."""
+    more = usage - node.counted
+    if not more:
+        return NodeChanges()
+    node.counted = usage
+    run.accounts.charge(node, more)
+    return NodeChanges(usage=node.usage + more)
 
 
 def _decided(run: Run, node: Node, node_type: NodeType, now: float) -> None:
@@ -201,8 +215,11 @@ def _give_back(run: Run, event: Draining, now: float) -> None:
         run.close_call(node, 0.0)
         run.cut()
         call = event.calls.get(node.node_id)
-        if call is not None and call.usage:
-            run.patch(node, usage=node.usage + call.usage)
+        if call is not None:
+            changes = _spent(run, node, call.usage)
+            if changes:
+                run.patch(node, **changes)
+        node.counted = NO_USAGE
         if call is not None and stage is not None:
             run.add_stage(node, stage, call, late=False)
         if node.state not in CALLED_STATES:

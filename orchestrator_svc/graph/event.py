@@ -65,6 +65,7 @@ class CallProgressed:
     node_id: str
     number: int
     note: str
+    usage: Usage = NO_USAGE  #: what it has cost so far
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,7 @@ class Node:
     done_children: int = 0
     open_call: int = 0  #: number of the agent call in flight; 0 if there is none
     stage: Stage | None = None  #: of the open call
+    counted: Usage = NO_USAGE  #: cost of the open call that `usage` has already
     spent: float = 0.0  #: seconds of this attempt's ended calls (SEM 22)
     place: int = 0  #: in the plan of its parent, when it was last looked up
     dependants: list[str] = field(default_factory=list)

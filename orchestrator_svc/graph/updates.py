@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from orchestrator_svc.graph.mutation import Mutation, NodeChanges, PatchNode
 from orchestrator_svc.graph.settings import ExecutionStrategy, Settings
 
-#: Fields that say how a node is doing and on which nothing depends.
-QUIET_FIELDS = frozenset({"progress"})
+#: Fields that say how a node's call is doing and on which nothing depends. Usage has the number of
+#: calls with it, which by itself announces one; `progress` is in every such change and in no other.
+QUIET_FIELDS = frozenset({"progress", "usage", "agent_calls"})
 
 
 class UpdateBuffer:
@@ -77,6 +78,8 @@ class UpdateBuffer:
 def is_quiet(group: list[Mutation]) -> bool:
     """Return whether a group changes nothing but quiet fields of nodes."""
     return all(
-        isinstance(mutation, PatchNode) and QUIET_FIELDS.issuperset(mutation.changes)
+        isinstance(mutation, PatchNode)
+        and "progress" in mutation.changes
+        and QUIET_FIELDS.issuperset(mutation.changes)
         for mutation in group
     )

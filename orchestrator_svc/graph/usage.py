@@ -21,6 +21,14 @@ class Usage:
             self.cost_micro_usd + other.cost_micro_usd,
         )
 
+    def __sub__(self, other: Usage) -> Usage:
+        """Return what is more than `other`, of which this one is the continuation."""
+        return Usage(
+            self.input_tokens - other.input_tokens,
+            self.output_tokens - other.output_tokens,
+            self.cost_micro_usd - other.cost_micro_usd,
+        )
+
     def __bool__(self) -> bool:
         return bool(self.input_tokens or self.output_tokens or self.cost_micro_usd)
 

@@ -214,6 +214,26 @@ async def test_a_call_of_any_stage_is_made_again_with_the_next_attempt(
     assert counts == {"root": (3, 0), "root.1.0": (2, 0), "root.1.1": (2, 0), "root.1.2": (1, 0)}
 
 
+async def test_what_a_call_has_spent_outlives_the_orchestrator_that_it_dies_with(
+    make_services: Callable[..., Services],
+) -> None:
+    hangs = {"node": "root.1.0", "attempts": [1], "hang": True}
+    async with running(make_services()) as (services, runs):
+        project = await runs.script(breadth=1, input_tokens=7, rules=[hangs])
+        async with runs.follow(project.project_id) as follower:
+
+            def spent(history: RunHistory) -> int:
+                node = history.nodes.get("root.1.0")
+                return node.usage.input_tokens if node is not None else 0
+
+            await follower.until(lambda history: spent(history) == 7)
+            assert follower.history.count("RUNNING") == 1, "while it goes on"
+            await services.kill_and_restart([ORCHESTRATOR])
+            assert await follower.ended() == "COMPLETED"
+        follower.history.check_accounts()
+        assert spent(follower.history) == 14, "of both calls"
+
+
 async def test_orders_and_requests_outlive_the_orchestrator_that_took_them(
     make_services: Callable[..., Services],
 ) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from orchestrator_svc.agents.base import AgentInput, Output, open_call, report, stop_wish
 from orchestrator_svc.agents.scripted import ScriptedAgents
+from orchestrator_svc.engine import activity as activity_module
 from orchestrator_svc.engine.activity import Activity
 from orchestrator_svc.engine.calls import call_agent
 from orchestrator_svc.graph.event import Produced
 from orchestrator_svc.graph.types import Stage
+from orchestrator_svc.graph.usage import Usage
 
 
 class Talker(ScriptedAgents):
@@ -48,6 +52,23 @@ async def test_notes_are_published_now_and_then_and_the_latest_one_wins() -> Non
     assert noted == ["step 99"]
     activity.close()
     assert activity.note == "not yet"
+
+
+async def test_what_a_long_call_has_spent_is_published_while_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(activity_module, "USAGE_INTERVAL", 0.01)
+    published = asyncio.Event()
+    activity = Activity(lambda _: published.set())
+    await asyncio.to_thread(activity.spend, Usage(1, 2, 3))
+    async with asyncio.timeout(20):
+        await published.wait()
+    assert activity.usage == Usage(1, 2, 3)
+    published.clear()
+    activity.spend(Usage(1, 2, 3))
+    await asyncio.sleep(0)
+    activity.close()
+    assert activity._usage_timer is None, "a call that is over says it with its end"
 
 
 async def test_outside_of_a_call_a_report_is_heard_by_nobody() -> None:

@@ -12,6 +12,7 @@ from orchestrator_svc.graph.mutation import CreateNode, Mutation, NodeChanges, P
 from orchestrator_svc.graph.settings import ExecutionStrategy, Settings
 from orchestrator_svc.graph.types import NodeState, TaskType
 from orchestrator_svc.graph.updates import UpdateBuffer
+from orchestrator_svc.graph.usage import Usage
 
 STANDARD, REALTIME, DEFERRED = (
     Settings(execution_strategy=strategy, update_coalescing_window_ms=50)
@@ -113,3 +114,13 @@ def test_no_move_is_held_or_lost_or_reordered_and_the_last_word_always_arrives(
                 seen.append(last)
             last = "" if "state" in changes else changes["progress"]
         assert seen == expected
+
+
+def test_what_an_open_call_has_spent_is_quiet_and_the_claim_of_the_next_call_is_not() -> None:
+    updates = UpdateBuffer(DEFERRED)
+    spent: list[Mutation] = [
+        PatchNode("a", NodeChanges(progress="", usage=Usage(1, 2, 3), agent_calls=1))
+    ]
+    claim: list[Mutation] = [PatchNode("a", NodeChanges(agent_calls=2, usage=Usage(1, 2, 3)))]
+    assert updates.take([spent], 0.0) == []
+    assert updates.take([claim], 0.0) == [[*spent, *claim]]

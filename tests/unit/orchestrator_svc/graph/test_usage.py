@@ -10,7 +10,7 @@ from orchestrator_svc.agents.base import AgentInput
 from orchestrator_svc.agents.scripted import ScriptedAgents
 from orchestrator_svc.engine.activity import Activity
 from orchestrator_svc.engine.calls import call_agent
-from orchestrator_svc.graph.event import CallEnded, Draining, Outcome
+from orchestrator_svc.graph.event import CallEnded, CallProgressed, Draining, Outcome
 from orchestrator_svc.graph.mutation import PatchNode
 from orchestrator_svc.graph.types import ErrorClass, NodeState, Stage
 from orchestrator_svc.graph.usage import Usage
@@ -58,6 +58,32 @@ def test_a_call_that_is_given_back_counts() -> None:
     driven.event(Draining({"root.1.0": cut_off}))
     assert driven.node("root.1.0").usage == COST
     assert not driven.node("root.1.1").usage
+
+
+def test_what_an_open_call_has_spent_survives_a_crash_and_is_counted_once() -> None:
+    driven = planned(draft(), draft())
+    number = driven.calls["root.1.0"].number
+    for sofar in (COST, COST, COST + COST):
+        driven.event(CallProgressed("root.1.0", number, "thinking", sofar))
+    assert driven.node("root.1.0").usage == COST + COST
+    answer(driven, "root.1.0", failed(), usage=COST + COST + COST)
+    assert driven.node("root.1.0").usage == Usage(300, 60, 21)
+    driven.wait()
+    number = driven.calls["root.1.0"].number
+    driven.event(CallProgressed("root.1.0", number, "thinking", COST))
+    driven.crash()
+    assert driven.node("root.1.0").usage == Usage(400, 80, 28), "the cut off call's too"
+    answer(driven, "root.1.0", done())
+    assert driven.node("root.1.0").usage == Usage(500, 100, 35)
+
+
+def test_a_call_that_is_given_back_after_it_told_its_cost_counts_once() -> None:
+    driven = planned(draft(), draft())
+    number = driven.calls["root.1.0"].number
+    driven.event(CallProgressed("root.1.0", number, "", COST))
+    cut_off = CallEnded("root.1.0", number, failed(ErrorClass.CANCELLED), usage=COST)
+    driven.event(Draining({"root.1.0": cut_off}))
+    assert driven.node("root.1.0").usage == COST
 
 
 def test_tokens_and_the_number_of_calls_are_one_field_of_the_contract() -> None:
