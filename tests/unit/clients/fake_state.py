@@ -51,7 +51,8 @@ class FakeState(state_grpc.StateServiceServicer):
     def __init__(self) -> None:
         self.projects: dict[str, FakeProject] = {}
         self.requests: list[state_pb2.WatchProjectRequest] = []  #: watches, as asked for
-        self.failures: list[grpc.Status] = []  #: answered to the next unary calls, in order
+        #: Answered to the next unary calls, in order; None: as if nothing was wrong.
+        self.failures: list[grpc.Status | None] = []
         self.calls: list[str] = []  #: unary calls, by name
         self.cut_after: list[int] = []  #: per watch to come: messages before the line is cut
         self.skip_revisions: set[int] = set()  #: left out of watches, once each
@@ -231,8 +232,9 @@ class FakeState(state_grpc.StateServiceServicer):
         self.calls.append(name)
         if self.hold_calls:
             await asyncio.Event().wait()
-        if self.failures:
-            await context.abort_with_status(self.failures.pop(0))
+        failure = self.failures.pop(0) if self.failures else None
+        if failure is not None:
+            await context.abort_with_status(failure)
 
     async def _find(self, project_id: str, context: Context) -> FakeProject:
         if project_id not in self.projects:

@@ -16,14 +16,14 @@ def backup(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write; must not exist.")],
     state_svc: StateAddress = DEFAULT_STATE,
 ) -> int:
-    """Write a backup of everything state_svc holds, as it is at one moment.
+    """Write a backup of everything that state_svc holds.
 
-    The service goes on meanwhile. The file appears once it is whole.
+    It is of one moment. The service goes on meanwhile. The file appears once it is whole.
 
     \b
     Examples:
       ramify backup monday.ramify
-      python -m state_svc restore monday.ramify data/restored    # into an empty directory
+      python -m state_svc restore monday.ramify data/restored
     """
     from ramify.cli.session import run_session
     from ramify.cli.transfer import new_file, progress

@@ -16,6 +16,7 @@ class ExitCode(IntEnum):
     UNREACHABLE = 7  #: a service cannot be reached or does not answer in time
     REFUSED = 8  #: the present state does not allow it, for example cancelling an ended run
     SERVICE_DIED = 9  #: `up`: a service did not start, or ended by itself
+    READER_GONE = 141  #: nobody reads the output any more, as in `ramify ls | head -1`
     INTERRUPTED = 130  #: Ctrl-C; a run that was followed goes on
 
 

@@ -27,18 +27,18 @@ def explain(
     state_svc: StateAddress = DEFAULT_STATE,
     orchestrator_svc: OrchestratorAddress = DEFAULT_ORCHESTRATOR,
 ) -> int:
-    """Say why a run or a node is not running: what it waits for, since when, and what helps.
+    """Say why a run or a node is not running, and what helps.
 
-    Each line is one link of the chain, from what was asked about down to the root causes; those
-    are followed by a command that helps. Lines marked `live` come from the memory of the
-    orchestrator that executes the run, all others from what is stored. The last lines are the
-    node's latest changes of state.
+    It says what it waits for and since when. Each line is one link of the chain, from what was
+    asked about down to the root causes; those are followed by a command that helps. Lines marked
+    `live` come from the memory of the orchestrator that executes the run, all others from what is
+    stored. The last lines are the node's latest changes of state.
 
     \b
     Examples:
       ramify explain ID
       ramify explain ID NODE
-      ramify explain ID --json | jq -r '.explanation.blockers[] | select(.rootCause) | .remedy'
+      ramify explain ID --json | jq -r '.explanation.blockers[].remedy'
     """
     from ramify.cli.session import run_session
 

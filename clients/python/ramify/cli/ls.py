@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ramify.v1.project_pb2 import Project, ProjectState
 
 _READS = 16  #: projects read at one time
+_ROOM_FOR_LEASES = 100  #: columns of a terminal
 
 
 def ls(
@@ -65,16 +66,22 @@ async def _read(
     import asyncio
     from collections import deque
 
+    from ramify.errors import ProjectNotFoundError
+
     newest: deque[str] = deque(maxlen=limit)
     async for project in client.list_projects(states=states, labels=labels):
         newest.append(project.project_id)
     slots = asyncio.Semaphore(_READS)
 
-    async def read(project_id: str) -> "Project":
+    async def read(project_id: str) -> "Project | None":
         async with slots:
-            return await client.get_project(project_id)
+            try:
+                return await client.get_project(project_id)
+            except ProjectNotFoundError:  # deleted since it was listed
+                return None
 
-    return await asyncio.gather(*(read(project_id) for project_id in newest))
+    found = await asyncio.gather(*(read(project_id) for project_id in newest))
+    return [project for project in found if project is not None]
 
 
 def _print_table(projects: "list[Project]") -> None:
@@ -98,7 +105,9 @@ def _print_table(projects: "list[Project]") -> None:
     table.add_column("nodes", justify="right", no_wrap=True)
     table.add_column("age", justify="right", no_wrap=True)
     table.add_column("took", justify="right", no_wrap=True)
-    table.add_column("lease", no_wrap=True, max_width=24)
+    leases = out().width >= _ROOM_FOR_LEASES
+    if leases:
+        table.add_column("lease", no_wrap=True, max_width=24)
     table.add_column("goal", no_wrap=True, overflow="ellipsis", ratio=1)
     now = time.time()
     for project in projects:
@@ -114,7 +123,7 @@ def _print_table(projects: "list[Project]") -> None:
             f"{done}/{total}",
             duration(now - seconds_of(project.create_time)),
             took,
-            Text(project.lease.holder or "-", style="dim"),
+            *([Text(project.lease.holder or "-", style="dim")] if leases else ()),
             Text(one_line(project.goal)),
         )
     out().print(table)

@@ -41,6 +41,7 @@ Exit codes:
   0 done        1 error          2 usage          3 not found
   4 run FAILED  5 run PARTIAL    6 run CANCELLED  7 service unreachable
   8 refused     9 service died   130 interrupted, the run goes on
+  141 nobody reads the output any more
 \b
 Addresses: --state-svc or RAMIFY_STATE (127.0.0.1:7420),
            --orchestrator-svc or RAMIFY_ORCHESTRATOR (127.0.0.1:7421).
@@ -127,10 +128,11 @@ def invoke(args: list[str]) -> int:
     except (typer.Abort, KeyboardInterrupt):
         typer.echo("interrupted", err=True)
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # The reader has gone, as in `ramify ls | head`. Python would complain once more at exit.
+    except (BrokenPipeError, SystemExit):
+        # The reader has gone; typer and rich make a SystemExit of that. Not OK, because whatever
+        # was followed has not ended. Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
+        return ExitCode.READER_GONE
     except Exception as error:
         if os.environ.get("RAMIFY_TRACEBACK"):
             raise

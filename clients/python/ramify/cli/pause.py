@@ -24,10 +24,10 @@ def pause(
     state_svc: StateAddress = DEFAULT_STATE,
     orchestrator_svc: OrchestratorAddress = DEFAULT_ORCHESTRATOR,
 ) -> int:
-    """Pause a run: no agent call begins any more, those in flight finish and are kept.
+    """Pause a run: no agent call begins any more.
 
-    Says what still runs. The run is PAUSING until that is over, then PAUSED; backoffs stand
-    still. `ramify resume ID` lets it go on.
+    Those in flight finish and are kept. Says what still runs. The run is PAUSING until that is
+    over, then PAUSED; backoffs stand still. `ramify resume ID` lets it go on.
 
     \b
     Examples:

@@ -22,10 +22,10 @@ def pin(
     json: Json = False,
     state_svc: StateAddress = DEFAULT_STATE,
 ) -> int:
-    """Keep the history of a run from a revision on, until it is unpinned.
+    """Keep the history of a run from a revision on.
 
-    Neither `ramify compact` nor retention drops what comes after the lowest pin. A pin that
-    exists is moved. `ramify show ID --json` lists them.
+    Until it is unpinned, neither `ramify compact` nor retention drops what comes after the lowest
+    pin. A pin that exists is moved. `ramify show ID --json` lists them.
 
     \b
     Examples:

@@ -27,12 +27,12 @@ def retry(
     state_svc: StateAddress = DEFAULT_STATE,
     orchestrator_svc: OrchestratorAddress = DEFAULT_ORCHESTRATOR,
 ) -> int:
-    """Give a failed node another attempt, with fresh counts; end the backoff of a waiting one.
+    """Give a failed node another attempt, with fresh counts.
 
-    What failed because of it goes on once it is done. A node whose plan was carried out keeps it:
-    only its aggregation is done again. The nodes above it must still wait for it;
-    in a run that has ended only the root can be retried, which reopens a FAILED run. An order
-    that cannot work names what would (exit code 8).
+    The backoff of a node that waits for its next one ends. What failed because of it goes on once
+    it is done. A node whose plan was carried out keeps it: only its aggregation is done again. The
+    nodes above it must still wait for it; in a run that has ended only the root can be retried,
+    which reopens a FAILED run. An order that cannot work names what would (exit code 8).
 
     \b
     Examples:

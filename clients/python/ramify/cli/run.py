@@ -109,11 +109,14 @@ def run(
 
     `ramify settings` lists the keys for --set.
     """
+    from asyncio import CancelledError
+
     from ramify.cli.attend import OnInterrupt
     from ramify.cli.failure import explain
     from ramify.cli.plan import read as read_plan
     from ramify.cli.plan import refused
     from ramify.cli.session import run_session
+    from ramify.cli.terminal import note
     from ramify.cli.values import read_labels, read_options, read_settings
     from ramify.errors import InvalidRequestError
 
@@ -156,6 +159,9 @@ def run(
             )
         except InvalidRequestError as error:
             raise (explain(error) if file is None else refused(file, error)) from None
+        except CancelledError:
+            note("no answer yet; `ramify ls` shows whether the run was started")
+            raise
         if detach:
             return _detached(client, started, json)
         return await _follow(client, started, wish, output, json, review)

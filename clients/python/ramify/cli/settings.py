@@ -19,7 +19,7 @@ def settings(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document per key.")] = False,
     state_svc: StateAddress = DEFAULT_STATE,
 ) -> int:
-    """List the execution keys with what they mean, or with what a run has chosen.
+    """List the execution keys, or what a run has chosen.
 
     A run keeps the keys it was started with: its own (`ramify run --set key=value`), else those of
     the orchestrator (`execution:` in its file, environment, flags), else the defaults. The last
@@ -27,8 +27,8 @@ def settings(
 
     \b
     Examples:
-      ramify settings                       # names, defaults, ranges; needs no service
-      ramify settings ID                    # what a run has, * where it is not the default
+      ramify settings              # names, defaults, ranges; needs no service
+      ramify settings ID           # what a run has, * where it is not the default
       ramify run "..." --set max_concurrent_nodes=4
     """
     from ramify.cli.session import run_session

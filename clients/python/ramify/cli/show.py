@@ -44,11 +44,11 @@ def show(
     Examples:
       ramify show ID
       ramify show ID NODE
-      ramify show ID --at 12                  # as it was at revision 12
+      ramify show ID --at 12              # as it was at revision 12
       ramify show ID --result > report.md
       ramify show ID NODE --result
-      ramify show ID NODE --trace             # its stages: input, output, model, tools, cost
-      ramify show ID --json | jq -c .node     # .project, .explanation.budgets, every node
+      ramify show ID NODE --trace         # stages: input, output, model, cost
+      ramify show ID --json               # .project, .explanation.budgets, .node
     """
     from ramify.cli.session import run_session
 

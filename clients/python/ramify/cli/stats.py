@@ -27,10 +27,10 @@ def stats(
     state_svc: StateAddress = DEFAULT_STATE,
     orchestrator_svc: OrchestratorAddress = DEFAULT_ORCHESTRATOR,
 ) -> int:
-    """Show counters since state_svc started: of one run, or of everything.
+    """Show counters of one run, or of everything.
 
-    Without ID it also shows both services, and the orchestrator's profiles and active runs.
-    `--json` prints the counters alone.
+    They count from the start of state_svc. Without ID it also shows both services, and the
+    orchestrator's profiles and active runs. `--json` prints the counters alone.
 
     \b
     Examples:

@@ -60,8 +60,8 @@ def up(
     Examples:
       ramify up
       ramify up --data /srv/ramify --config ramify.yaml
-      ramify up --set max_concurrent_nodes=4 --set max_retries=1  # see: ramify settings
-      ramify up --state-listen 127.0.0.1:0 --orchestrator-listen 127.0.0.1:0 --json
+      ramify up --set max_concurrent_nodes=4        # see: ramify settings
+      ramify up --state-listen 127.0.0.1:0 --json   # a free port, for scripts
     """
     import asyncio
 

@@ -1,6 +1,9 @@
 """What each sub-command prints and returns, against the fakes."""
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,12 +11,16 @@ from pathlib import Path
 import grpc
 import pytest
 
+from ramify.cli import review
+from ramify.cli.main import app
 from ramify.v1.project_pb2 import ExecutionSettings, ProjectState
 from tests.unit.clients.cli.conftest import REPORT, Ramify, finished_run
 from tests.unit.clients.fake_project import node_created, project_state
 from tests.unit.clients.fake_state import FakeServices, status_of
 
 S = ProjectState
+COMMANDS = ["", *sorted(str(command.name) for command in app.registered_commands)]
+COMMANDS += ["review", *(f"review {c.name}" for c in review.app.registered_commands)]
 
 
 def documents(text: str) -> list[dict[str, object]]:
@@ -259,6 +266,62 @@ def test_every_command_explains_itself_with_examples(ramify: Ramify, command: st
     assert result.code == 0
     assert "Examples:" in result.out
     assert command in ramify("--help").out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_narrow_terminal_and_is_not_cut(
+    ramify: Ramify, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = ramify(*command.split(), "--help")
+    assert shown.code == 0
+    assert max(map(len, shown.out.splitlines())) <= 80
+    assert command or "...\n" not in shown.out.partition("Commands:")[2]
+
+
+def test_whoever_stops_reading_is_told_apart_from_a_run_that_is_done() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        for arguments in (["settings", "--json"], ["settings"], ["--help"]):
+            done = subprocess.run(
+                [sys.executable, "-m", "ramify.cli.main", *arguments],
+                stdout=writing,
+                stderr=subprocess.PIPE,
+                check=False,
+            )
+            assert (done.returncode, done.stderr) == (141, b"")
+    finally:
+        os.close(writing)
+
+
+def test_an_interrupt_before_the_run_was_started_says_where_to_look() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        command = [sys.executable, "-m", "ramify.cli.main", "run", "a question"]
+        run = subprocess.Popen(
+            [*command, "--profile", "scripted", "--orchestrator-svc", address],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        silent.settimeout(60)
+        with silent.accept()[0]:
+            run.send_signal(signal.SIGINT)
+            _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert errors.startswith("no answer yet; `ramify ls` shows whether the run was started\n")
+
+
+def test_ls_passes_over_what_is_deleted_meanwhile(services: FakeServices, ramify: Ramify) -> None:
+    for name in ("a", "b"):
+        services.state.create(name)
+    services.state.failures = [
+        None,  # the listing
+        status_of(grpc.StatusCode.NOT_FOUND, "PROJECT_NOT_FOUND", "no project a"),
+    ]
+    result = ramify("ls", "--json")
+    assert result.code == 0
+    assert len(documents(result.out)) == 1
 
 
 def test_a_bug_is_one_line_without_a_traceback(
