@@ -1,4 +1,4 @@
-"""Reads a project to explain it: whole at one revision, without the bodies of results."""
+"""Reads a project to explain it: all nodes at one revision, without what they are about."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ MAX_MOVES = 20  #: of a node that are shown
 MAX_HISTORY_PAGES = 10
 HISTORY_PAGE_SIZE = 1_000
 
+#: Nothing is explained by these, and most of a large run's bytes are theirs.
+_UNREAD = {"goal", "overall_objective", "result", "output_summary", "replan_reason"}
+_FIELDS = [name for name in node_pb2.Node.DESCRIPTOR.fields_by_name if name not in _UNREAD]
 _KINDS = [pb.EntityKind.ENTITY_KIND_NODE, pb.EntityKind.ENTITY_KIND_PROJECT]
 
 
@@ -46,7 +49,9 @@ class StoredScene:
 async def load_scene(stub: StateServiceAsyncStub, project_id: str) -> StoredScene:
     """Return a project with all its nodes at one revision."""
     request = pb.WatchProjectRequest(
-        project_id=project_id, snapshot=True, filter=pb.WatchFilter(kinds=_KINDS)
+        project_id=project_id,
+        snapshot=True,
+        filter=pb.WatchFilter(kinds=_KINDS, node_fields=_FIELDS),
     )
     call = stub.WatchProject(request, timeout=LOAD_TIMEOUT)
     project = project_pb2.Project()
@@ -60,7 +65,6 @@ async def load_scene(stub: StateServiceAsyncStub, project_id: str) -> StoredScen
                 if chunk.HasField("project"):
                     project.CopyFrom(chunk.project)
                 for stored in chunk.nodes:
-                    stored.ClearField("result")
                     nodes[stored.node_id] = read_node(stored)
                     since_of[stored.node_id] = _since(stored)
                     if stored.waiting_on:
