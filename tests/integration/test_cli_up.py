@@ -65,7 +65,8 @@ def test_a_service_that_dies_is_reported_and_the_other_is_stopped(
     os.kill(children[victim], signal.SIGKILL)
     code, errors = up.wait()
     assert code == 9
-    assert errors.startswith(f"error: {victim} ended by itself (killed by SIGKILL)")
+    assert errors.startswith(f"error: {victim} ended by itself (killed by SIGKILL); its log is ")
+    assert errors.endswith("; start both again, every run goes on\n")
     assert errors.count("\n") == 1
     assert not any(Path(f"/proc/{pid}").exists() for pid in children.values())
 

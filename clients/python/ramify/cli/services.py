@@ -107,7 +107,9 @@ class Service:
 
     def died(self, code: int) -> CliError:
         """Return the error that says that it ended by itself."""
-        return self._failure(f"ended by itself ({_ending(code)})")
+        failure = self._failure(f"ended by itself ({_ending(code)})")
+        failure.remedy += "; start both again, every run goes on" if failure.remedy else ""
+        return failure
 
     def _still_starting(self) -> None:
         where = "" if self.log is None else f"; its log is {self.log}"
@@ -216,8 +218,12 @@ def _ending(code: int) -> str:
 
 
 def _last_line(log: Path) -> str:
-    """Return the last line of a log, which is where a service says why it ends."""
+    """Return the last line of a log, where a service says why it ends; empty if that is news.
+
+    One that is killed says nothing, and what it did last is no reason.
+    """
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
         lines = file.read().decode(errors="replace").strip().splitlines()
-    return lines[-1].strip() if lines else ""
+    last = lines[-1].strip() if lines else ""
+    return "" if '"level": "info"' in last or '"level": "debug"' in last else last
