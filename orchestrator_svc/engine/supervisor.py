@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -81,6 +82,7 @@ class Supervisor:
         self._group: asyncio.TaskGroup | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._runners: dict[str, Runner] = {}
+        self._leasing: set[str] = set()  #: projects whose lease is being acquired or released
         self._draining = False
 
     def active(self) -> list[ActiveRunner]:
@@ -143,9 +145,10 @@ class Supervisor:
         tasks = list(self._tasks.values())
         if not tasks:
             return
-        waiting = [task for id_, task in self._tasks.items() if id_ not in self._runners]
-        for task in waiting:
-            task.cancel()
+        for project_id, task in self._tasks.items():
+            # Not in the middle of a lease call: what it was granted could not be given back.
+            if project_id not in self._runners and project_id not in self._leasing:
+                task.cancel()
         _, late = await asyncio.wait(tasks, timeout=deadline)
         for task in late:
             task.cancel()
@@ -183,15 +186,26 @@ class Supervisor:
 
     async def _execute(self, project_id: str) -> None:
         await self._store.quiesce(project_id)
-        lease = await self._leases.acquire(project_id)
+        with self._at_lease(project_id):
+            lease = await self._leases.acquire(project_id)
         try:
-            await self._execute_leased(lease)
+            if not self._draining:
+                await self._execute_leased(lease)
         except* ProducerFenced:
             self._leases.forget(lease)
             raise
         finally:
             if self._leases.holds(lease):
-                await asyncio.shield(self._leases.release(lease))
+                with self._at_lease(project_id):
+                    await asyncio.shield(self._leases.release(lease))
+
+    @contextmanager
+    def _at_lease(self, project_id: str) -> Iterator[None]:
+        self._leasing.add(project_id)
+        try:
+            yield
+        finally:
+            self._leasing.discard(project_id)
 
     async def _execute_leased(self, lease: Lease) -> None:
         project = await self._store.load(lease.project_id)

@@ -185,6 +185,8 @@ class FakeLeases:
         self.holders: dict[str, str] = {}
         self.epochs: dict[str, int] = {}
         self.away = False
+        self.answering = asyncio.Event()  #: cleared: leases are granted, but nobody learns of it
+        self.answering.set()
         self.renewals = 0
         self.listed: list[bool] = []
 
@@ -201,6 +203,7 @@ class FakeLeases:
         if present is None:
             self.epochs[project_id] = self.epochs.get(project_id, 0) + 1
         self.holders[project_id] = holder
+        await self.answering.wait()
         return self.epochs[project_id]
 
     async def renew_leases(

@@ -336,6 +336,20 @@ async def test_draining_gives_running_nodes_back_and_another_process_goes_on_at_
     assert ledger.nodes["root.1.0"].retry_count == 0
 
 
+async def test_a_lease_that_is_granted_during_a_drain_is_given_back() -> None:
+    world = World()
+    world.store.add()
+    world.leases.answering.clear()
+    async with world.running():
+        await world.until(lambda: world.leases.holders)
+        drain = asyncio.create_task(world.supervisor.drain(grace=0.0, deadline=60.0))
+        await asyncio.sleep(0)
+        world.leases.answering.set()
+        await drain
+        assert not world.leases.holders, "another one can take the project over at once"
+    assert not world.store.loads
+
+
 async def test_a_call_that_a_drain_gives_back_is_recorded_with_what_it_has_cost() -> None:
     world = World()
     ledger = world.store.add(
