@@ -178,9 +178,10 @@ class Simulation:
         self.began: list[Call] = []
         self.process = self.start()
 
-    def start(self) -> Process:
+    def loaded(self) -> Run:
+        """Return the run as another process would read it now."""
         project = self.ledger.load()
-        run = Run(
+        return Run(
             goal=project.goal,
             state=project.state,
             settings=self.scenario.settings,
@@ -191,6 +192,9 @@ class Simulation:
             nodes=project.nodes,
             reviews=project.reviews,
         )
+
+    def start(self) -> Process:
+        run = self.loaded()
         updates = UpdateBuffer(run.settings)
         self.process = Process(run, updates, told=len(self.ledger.closed))
         orders = self.ledger.open_commands()
@@ -237,6 +241,7 @@ class Simulation:
                 self.order(self.random.choice(ORDERS))
             self.progress(turn)
             self.check_always()
+            self.check_loaded()
         raise AssertionError("the run does not end")
 
     def progress(self, turn: int) -> None:
@@ -512,6 +517,22 @@ class Simulation:
             assert (node.state is NodeState.FAILED) <= (node.error is not None)
             assert (node.state is NodeState.DONE) <= (node.error is None)
 
+    def check_loaded(self) -> None:
+        """Another process would count as this one does: nothing is known in memory alone."""
+        mine = self.process.run
+        if self.process.pending or mine.ended or self.process.told < len(self.ledger.closed):
+            return
+        other = self.loaded()
+        assert (other.state, other.steps) == (mine.state, mine.steps)
+        assert other.nodes.keys() == mine.nodes.keys()
+        for node_id, node in mine.nodes.items():
+            if node.state in TERMINAL_NODE_STATES:
+                continue
+            assert counters(other.nodes[node_id]) == counters(node), node_id
+        assert other.accounts.report(self.now) == mine.accounts.report(self.now)
+        asked = {review.review_id for review in mine.reviews.open()}
+        assert {review.review_id for review in other.reviews.open()} == asked
+
     def aborted(self) -> bool:
         """Whether a human has ended the run in a review."""
         answers = [review.answer for review in self.ledger.reviews.values()]
@@ -535,6 +556,14 @@ class Simulation:
             asked = not keys.hitl_root_plan_only or not ledger.nodes[node_id].parent_id
             if state is NodeState.PLAN_DONE and asked:
                 assert (node_id, True) in approved, "a plan was carried out without an approval"
+
+
+def counters(node: Node) -> tuple[object, ...]:
+    """Return what a run counts about a node that is not over."""
+    state = (node.state, node.attempt, node.agent_calls, node.retry_count, node.children)
+    if node.state not in (NodeState.PLAN_DONE, NodeState.AGGREGATING):
+        return (*state, node.unsettled)  # its children belong to a plan that is replaced
+    return (*state, node.unsettled, node.open_children, node.done_children)
 
 
 @settings(max_examples=400, deadline=None)
