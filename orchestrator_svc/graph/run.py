@@ -257,7 +257,13 @@ class Run:
                 self._index(child)
 
     def reopen(self, node: Node) -> None:
-        """Count a node that has ended as open again; the move itself follows."""
+        """Count a node that has ended as open again; the move itself follows.
+
+        The time of its budget begins anew, and a human who has refused to raise it is asked again.
+        """
+        allowance = replace(node.allowance, since=None, final=False)
+        if allowance != node.allowance:
+            self.patch(node, allowance=allowance)
         parent = self.nodes.get(node.parent_id)
         if parent is not None and not node.superseded:
             parent.open_children += 1

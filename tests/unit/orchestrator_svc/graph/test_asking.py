@@ -409,6 +409,26 @@ def test_resuming_with_the_policy_fail_allows_nothing() -> None:
     assert driven.state("root.1.1") is S.FAILED
 
 
+def test_a_root_that_is_reopened_has_its_time_again() -> None:
+    settings = replace(DEFAULTS, budget_wall_seconds=60.0)
+    driven = planned(task(), settings=settings)
+    driven.answer("root.1.0", done())
+    driven.answer("root", failed(E.AUTH))
+    driven.now += 86_400.0
+    assert driven.reopen(CommandType.RETRY_NODE, "root")[0] is CommandState.APPLIED
+    assert set(driven.calls) == {"root"}, "a day without a run is no time of it"
+    assert driven.node("root").allowance.since == driven.now
+
+
+def test_a_reopened_root_asks_again_about_a_budget_that_was_not_raised() -> None:
+    driven = broke(1)
+    driven.decide(only(driven).review_id, REJECT)
+    assert project(driven) is P.FAILED
+    assert driven.reopen(CommandType.RETRY_NODE, "root")[0] is CommandState.APPLIED
+    driven.decide(only(driven).review_id, APPROVE)
+    assert driven.calls["root"].stage is Stage.AGGREGATE
+
+
 # In the words of the contract
 
 
