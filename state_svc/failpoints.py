@@ -1,8 +1,9 @@
 """Named places where a test can make the process die, fail or wait.
 
 `RAMIFY_FAILPOINTS="before_commit=kill@3"` kills the process (SIGKILL, so that no code runs) the
-third time the place is reached. Actions: `kill`, `error` (raises OSError), `sleep:SECONDS`; `@N`
-means the Nth time only, without it every time. Nothing is checked when the variable is unset.
+third time the place is reached. Actions: `kill`, `error` (raises OSError), `sleep:SECONDS`,
+`hold:FILE` (waits as long as the file is there); `@N` means the Nth time only, without it every
+time. Nothing is checked when the variable is unset.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 #: On the way of a commit.
 COMMIT = (
@@ -34,12 +36,14 @@ PAYLOAD = (
     "after_payload_drop",
 )
 NAMES = COMMIT + PAYLOAD
+_HOLD_SECONDS = 0.005
 
 
 @dataclass(slots=True)
 class _Action:
     kind: str
-    seconds: float
+    seconds: float  #: to sleep
+    file: Path  #: to wait for
     at: int  #: which time, from 1; 0: every time
     reached: int = 0
 
@@ -50,10 +54,13 @@ def parse(text: str) -> dict[str, _Action]:
     for item in filter(None, text.split(",")):
         name, _, rest = item.partition("=")
         action, _, at = rest.partition("@")
-        kind, _, seconds = action.partition(":")
-        if name not in NAMES or kind not in ("kill", "error", "sleep"):
+        kind, _, value = action.partition(":")
+        if name not in NAMES or kind not in ("kill", "error", "sleep", "hold"):
             raise ValueError(f"unknown failpoint {item!r}")
-        actions[name] = _Action(kind, float(seconds or 0), int(at or 0))
+        if kind == "hold" and not value:
+            raise ValueError(f"failpoint {item!r} names no file")
+        seconds = float(value) if kind == "sleep" else 0.0
+        actions[name] = _Action(kind, seconds, Path(value), int(at or 0))
     return actions
 
 
@@ -72,5 +79,8 @@ def failpoint(name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif action.kind == "error":
         raise OSError(f"failpoint {name}")
-    else:
+    elif action.kind == "sleep":
         time.sleep(action.seconds)
+    else:
+        while action.file.exists():
+            time.sleep(_HOLD_SECONDS)

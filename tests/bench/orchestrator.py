@@ -35,7 +35,7 @@ async def no_op_nodes(report: Report, seconds: float) -> None:
     """A flat plan of no-op nodes, every state change durable."""
     nodes = 10_000
     started, ended, _ = await _run(nodes, chain=False, slots=256)
-    report.add(f"no-op nodes/s, flat plan of {nodes}", nodes / (ended - started))
+    report.add_rate(f"no-op nodes/s, flat plan of {nodes}", nodes / (ended - started))
 
 
 async def hops(report: Report, seconds: float) -> None:

@@ -11,12 +11,19 @@ class Report:
     """Figures in the order they were measured."""
 
     rows: list[tuple[str, float, dict[str, float]]] = field(default_factory=list)
+    echo: float | None = None  #: frames/s of the bare echo, if it was measured in this run
 
     def add(self, name: str, value: float, **more: float) -> None:
         """Add a figure and say so at once."""
         self.rows.append((name, value, more))
         sys.stdout.write(line(name, value, more) + "\n")
         sys.stdout.flush()
+
+    def add_rate(self, name: str, value: float, **more: float) -> None:
+        """Add a figure per second, with how many times the bare echo it is."""
+        if self.echo:
+            more["times_echo"] = value / self.echo
+        self.add(name, value, **more)
 
     def markdown(self) -> str:
         """Return the figures as a Markdown table."""

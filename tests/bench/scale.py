@@ -99,7 +99,7 @@ async def sizes(report: Report, seconds: float) -> None:
                 peak = max(peak, process.resident_bytes())
                 await asyncio.sleep(0.1)
             took = time.perf_counter() - started
-            report.add(
+            report.add_rate(
                 f"nodes/s, flat plan of {nodes}, nobody watches",
                 nodes / took,
                 orchestrator_us_per_node=(process.cpu_seconds() - processor) / nodes * 1e6,
@@ -153,7 +153,7 @@ async def fairness(report: Report, seconds: float) -> None:
                 raise RuntimeError(f"{project.project_id} has not completed")
             spent.append(project.end_time.ToNanoseconds() - project.start_time.ToNanoseconds())
         spent.sort()
-        report.add(
+        report.add_rate(
             f"nodes/s, {PROJECTS} projects of {PROJECT_NODES} nodes at once",
             PROJECTS * PROJECT_NODES / took,
             p50_s=spent[len(spent) // 2] / 1e9,

@@ -44,7 +44,7 @@ async def throughput(report: Report, seconds: float) -> None:
             started = time.perf_counter()
             await producer.run(frames, "p", 2, window=_SATURATED)
             elapsed = time.perf_counter() - started
-            report.add(
+            report.add_rate(
                 f"durable mutations/s, {size} per frame",
                 count * size / elapsed,
                 ack_p50_ms=percentile(producer.ack_seconds, 0.5),

@@ -40,7 +40,7 @@ async def results(report: Report, seconds: float) -> None:
         started = time.perf_counter()
         await producer.run(frames, "p", 2, window=_SATURATED)
         rate = count * _SIZE / (time.perf_counter() - started)
-        report.add(
+        report.add_rate(
             "durable results of 2 KB/s, 50 per frame",
             rate,
             megabytes_per_second=rate * _RESULT_BYTES / 1e6,
@@ -52,8 +52,8 @@ async def interleaved(report: Report, seconds: float) -> None:
     """The same frames for one project and for 200 in turn."""
     alone = await _in_turn(seconds, 1)
     many = await _in_turn(seconds, _PROJECTS)
-    report.add("durable mutations/s, 50 per frame, one project", alone)
-    report.add(
+    report.add_rate("durable mutations/s, 50 per frame, one project", alone)
+    report.add_rate(
         f"durable mutations/s, 50 per frame, {_PROJECTS} projects in turn",
         many,
         cost_percent=100 * (1 - many / alone),

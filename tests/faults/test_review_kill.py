@@ -13,7 +13,6 @@ from tests.support.research import running
 from tests.support.reviews import APPROVE, ASKING, MODIFY, asked, open_reviews, resolve
 
 BOTH = (STATE, ORCHESTRATOR)
-SHORT_LEASE = ("--lease-ttl-seconds", "1")  #: a killed holder is soon forgotten
 
 
 @pytest.mark.parametrize(
@@ -27,7 +26,7 @@ SHORT_LEASE = ("--lease-ttl-seconds", "1")  #: a killed holder is soon forgotten
 async def test_an_open_review_is_still_there_and_no_work_is_done_twice(
     make_services: Callable[..., Services], victims: Sequence[str]
 ) -> None:
-    async with running(make_services(*SHORT_LEASE)) as (services, runs):
+    async with running(make_services()) as (services, runs):
         keys = {**ASKING, "hitl_root_plan_only": False}
         project_id = (await runs.script(keys, depth=2, breadth=2)).project_id
         async with runs.follow(project_id) as follower:
@@ -57,7 +56,7 @@ async def test_a_decision_is_carried_out_by_whoever_executes_the_run_next(
     make_services: Callable[..., Services], decision: ReviewDecision.ValueType
 ) -> None:
     """The orchestrator dies right after it has answered; the decision is durable by then."""
-    async with running(make_services(*SHORT_LEASE)) as (services, runs):
+    async with running(make_services()) as (services, runs):
         project_id = (await runs.script(ASKING)).project_id
         (review,) = await asked(runs, project_id)
         instructions = "drop 3" if decision == MODIFY else ""
@@ -92,7 +91,7 @@ async def test_what_a_policy_asks_waits_for_its_answer_through_the_death_of_both
     options: dict[str, object],
     checkpoint: str,
 ) -> None:
-    async with running(make_services(*SHORT_LEASE)) as (services, runs):
+    async with running(make_services()) as (services, runs):
         project_id = (await runs.script(keys, **options)).project_id
         async with runs.follow(project_id) as follower:
             (review,) = await asked(runs, project_id)

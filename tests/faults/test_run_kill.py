@@ -21,6 +21,7 @@ import pytest
 from ramify import AsyncClient, View, WatchStart
 from ramify.events import WatchDelta, WatchDisconnected, WatchResync, WatchSnapshot
 from ramify.v1.orchestrator_service_pb2 import GetRunnerRequest
+from tests.support.bound import WAIT_SECONDS
 from tests.support.orchestrator_process import ORCHESTRATOR, STATE, Services
 from tests.support.research import (
     ONE_BY_ONE,
@@ -33,6 +34,7 @@ from tests.support.research import (
     undisturbed,
 )
 from tests.support.run_history import RunHistory
+from tests.support.runs import holders
 from tests.support.wire import eventually, refusal
 
 __all__ = ["corpus", "undisturbed"]
@@ -40,7 +42,6 @@ __all__ = ["corpus", "undisturbed"]
 BOTH = (STATE, ORCHESTRATOR)
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     "victims, share, slots",
     [
@@ -60,6 +61,7 @@ async def test_a_killed_run_completes_as_if_nothing_had_happened(
     slots: int,
 ) -> None:
     async with running(make_services()) as (services, runs):
+        hold = services.orchestrator.hold_roots()
         project = await start(runs, corpus, {"max_concurrent_nodes": slots})
         async with runs.follow(project) as follower:
             # Not a share of the revisions: of those, parallel work makes as few as it can.
@@ -68,6 +70,7 @@ async def test_a_killed_run_completes_as_if_nothing_had_happened(
             await follower.through(1)
             assert not follower.history.ended
             await services.kill_and_restart(victims)
+            hold.release()
             calls = services.orchestrator.calls
             history = await prove(runs, project, follower, undisturbed, calls)
     if ORCHESTRATOR not in victims:
@@ -87,10 +90,12 @@ async def test_state_svc_killed_inside_a_commit_costs_the_run_nothing(
     failpoints: str,
 ) -> None:
     async with running(make_services(), failpoints=failpoints) as (services, runs):
+        hold = services.orchestrator.hold_roots()
         project = await start(runs, corpus, ONE_BY_ONE)
         async with runs.follow(project) as follower:
             await services.await_death_and_restart(STATE)
             assert not follower.history.ended
+            hold.release()
             calls = services.orchestrator.calls
             history = await prove(runs, project, follower, undisturbed, calls)
     assert {node.attempt for node in history.nodes.values()} == {1}
@@ -101,6 +106,7 @@ async def test_one_watcher_follows_a_run_through_kill_after_kill(
 ) -> None:
     """The raw follower and the SDK's watch, both from the start, both resuming by themselves."""
     async with running(make_services()) as (services, runs):
+        hold = services.orchestrator.hold_roots()
         project = await start(runs, corpus, ONE_BY_ONE)
         sdk = asyncio.create_task(_follow_by_sdk(services.state.address, project))
         async with runs.follow(project) as follower:
@@ -113,11 +119,17 @@ async def test_one_watcher_follows_a_run_through_kill_after_kill(
             ):
                 await follower.through(int(share * undisturbed.revisions))
                 assert not follower.history.ended
+                connections = follower.connections
                 await services.kill_and_restart(victims, number)
+                if STATE in victims:
+                    await follower.until(
+                        lambda _, before=connections: follower.connections > before  # type: ignore[misc]
+                    )
+            hold.release()
             calls = services.orchestrator.calls
             history = await prove(runs, project, follower, undisturbed, calls)
             assert follower.connections >= 4
-            intervals, view, losses = await asyncio.wait_for(sdk, 10.0)
+            intervals, view, losses = await asyncio.wait_for(sdk, WAIT_SECONDS)
     assert losses
     assert intervals[0][0] == 1
     assert all(first == last + 1 for (_, last), (first, _) in itertools.pairwise(intervals))
@@ -300,6 +312,7 @@ async def test_a_store_that_hangs_for_longer_than_the_lease_does_no_harm(
     make_services: Callable[..., Services], corpus: Path, undisturbed: Undisturbed
 ) -> None:
     async with running(make_services("--lease-ttl-seconds", "1")) as (services, runs):
+        hold = services.orchestrator.hold_roots()
         project = await start(runs, corpus, {"max_concurrent_nodes": 2})
         async with runs.follow(project) as follower:
             goal = undisturbed.calls // 3
@@ -311,6 +324,8 @@ async def test_a_store_that_hangs_for_longer_than_the_lease_does_no_harm(
                 "the lease has run out",
             )
             services.state.signal(signal.SIGCONT)
+            hold.release()
             calls = services.orchestrator.calls
             history = await prove(runs, project, follower, undisturbed, calls)
-    assert len(history.interruptions) <= 2
+            losses = len(holders(follower)) - 1
+    assert sum(history.interruptions.values()) <= 2 * losses

@@ -29,7 +29,7 @@ from tests.support.research import (
 
 __all__ = ["corpus", "undisturbed"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.slow
 
 SEEDS = range(16)
 KILLS = 3  #: of each run

@@ -16,7 +16,7 @@ from tests.support.runs import connect_both
 async def test_a_run_stays_paused_over_kill_9_and_resumes(
     make_services: Callable[..., Services], victims: tuple[str, ...]
 ) -> None:
-    services = await make_services("--lease-ttl-seconds", "1").start()
+    services = await make_services().start()
     async with connect_both(services.state.address, services.orchestrator.address) as runs:
         project_id = (await runs.script(rules=[ONE_HANGS])).project_id
         async with runs.follow(project_id) as follower:

@@ -22,7 +22,7 @@ from tests.support.research import (
     start,
     undisturbed,
 )
-from tests.support.runs import Follower, Runs, connect_both
+from tests.support.runs import Runs, connect_both, holders
 from tests.support.state_process import StateProcess
 from tests.support.wire import eventually
 from tests.support.witness import AgentCall, read_calls
@@ -30,8 +30,9 @@ from tests.support.witness import AgentCall, read_calls
 __all__ = ["corpus", "undisturbed"]
 
 #: Long enough that nobody takes a project from its starter on a busy machine.
-TTL_SECONDS = 3.0
-TTL = ("--lease-ttl-seconds", f"{TTL_SECONDS:g}")
+TTL_SECONDS = 5.0
+#: For what must happen without any lease running out.
+LONG_TTL_SECONDS = 60.0
 LOOKS = 6  #: a third of the lease time apart, so twice the lease time
 HOLDER_A, HOLDER_B = "orchestrator/a", "orchestrator/b"
 
@@ -49,13 +50,25 @@ class Two:
         return read_calls(self.a.data, self.b.data)
 
 
+def orchestrator(
+    state: StateProcess, data: Path, name: str, ttl: float = TTL_SECONDS
+) -> OrchestratorProcess:
+    """Return an orchestrator that is not started yet."""
+    flags = ("--lease-ttl-seconds", f"{ttl:g}", "--name", name)
+    return OrchestratorProcess(data, state.address, *flags)
+
+
 @asynccontextmanager
 async def two(
-    state: StateProcess, folder: Path, *, names: tuple[str, str] = ("a", "b")
+    state: StateProcess,
+    folder: Path,
+    *,
+    names: tuple[str, str] = ("a", "b"),
+    ttl: float = TTL_SECONDS,
 ) -> AsyncIterator[Two]:
     """Start two orchestrators on one store; kill them at the end."""
     a, b = (
-        OrchestratorProcess(folder / f"orchestrator-{place}", state.address, *TTL, "--name", name)
+        orchestrator(state, folder / f"orchestrator-{place}", name, ttl)
         for place, name in zip("ab", names, strict=True)
     )
     try:
@@ -78,16 +91,6 @@ async def holder(runs: Runs, project_id: str) -> str:
     return (await runs.wire.project(project_id)).lease.holder
 
 
-def lease_holders(follower: Follower) -> list[str]:
-    """Return who held the project, in the order of the history."""
-    return [
-        change.project.patch.lease.holder
-        for _, changes in sorted(follower.log.changes.items())
-        for change in changes
-        if change.project.patch.HasField("lease")
-    ]
-
-
 async def busy(runs: Runs) -> set[str]:
     """Return the projects that an orchestrator executes."""
     runner = await runs.stub.GetRunner(GetRunnerRequest())
@@ -98,15 +101,17 @@ async def test_another_orchestrator_finishes_the_run_of_one_that_was_killed(
     state: StateProcess, tmp_path: Path, corpus: Path, undisturbed: Undisturbed
 ) -> None:
     async with two(state, tmp_path) as pair:
+        pair.a.hold_roots()
         project = await start(pair.by_a, corpus, ONE_BY_ONE)
         async with pair.by_b.follow(project) as follower:
             await follower.through(undisturbed.revisions // 3)
             pair.a.kill()
             assert not follower.history.ended
             history = await prove(pair.by_b, project, follower, undisturbed, pair.calls)
-            await follower.until(lambda _: lease_holders(follower)[-1] == "")
-        assert [name for name in lease_holders(follower) if name] == [HOLDER_A, HOLDER_B]
-        assert sum(history.interruptions.values()) <= 1
+            await follower.until(lambda _: holders(follower)[-1] == "")
+        names = [name for name in holders(follower) if name]
+        assert (names[0], names[-1]) == (HOLDER_A, HOLDER_B)
+        assert sum(history.interruptions.values()) <= len(names) - 1
 
 
 @pytest.mark.timeout(240)
@@ -139,12 +144,12 @@ async def test_nobody_takes_over_while_the_lease_is_renewed(
     """The run lasts several TTLs, and the other one looks for work all the time (SEM 18)."""
     async with two(state, tmp_path) as pair:
         slow: Project = await pair.by_a.script(
-            {"max_concurrent_nodes": 1}, breadth=20, delay_ms=400
+            {"max_concurrent_nodes": 1}, breadth=20, delay_ms=600
         )
         history = await pair.by_b.finish(slow.project_id)
         async with pair.by_b.follow(slow.project_id) as follower:
-            await follower.until(lambda _: lease_holders(follower)[-1:] == [""])
-        assert lease_holders(follower) == [HOLDER_A, ""]
+            await follower.until(lambda _: holders(follower)[-1:] == [""])
+        assert holders(follower) == [HOLDER_A, ""]
         assert history.state == "COMPLETED"
         assert not history.interruptions
         assert await busy(pair.by_b) == set()
@@ -158,18 +163,22 @@ async def test_a_holder_that_was_only_stopped_is_fenced_without_harm(
     # waking up it learns what it may begin, but not yet that the project is not its own.
     quick = [{"node": pattern, "delay_ms": 1} for pattern in ("root.1.?", "root.1.??")]
     async with two(state, tmp_path) as pair:
+        holds = [pair.a.hold_roots(), pair.b.hold_roots()]
         project = await pair.by_a.script(
             {"max_concurrent_nodes": 8}, breadth=280, delay_ms=60, rules=quick
         )
         async with pair.by_b.follow(project.project_id) as follower:
             await follower.until(lambda history: history.count("DONE") >= 20)
             pair.a.signal(signal.SIGSTOP)
-            await follower.until(lambda _: HOLDER_B in lease_holders(follower))
+            await follower.until(lambda _: HOLDER_B in holders(follower))
             await follower.until(lambda history: history.interruptions)
-            done = follower.history.count("DONE")
             pair.a.signal(signal.SIGCONT)
-            await follower.until(lambda history: history.count("DONE") > done)
+            await eventually(
+                lambda: "another orchestrator took over" in pair.a.read_log(), "it has learnt of it"
+            )
             assert not follower.history.ended, "it woke up in the middle"
+            for hold in holds:
+                hold.release()
             assert await follower.ended() == "COMPLETED"
             await check_watchers_agree(pair.by_b, project.project_id, follower)
         taken_at = min(call.time for call in pair.b.calls())
@@ -181,8 +190,9 @@ async def test_a_holder_that_was_only_stopped_is_fenced_without_harm(
         history.check_accounts()
         history.check_calls(call for call in pair.calls() if call not in late)
         assert not history.failures
-        assert max(history.interruptions.values()) == 1
-        assert len(history.interruptions) <= 8
+        losses = len([name for name in holders(follower) if name]) - 1
+        assert max(history.interruptions.values()) <= losses
+        assert sum(history.interruptions.values()) <= 8 * losses
 
         async def let_go() -> bool:
             return await busy(pair.by_a) == set()
@@ -196,7 +206,7 @@ async def test_a_holder_that_was_only_stopped_is_fenced_without_harm(
 async def test_a_holder_stopped_for_less_than_its_ttl_goes_on(
     state: StateProcess, tmp_path: Path
 ) -> None:
-    async with two(state, tmp_path) as pair:
+    async with two(state, tmp_path, ttl=LONG_TTL_SECONDS) as pair:
         project = await pair.by_a.script(breadth=10, delay_ms=50)
         async with pair.by_b.follow(project.project_id) as follower:
             await follower.until(lambda history: history.count("RUNNING") >= 5)
@@ -204,20 +214,21 @@ async def test_a_holder_stopped_for_less_than_its_ttl_goes_on(
             await pair.by_b.wire.flush(project.project_id)
             pair.a.signal(signal.SIGCONT)
             assert await follower.ended() == "COMPLETED"
-        assert HOLDER_B not in lease_holders(follower)
+        assert HOLDER_B not in holders(follower)
         assert not follower.history.interruptions
 
 
 async def test_runs_of_a_drained_orchestrator_are_taken_over_at_once(
     state: StateProcess, tmp_path: Path
 ) -> None:
-    async with two(state, tmp_path) as pair:
+    async with two(state, tmp_path, ttl=LONG_TTL_SECONDS) as pair:
+        pair.a.hold_roots()
         project = await pair.by_a.script(breadth=6, delay_ms=100)
         async with pair.by_b.follow(project.project_id) as follower:
-            await follower.until(lambda history: history.count("RUNNING") >= 3)
+            await follower.until(lambda history: len(history.dispatches) >= 3)
             assert pair.a.stop() == 0
             assert await follower.ended() == "COMPLETED"
-        names = lease_holders(follower)
+        names = holders(follower)
         assert names[:3] == [HOLDER_A, "", HOLDER_B], "given back, not run out"
         follower.history.check_accounts()
         follower.history.check_calls(pair.calls())
@@ -228,17 +239,21 @@ async def test_a_newer_process_of_the_same_name_ends_the_older_one(
     state: StateProcess, tmp_path: Path
 ) -> None:
     async with two(state, tmp_path, names=("same", "same")) as pair:
+        pair.a.hold_roots()
         project = await pair.by_a.script({"max_concurrent_nodes": 2}, breadth=20, delay_ms=60)
         async with pair.by_a.follow(project.project_id) as follower:
             await follower.until(lambda history: history.count("DONE") >= 3)
-            pair.b.start()
+            await asyncio.to_thread(pair.b.start)
             assert await follower.ended() == "COMPLETED"
             await check_watchers_agree(pair.by_a, project.project_id, follower)
         assert pair.a.wait() == 1
         assert "PRODUCER_FENCED" in pair.a.read_log() or "in force" in pair.a.read_log()
         assert "Traceback" not in pair.a.read_log()
+        taken_at = min(call.time for call in pair.b.calls())
+        late = [call for call in pair.a.calls() if call.time > taken_at]
+        assert len(late) <= 2, "what was about to begin when it was fenced (SEM 16)"
         follower.history.check_accounts()
-        follower.history.check_calls(pair.calls())
+        follower.history.check_calls(call for call in pair.calls() if call not in late)
 
 
 @pytest.mark.slow
@@ -267,7 +282,7 @@ async def test_all_runs_of_one_that_was_killed_are_taken_over(
 ) -> None:
     """By whichever of the others: on a busy machine the first that looks may take all of them."""
     hang = [{"node": "root.*", "stage": "execute", "hang": True}]
-    lost = OrchestratorProcess(tmp_path / "orchestrator-c", state.address, *TTL, "--name", "c")
+    lost = orchestrator(state, tmp_path / "orchestrator-c", "c")
     async with two(state, tmp_path) as pair:
         try:
             lost.start()
@@ -281,14 +296,14 @@ async def test_all_runs_of_one_that_was_killed_are_taken_over(
                 async def all_held_by_c() -> bool:
                     return await held_by("orchestrator/c") == ids
 
-                await eventually(all_held_by_c, "all run where they were started", seconds=60)
+                await eventually(all_held_by_c, "all run where they were started")
         finally:
             lost.kill()
 
         async def taken_over() -> bool:
             return await held_by(HOLDER_A) | await held_by(HOLDER_B) == ids
 
-        await eventually(taken_over, "all are taken over", seconds=60)
+        await eventually(taken_over, "all are taken over")
         (one, *_) = ids
         await pair.by_b.cancel(one)
         assert (await pair.by_a.finish(one)).state == "CANCELLED"

@@ -26,18 +26,19 @@ from ramify.v1.state_service_pb2 import (
     StreamMutationsRequest,
     StreamMutationsResponse,
 )
+from tests.support.bound import WAIT_SECONDS
 from tests.support.fuzz import Fuzzer
 from tests.support.hostile import message_class, request_class
 from tests.support.mutations import READY, batch, create, patch
 from tests.support.producer import RawProducer
 from tests.support.state_process import StateProcess
-from tests.support.wire import CALL_SECONDS, Wire, connect, read_refusal
+from tests.support.wire import Wire, connect, read_refusal
 
 SERVICE = state_service_pb2.DESCRIPTOR.services_by_name["StateService"]
 METHODS = [method.name for method in SERVICE.methods]
 QUICK, LONG = 8, 300  #: messages for each method
 _ANSWERS = 5  #: read of a stream
-_STREAM_SECONDS = 0.3
+_WATCH_SECONDS = 0.3  #: a watch that is served does not end by itself
 _DEFECTS = {"INTERNAL", "CORRUPT_RECORD"}
 
 
@@ -72,13 +73,14 @@ async def _call(wire: Wire, method: MethodDescriptor, data: list[bytes]) -> None
     try:
         if method.client_streaming and method.server_streaming:
             # From an iterator: a write by hand fails in its own way once the service has answered.
-            call = channel.stream_stream(path, bytes, parse)(iter(data), timeout=CALL_SECONDS)
+            call = channel.stream_stream(path, bytes, parse)(iter(data), timeout=WAIT_SECONDS)
         elif method.client_streaming:
-            call = channel.stream_unary(path, bytes, parse)(iter(data), timeout=CALL_SECONDS)
+            call = channel.stream_unary(path, bytes, parse)(iter(data), timeout=WAIT_SECONDS)
         elif method.server_streaming:
-            call = channel.unary_stream(path, bytes, parse)(data[0], timeout=_STREAM_SECONDS)
+            seconds = _WATCH_SECONDS if method.name == "WatchProject" else WAIT_SECONDS
+            call = channel.unary_stream(path, bytes, parse)(data[0], timeout=seconds)
         else:
-            await channel.unary_unary(path, bytes, parse)(data[0], timeout=CALL_SECONDS)
+            await channel.unary_unary(path, bytes, parse)(data[0], timeout=WAIT_SECONDS)
             return
         if not method.server_streaming:
             await call

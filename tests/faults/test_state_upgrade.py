@@ -16,9 +16,10 @@ import pytest
 from ramify.v1.state_service_pb2 import GetServerInfoRequest, PutPayloadRequest
 from state_svc.store.sqlite import FILE_NAME
 from state_svc.store.sqlite_schema import FORMAT_VERSION
+from tests.support.bound import WAIT_SECONDS
 from tests.support.mutations import READY, RUNNING, batch, create, order_cancel, patch
 from tests.support.state_process import StateProcess, run_to_end
-from tests.support.wire import CALL_SECONDS, connect, refusal
+from tests.support.wire import connect, refusal
 
 Start = Callable[..., StateProcess]
 _OLD = Path(__file__).with_name("format_1.sql")
@@ -74,7 +75,7 @@ async def test_an_older_store_is_upgraded_and_all_of_it_is_there(
             assert await producer.acked("whole", 4) == 6
         assert await wire.commit("whole", order_cancel("stop"), request_id="once") == 5
         # What only the present format has.
-        put = wire.stub.PutPayload(timeout=CALL_SECONDS)
+        put = wire.stub.PutPayload(timeout=WAIT_SECONDS)
         await put.write(PutPayloadRequest(data=b"a body " * 1_000))
         await put.done_writing()
         body = (await put).payload

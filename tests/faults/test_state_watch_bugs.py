@@ -11,48 +11,53 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from ramify.v1.state_service_pb2 import CompactProjectRequest, ResyncReason
+from ramify.v1.state_service_pb2 import Coalescing, CompactProjectRequest, ResyncReason
 from tests.support.mutations import batch, create, patch
 from tests.support.state_process import StateProcess
 from tests.support.wire import Wire, connect, eventually, read_refusal
 
-_PRODUCERS, _BATCHES, _MUTATIONS = 3, 400, 20
+_PRODUCERS, _MUTATIONS, _WINDOW = 3, 20, 100
+_TURNS = 4
+_NEVER = Coalescing.COALESCING_NEVER
 
 
 class _Pressure:
-    """Producers that write one project as fast as it takes it."""
+    """Producers that write one project as fast as it takes it, until they are told to stop."""
 
     def __init__(self, wire: Wire, project_id: str) -> None:
         self.project_id = project_id
-        self.done = False
+        self.stopping = False
         self._wire = wire
 
-    async def _write(self, name: str, batches: int) -> None:
+    async def _write(self, name: str) -> None:
         nodes = [f"{name}-{n}" for n in range(_MUTATIONS)]
         async with self._wire.producer() as producer:
             await producer.write_batch(batch(self.project_id, 1, *map(create, nodes)))
-            for sequence in range(2, batches + 2):
-                changes = [patch(node, output_summary=str(sequence)) for node in nodes]
-                await producer.send(batch(self.project_id, sequence, *changes))
-            await producer.acked(self.project_id, batches + 1)
+            sequence = 1
+            while not self.stopping:
+                for _ in range(_WINDOW):
+                    sequence += 1
+                    changes = [patch(node, output_summary=str(sequence)) for node in nodes]
+                    await producer.send(batch(self.project_id, sequence, *changes))
+                await producer.acked(self.project_id, sequence)
 
-    async def run(self, batches: int = _BATCHES) -> int:
-        """Write all of it; return the head."""
+    async def run(self) -> int:
+        """Write; return the head."""
         async with asyncio.TaskGroup() as tasks:
             for number in range(_PRODUCERS):
-                tasks.create_task(self._write(f"p{number}", batches))
-        self.done = True
+                tasks.create_task(self._write(f"p{number}"))
         return (await self._wire.project(self.project_id)).revision
 
 
 @asynccontextmanager
-async def _pressed(
-    wire: Wire, batches: int = _BATCHES
-) -> AsyncIterator[tuple[_Pressure, asyncio.Task[int]]]:
+async def _pressed(wire: Wire) -> AsyncIterator[tuple[_Pressure, asyncio.Task[int]]]:
     pressure = _Pressure(wire, (await wire.create_project()).project_id)
-    writing = asyncio.create_task(pressure.run(batches))
-    yield pressure, writing
-    await writing
+    writing = asyncio.create_task(pressure.run())
+    try:
+        yield pressure, writing
+    finally:
+        pressure.stopping = True
+        await writing
 
 
 async def test_a_watch_at_the_edge_of_a_compaction_gets_all_or_is_told(shared_wire: Wire) -> None:
@@ -66,7 +71,8 @@ async def test_a_watch_at_the_edge_of_a_compaction_gets_all_or_is_told(shared_wi
 
         async def resume(after: int, compacted: int) -> None:
             """Watch from a revision; compaction may have gone on meanwhile."""
-            async with shared_wire.watch(project_id, after_revision=after) as watch:
+            watched = shared_wire.watch(project_id, after_revision=after, coalescing=_NEVER)
+            async with watched as watch:
                 head = (await shared_wire.project(project_id)).revision
                 log = await watch.through(head)
                 assert log.announced >= head
@@ -79,16 +85,14 @@ async def test_a_watch_at_the_edge_of_a_compaction_gets_all_or_is_told(shared_wi
         async def _now(project_id: str) -> int:
             return (await shared_wire.project(project_id)).compacted_revision
 
-        turns = 0
-        while not pressure.done:
-            turns += 1
+        for _ in range(_TURNS):
             compacted = await compact()
             async with asyncio.TaskGroup() as tasks:
                 for after in (compacted - 1, compacted, compacted + 1):
                     tasks.create_task(resume(max(1, after), compacted))
                 tasks.create_task(compact())
+        pressure.stopping = True
         head = await writing
-        assert turns > 1
         compacted = await compact()
         assert compacted == head
         await shared_wire.commit(project_id, create("later"))

@@ -4,29 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fixtures import (
-    make_services,
-    pytest_runtest_makereport,
-    runs,
-    shared_orchestrator,
-    shared_state,
-    shared_wire,
-    start_state,
-    state,
-    wire,
-)
-
-__all__ = [
-    "make_services",
-    "pytest_runtest_makereport",
-    "runs",
-    "shared_orchestrator",
-    "shared_state",
-    "shared_wire",
-    "start_state",
-    "state",
-    "wire",
-]
+from tests.support.fixtures import *  # noqa: F403 - what `__all__` names
 
 #: A test of the command starts up to ten processes, each of which takes seconds on a machine that
 #: is busy with other things.

@@ -115,7 +115,7 @@ def test_what_only_the_services_know_is_said_with_its_line_too(up: Up, tmp_path:
 async def test_a_plan_goes_on_after_kill_9_and_nothing_of_the_first_attempt_is_left(
     make_services: Callable[..., Services], tmp_path: Path
 ) -> None:
-    services = await make_services("--lease-ttl-seconds", "1").start()
+    services = await make_services().start()
     log, pids = tmp_path / "log", tmp_path / "pids"
     plan = Plan(goal="a plan that is cut off")
     plan.tasks.add(id="once").command.shell = f"echo once >> {log}"

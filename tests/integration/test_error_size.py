@@ -16,10 +16,11 @@ from google.protobuf.message import Message
 
 from ramify.v1 import orchestrator_service_pb2, state_service_pb2
 from ramify.v1.state_service_pb2 import CommitBatchRequest
+from tests.support.bound import WAIT_SECONDS
 from tests.support.hostile import long_requests, message_class
 from tests.support.mutations import batch, create, patch
 from tests.support.runs import Runs
-from tests.support.wire import CALL_SECONDS, Wire, read_refusal, refusal
+from tests.support.wire import Wire, read_refusal, refusal
 
 STATE = state_service_pb2.DESCRIPTOR.services_by_name["StateService"]
 ORCHESTRATOR = orchestrator_service_pb2.DESCRIPTOR.services_by_name["OrchestratorService"]
@@ -36,15 +37,15 @@ async def _first_refusal(
     serialize = type(request).SerializeToString
     try:
         if not method.client_streaming and not method.server_streaming:
-            await channel.unary_unary(path, serialize, parse)(request, timeout=CALL_SECONDS)
+            await channel.unary_unary(path, serialize, parse)(request, timeout=WAIT_SECONDS)
             return
         call: Any
         if method.client_streaming and method.server_streaming:
-            call = channel.stream_stream(path, serialize, parse)(timeout=CALL_SECONDS)
+            call = channel.stream_stream(path, serialize, parse)(timeout=WAIT_SECONDS)
         elif method.client_streaming:
-            call = channel.stream_unary(path, serialize, parse)(timeout=CALL_SECONDS)
+            call = channel.stream_unary(path, serialize, parse)(timeout=WAIT_SECONDS)
         else:
-            call = channel.unary_stream(path, serialize, parse)(request, timeout=CALL_SECONDS)
+            call = channel.unary_stream(path, serialize, parse)(request, timeout=WAIT_SECONDS)
         if method.client_streaming:
             await call.write(request)
             await call.done_writing()
@@ -94,7 +95,7 @@ async def test_a_batch_in_which_everything_is_wrong_is_refused_with_its_reason(
     bad = [create("\N{SNOWMAN}" * 200, "\N{SNOWMAN}" * 200) for _ in range(1_000)]
     bad += [patch("\N{SNOWMAN}" * 200, clear_fields=["\N{SNOWMAN}" * 200]) for _ in range(1_000)]
     request = CommitBatchRequest(project_id=project.project_id, mutations=bad)
-    refused = await refusal(shared_wire.stub.CommitBatch(request, timeout=CALL_SECONDS))
+    refused = await refusal(shared_wire.stub.CommitBatch(request, timeout=WAIT_SECONDS))
     assert refused.reason == "INVALID_MUTATION"
     assert len(refused.fields) > 5
 
@@ -117,5 +118,5 @@ async def test_bytes_that_are_no_message_are_refused_by_the_orchestrator(runs: R
     for method in ORCHESTRATOR.methods:
         path = f"/{ORCHESTRATOR.full_name}/{method.name}"
         call = runs.channel.unary_unary(path, bytes, bytes)
-        refused = await refusal(call(b"\xff\xff\xff", timeout=CALL_SECONDS))
+        refused = await refusal(call(b"\xff\xff\xff", timeout=WAIT_SECONDS))
         assert refused.reason == "INVALID_REQUEST"

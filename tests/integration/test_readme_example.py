@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.bound import WAIT_SECONDS
 from tests.support.orchestrator_process import OrchestratorProcess
 from tests.support.state_process import StateProcess
 
@@ -29,7 +30,7 @@ def test_the_python_example_prints_a_report(shared_state: StateProcess, tmp_path
             },
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=2 * WAIT_SECONDS,
             check=False,
         )
     finally:

@@ -85,7 +85,7 @@ async def test_a_node_is_replanned_and_what_is_finished_is_reused(runs: Runs) ->
     project_id = (await runs.script(depth=2, breadth=2, rules=rules)).project_id
     async with runs.follow(project_id) as follower:
         await follower.until(
-            lambda history: history.count("FAILED") == 1 and history.count("DONE") == 2
+            lambda history: history.count("FAILED") == 1 and history.count("DONE") == 3
         )
         retry = RetryNodeRequest(project_id=project_id, node_id="root.1.0.1.0", reason="again")
         refused = await refusal(runs.stub.RetryNode(retry))

@@ -10,7 +10,8 @@ from collections import Counter
 from ramify.client import AsyncClient
 from ramify.v1.stage_pb2 import Stage, StageRecord
 from ramify.v1.state_service_pb2 import EntityKind, ListStagesRequest, WatchFilter
-from tests.support.cli import COMMAND_SECONDS, RAMIFY
+from tests.support.bound import WAIT_SECONDS
+from tests.support.cli import RAMIFY
 from tests.support.runs import Runs
 from tests.support.state_process import StateProcess
 from tests.support.wire import Wire
@@ -23,7 +24,7 @@ async def ramify(*args: str) -> str:
         [*RAMIFY, *args],
         capture_output=True,
         text=True,
-        timeout=COMMAND_SECONDS,
+        timeout=WAIT_SECONDS,
         check=True,
     )
     return done.stdout

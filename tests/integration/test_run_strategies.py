@@ -23,6 +23,7 @@ from tests.support.orchestrator_process import STATE, Services
 from tests.support.run_history import RunHistory, node_state
 from tests.support.runs import Runs, connect_both
 from tests.support.view import NodeView
+from tests.support.wire import eventually
 
 PAIRS = list(
     product(
@@ -40,6 +41,7 @@ class SlowWatcher:
 
     def __init__(self) -> None:
         self.view = NodeView()
+        self.told = 0  #: messages
         self.whole_changes = 0
         self.partial_changes = 0
         self.open_states: set[str] = set()  #: states of nodes that may go on, as told by changes
@@ -61,6 +63,7 @@ class SlowWatcher:
     async def _read(self, runs: Runs, request: WatchProjectRequest) -> bool:
         call = runs.wire.stub.WatchProject(request)
         async for message in call:
+            self.told += 1
             if message.HasField("resync"):
                 self.view = NodeView()
             for node in message.snapshot.nodes:
@@ -93,12 +96,16 @@ async def test_no_pair_loses_an_update_or_a_terminal_state_or_stands_still(
 ) -> None:
     services = make_services()
     await services.start(failpoints=f"before_commit=sleep:{SLOW_COMMIT}")
+    hold = services.orchestrator.hold_roots("plan")
+    watchers = [SlowWatcher() for _ in PAIRS]
     async with (
         connect_both(services.state.address, services.orchestrator.address) as runs,
         asyncio.TaskGroup() as group,
     ):
-        for strategy, mode in PAIRS:
-            group.create_task(play_pair(runs, strategy, mode, leaves))
+        for watcher, (strategy, mode) in zip(watchers, PAIRS, strict=True):
+            group.create_task(play_pair(runs, watcher, strategy, mode, leaves))
+        await eventually(lambda: all(watcher.told for watcher in watchers), "all watch")
+        hold.release()
         if kills:
             group.create_task(kill_in_the_middle(services, kills))
 
@@ -112,6 +119,7 @@ async def kill_in_the_middle(services: Services, kills: int) -> None:
 
 async def play_pair(
     runs: Runs,
+    watcher: SlowWatcher,
     strategy: ExecutionStrategy.ValueType,
     mode: BroadcastMode.ValueType,
     leaves: int,
@@ -120,7 +128,6 @@ async def play_pair(
     keys = {"execution_strategy": strategy, "broadcast_mode": mode, "ws_batch_timeout_ms": 50}
     script = {"breadth": leaves, "notes": NOTES, "delay_ms": 400}
     project_id = (await runs.script(keys, **script)).project_id
-    watcher = SlowWatcher()
     async with asyncio.TaskGroup() as group:
         group.create_task(watcher.watch(runs, project_id))
         history = await runs.finish(project_id)

@@ -9,6 +9,8 @@ import grpc
 import pytest
 
 from ramify.v1.state_service_pb2 import CommitBatchRequest, CreateProjectRequest
+from tests.support.bound import WAIT_SECONDS
+from tests.support.hold import Hold
 from tests.support.mutations import READY, RUNNING, batch, create, delete, patch
 from tests.support.state_process import StateProcess
 from tests.support.wire import Wire, connect, eventually, refusal
@@ -50,23 +52,28 @@ async def test_a_repeated_request_id_returns_the_first_answer(
 
 
 async def test_a_request_repeated_while_the_first_is_under_way_waits_for_it(
-    start_state: Start,
+    start_state: Start, hold: Hold
 ) -> None:
-    state = start_state(failpoints="before_commit=sleep:0.5@2")
+    state = start_state(failpoints=f"before_commit=hold:{hold}@2")
     async with connect(state.address) as wire:
         project_id = (await wire.create_project()).project_id
         request = CommitBatchRequest(project_id=project_id, mutations=[create("a")], request_id="r")
-        answers = await asyncio.gather(*[wire.stub.CommitBatch(request) for _ in range(5)])
+        calls = [asyncio.ensure_future(wire.stub.CommitBatch(request)) for _ in range(5)]
+        await eventually(state.writing, "the first is being written")
+        await wire.project(project_id)  # by then the others have come in too
+        assert not any(call.done() for call in calls)
+        hold.release()
+        answers = await asyncio.gather(*calls)
         assert {answer.revision for answer in answers} == {2}
         assert (await wire.project(project_id)).revision == 2
 
 
 @pytest.mark.parametrize("method", ["CommitBatch", "CreateProject"])
 async def test_a_caller_that_gives_up_does_not_make_its_request_happen_twice(
-    start_state: Start, method: str
+    start_state: Start, hold: Hold, method: str
 ) -> None:
     """Its deadline ends during the commit; the repeat gets the answer of the first."""
-    state = start_state(failpoints="before_commit=sleep:1@2")
+    state = start_state(failpoints=f"before_commit=hold:{hold}@2")
     async with connect(state.address) as wire:
         project_id = (await wire.create_project()).project_id
         commit = CommitBatchRequest(
@@ -79,10 +86,12 @@ async def test_a_caller_that_gives_up_does_not_make_its_request_happen_twice(
                 return (await wire.stub.CommitBatch(commit, timeout=timeout)).revision
             return (await wire.stub.CreateProject(make, timeout=timeout)).project.revision
 
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call(timeout=0.3)
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert await call(timeout=10) == (2 if method == "CommitBatch" else 1)
+        given_up = asyncio.create_task(call(timeout=1))
+        await asyncio.wait([given_up])
+        assert isinstance(error := given_up.exception(), grpc.aio.AioRpcError)
+        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        hold.release()
+        assert await call(timeout=WAIT_SECONDS) == (2 if method == "CommitBatch" else 1)
         if method == "CommitBatch":
             assert (await wire.project(project_id)).revision == 2
         else:
@@ -90,14 +99,17 @@ async def test_a_caller_that_gives_up_does_not_make_its_request_happen_twice(
             assert [p.goal for p in listed].count("made once") == 1
 
 
-async def test_a_project_whose_creation_fails_can_be_created_again(start_state: Start) -> None:
+async def test_a_project_whose_creation_fails_can_be_created_again(
+    start_state: Start, hold: Hold
+) -> None:
     """Also if its caller has gone away meanwhile."""
-    state = start_state(failpoints="before_commit=error@1,before_begin=sleep:0.7@1")
+    state = start_state(failpoints=f"before_commit=error@1,before_begin=hold:{hold}@1")
     async with connect(state.address) as wire:
         with pytest.raises(grpc.aio.AioRpcError):
             await wire.stub.CreateProject(
-                CreateProjectRequest(project_id="p", goal="try it"), timeout=0.2
+                CreateProjectRequest(project_id="p", goal="try it"), timeout=1
             )
+        hold.release()
 
         async def created() -> bool:
             try:
@@ -108,19 +120,20 @@ async def test_a_project_whose_creation_fails_can_be_created_again(start_state: 
                 return False
             return True
 
-        await eventually(created, "the id is free again", 5)
+        await eventually(created, "the id is free again")
         assert (await wire.project("p")).revision == 1
 
 
-async def test_a_project_is_found_once_its_creation_is_durable(start_state: Start) -> None:
-    state = start_state(failpoints="before_commit=sleep:0.7@2")
+async def test_a_project_is_found_once_its_creation_is_durable(
+    start_state: Start, hold: Hold
+) -> None:
+    state = start_state(failpoints=f"before_commit=hold:{hold}@2")
     async with connect(state.address) as wire:
         await wire.create_project("other")
         creating = asyncio.create_task(wire.create_project("p"))
         await eventually(state.writing, "the creation has begun")
         again = CreateProjectRequest(project_id="p", goal="again")
         assert (await refusal(wire.stub.CreateProject(again))).reason == "PROJECT_EXISTS"
-        assert not creating.done()
         commit = CommitBatchRequest(project_id="p", mutations=[create("a")])
         assert (await refusal(wire.stub.CommitBatch(commit))).reason == "PROJECT_NOT_FOUND"
         async with wire.watch("p") as watch:
@@ -128,6 +141,8 @@ async def test_a_project_is_found_once_its_creation_is_durable(start_state: Star
         assert error is not None
         assert error.code() is grpc.StatusCode.NOT_FOUND
         assert [p.project_id for p in await wire.projects()] == ["other"]
+        assert not creating.done()
+        hold.release()
         assert (await creating).revision == 1
         assert await wire.commit("p", create("a")) == 2
 
@@ -144,17 +159,19 @@ async def test_a_used_project_id_is_never_given_again(state: StateProcess) -> No
         assert (await wire.project("once")).project_uid == project.project_uid
 
 
-async def test_a_failed_commit_drops_what_was_built_on_it(start_state: Start) -> None:
+async def test_a_failed_commit_drops_what_was_built_on_it(start_state: Start, hold: Hold) -> None:
     """The batch in the store and those on top of it are refused; no sequence is consumed."""
-    state = start_state(failpoints="before_begin=sleep:0.5@4,before_commit=error@4")
+    state = start_state(failpoints=f"before_begin=hold:{hold}@4,before_commit=error@4")
     async with connect(state.address) as wire:
         project_id = (await wire.create_project()).project_id
         other_id = (await wire.create_project()).project_id
         async with wire.producer("prod", 1) as producer:
-            # The fourth commit of all; while it sleeps the next batches pile up on it.
+            # The fourth commit of all; while it is held up the next batches pile up on it.
             await producer.send(batch(project_id, 1, create("a", state=READY)))
             await producer.send(batch(project_id, 2, patch("a", state=RUNNING)))
             await producer.send(batch(other_id, 1, create("a")))
+            await wire.accepted(other_id, "a")
+            hold.release()
             rejects = [await producer.rejected(project_id, n) for n in (1, 2)]
             for reject in rejects:
                 assert reject.error.code == grpc.StatusCode.UNAVAILABLE.value[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -18,14 +18,16 @@ from ramify.v1.state_service_pb2 import (
     StreamMutationsRequest,
     WatchProjectRequest,
 )
+from tests.support.bound import WAIT_SECONDS
+from tests.support.hold import Hold
 from tests.support.mutations import batch, create, patch
 from tests.support.state_process import StateProcess
 from tests.support.wire import (
-    CALL_SECONDS,
     SMALL_WINDOW,
     Refusal,
     Wire,
     connect,
+    eventually,
     read_refusal,
     refusal,
 )
@@ -47,10 +49,10 @@ async def test_streams_and_watches_beyond_their_number_are_refused_until_one_end
         project_id = (await wire.create_project()).project_id
         async with wire.producer() as producer, wire.watch(project_id) as watch:
             await producer.write_batch(batch(project_id, 1, create("a")))
-            second = wire.stub.StreamMutations(timeout=CALL_SECONDS)
+            second = wire.stub.StreamMutations(timeout=WAIT_SECONDS)
             _is_overload(await refusal(_open(second)), "max_streams")
             other = wire.stub.WatchProject(
-                WatchProjectRequest(project_id=project_id), timeout=CALL_SECONDS
+                WatchProjectRequest(project_id=project_id), timeout=WAIT_SECONDS
             )
             _is_overload(await refusal(_read(other)), "max_watchers")
             await producer.write_batch(batch(project_id, 2, create("b")))
@@ -66,19 +68,19 @@ async def test_streams_and_watches_beyond_their_number_are_refused_until_one_end
                 except (AssertionError, grpc.aio.AioRpcError):
                     await asyncio.sleep(0.05)
 
-        await asyncio.wait_for(free_again(), 30)
+        await asyncio.wait_for(free_again(), WAIT_SECONDS)
 
 
 async def test_calls_beyond_their_number_are_refused_and_those_under_way_are_not(
-    start_state: Start,
+    start_state: Start, hold: Hold
 ) -> None:
-    state = start_state("--max-calls", "2", failpoints="before_commit=sleep:0.5")
+    state = start_state("--max-calls", "2", failpoints=f"before_commit=hold:{hold}@2")
     async with connect(state.address) as wire:
         info = await wire.stub.GetServerInfo(GetServerInfoRequest())
         assert info.limits.max_calls == 2
         project_id = (await wire.create_project()).project_id
         calls = [wire.commit(project_id, create(f"n{n}")) for n in range(6)]
-        outcomes = await asyncio.gather(*map(_outcome, calls))
+        outcomes = await _while_held(calls, hold, 4)
         refused = [outcome for outcome in outcomes if isinstance(outcome, Refusal)]
         assert len(refused) == 4
         for each in refused:
@@ -88,27 +90,30 @@ async def test_calls_beyond_their_number_are_refused_and_those_under_way_are_not
 
 
 async def test_calls_are_refused_while_what_is_pending_fills_its_bound(
-    start_state: Start,
+    start_state: Start, hold: Hold
 ) -> None:
-    state = start_state("--max-pending-bytes", str(1 << 20), failpoints="before_commit=sleep:0.5")
+    held = f"before_commit=hold:{hold}@2"
+    state = start_state("--max-pending-bytes", str(1 << 20), failpoints=held)
     async with connect(state.address) as wire:
         project_id = (await wire.create_project()).project_id
         large = {"text": "x" * 600_000}
+        first = asyncio.create_task(wire.commit(project_id, create("first")))
+        await eventually(state.writing, "a commit, so that all others are pending")
         calls = [
             wire.stub.CommitBatch(
                 CommitBatchRequest(
                     project_id=project_id, mutations=[create(f"n{n}", result=large)]
                 ),
-                timeout=CALL_SECONDS,
+                timeout=WAIT_SECONDS,
             )
             for n in range(6)
         ]
-        outcomes = await asyncio.gather(*map(_outcome, calls))
+        outcomes = await _while_held(calls, hold, 4)
         refused = [outcome for outcome in outcomes if isinstance(outcome, Refusal)]
         for each in refused:
             _is_overload(each, "max_pending_bytes")
-        assert 1 <= len(refused) <= 4
-        assert await wire.flush(project_id) == 1 + 6 - len(refused)
+        assert await first == 2
+        assert await wire.flush(project_id) == 4
 
 
 async def test_hostile_clients_do_not_harm_a_good_one(start_state: Start) -> None:
@@ -154,7 +159,7 @@ async def test_hostile_clients_do_not_harm_a_good_one(start_state: Start) -> Non
 async def _flood_of_refused_batches(wire: Wire, project_id: str) -> None:
     bad = CommitBatchRequest(project_id=project_id, mutations=[patch("nobody")] * 500)
     while True:
-        await _outcome(wire.stub.CommitBatch(bad, timeout=CALL_SECONDS))
+        await _outcome(wire.stub.CommitBatch(bad, timeout=WAIT_SECONDS))
 
 
 async def _flood_of_rejected_frames(wire: Wire, project_id: str) -> None:
@@ -168,13 +173,13 @@ async def _flood_of_rejected_frames(wire: Wire, project_id: str) -> None:
 async def _flood_of_listings(wire: Wire, project_id: str) -> None:
     request = ListNodesRequest(project_id=project_id, page_size=1_000)
     while True:
-        await _outcome(wire.stub.ListNodes(request, timeout=CALL_SECONDS))
+        await _outcome(wire.stub.ListNodes(request, timeout=WAIT_SECONDS))
 
 
 async def _flood_of_garbage(wire: Wire) -> None:
     call = wire.channel.unary_unary("/ramify.v1.StateService/CommitBatch", bytes, bytes)
     while True:
-        await _outcome(call(b"\xff" * 100_000, timeout=CALL_SECONDS))
+        await _outcome(call(b"\xff" * 100_000, timeout=WAIT_SECONDS))
 
 
 async def _open(call: Any) -> Any:
@@ -187,6 +192,16 @@ async def _read(call: Any) -> Any:
         answer = await call.read()
         if answer is grpc.aio.EOF:
             return await call
+
+
+async def _while_held(calls: Iterable[Awaitable[Any]], hold: Hold, refused: int) -> list[Any]:
+    """Return the outcomes of calls, of which so many are refused while the others are held up."""
+    tasks = [asyncio.ensure_future(_outcome(call)) for call in calls]
+    await eventually(
+        lambda: sum(task.done() for task in tasks) == refused, "the others are refused"
+    )
+    hold.release()
+    return await asyncio.gather(*tasks)
 
 
 async def _outcome(call: Awaitable[Any]) -> Any:

@@ -22,7 +22,7 @@ from ramify.v1.state_service_pb2 import (
 )
 from state_svc.admin.portable import FileReader, FileWriter
 from state_svc.storage.v1.file_pb2 import FileRecord
-from tests.support.files import export_project, find_problems, import_project
+from tests.support.files import export_project, find_problems, flip, import_project
 from tests.support.load import LoadProducer, make, read_log
 from tests.support.mutations import (
     READY,
@@ -218,10 +218,6 @@ async def test_a_damaged_file_is_refused_with_its_place_and_nothing_is_there(
     assert list((state.data / "scratch").iterdir()) == []
 
 
-def flip(data: bytes, place: int) -> bytes:
-    return data[:place] + bytes((data[place] ^ 0x04,)) + data[place + 1 :]
-
-
 def rewrite(data: bytes, change: Callable[[list[FileRecord]], object]) -> bytes:
     """Change the records of a file; all its checksums are right again."""
     reader = FileReader(BytesIO(data))
@@ -372,7 +368,7 @@ async def test_a_client_that_goes_away_while_it_sends_leaves_nothing(
             return True
 
         await eventually(again, "the next import may run")
-    assert list((state.data / "scratch").iterdir()) == []
+    await eventually(lambda: not any((state.data / "scratch").iterdir()), "nothing is left")
 
 
 async def test_an_unknown_or_deleted_project_cannot_be_exported(shared_wire: Wire) -> None:

@@ -14,6 +14,7 @@ from ramify.v1.state_service_pb2 import (
     NodeHistoryEntry,
     WatchFilter,
 )
+from tests.support.hold import Hold
 from tests.support.mutations import DONE, NEEDS_REPLAN, READY, RUNNING, batch, create, patch
 from tests.support.state_process import StateProcess
 from tests.support.wire import Wire, connect, eventually
@@ -131,9 +132,11 @@ async def test_a_page_of_projects_ends_before_it_is_too_large(start_state: Start
         assert names == [f"p{n}" for n in range(150)]
 
 
-async def test_a_commit_of_many_large_batches_can_be_watched_later(start_state: Start) -> None:
+async def test_a_commit_of_many_large_batches_can_be_watched_later(
+    start_state: Start, hold: Hold
+) -> None:
     """They piled up behind a slow disk and went into one commit; each message stays small."""
-    state = start_state(failpoints="before_commit=sleep:2@3")
+    state = start_state(failpoints=f"before_commit=hold:{hold}@3")
     async with connect(state.address, PLAIN_CLIENT) as wire:
         project_id = (await wire.create_project()).project_id
         async with wire.producer("prod", 1) as producer:
@@ -149,6 +152,8 @@ async def test_a_commit_of_many_large_batches_can_be_watched_later(start_state: 
             await eventually(state.writing, "the slow commit")
             for item in pile:
                 await producer.send(item)
+            await wire.accepted(project_id, "n5-4")
+            hold.release()
             assert await first == 2
             assert await producer.acked(project_id, 5) == 7
         assert (await wire.stats(project_id)).commits < 7, "they went into one commit"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -18,6 +19,7 @@ from ramify.v1.state_service_pb2 import (
     OpenStream,
     StreamMutationsRequest,
 )
+from tests.support.hold import Hold
 from tests.support.mutations import DONE, READY, RUNNING, batch, create, patch
 from tests.support.producer import RawProducer
 from tests.support.state_process import StateProcess
@@ -90,31 +92,24 @@ async def test_every_batch_repeated_after_a_reconnect_gets_its_original_revision
 
 
 async def test_a_batch_repeated_while_it_is_pending_is_acknowledged_once_it_is_durable(
-    start_state: Start,
+    start_state: Start, hold: Hold
 ) -> None:
     """The connection broke before the ack: the second stream gets it, with the one revision."""
-    state = start_state(failpoints="before_commit=sleep:1@3")
+    state = start_state(failpoints=f"before_commit=hold:{hold}@3")
     async with connect(state.address) as wire:
         project_id = (await wire.create_project()).project_id
         sent = [batch(project_id, n, create(f"n{n}")) for n in (1, 2)]
         async with wire.producer("prod", 1) as first:
             await first.send(sent[0])
-            await eventually_pending(wire, project_id, "n1")
+            await wire.accepted(project_id, "n1")
         async with wire.producer("prod", 1) as second:
             await second.send(*sent)
+            await wire.accepted(project_id, "n2")
+            assert not second.acks
+            hold.release()
             assert await second.acked(project_id, 1) == 2
             assert await second.acked(project_id, 2) == 3
         assert len(await wire.nodes(project_id)) == 2
-
-
-async def eventually_pending(wire: Wire, project_id: str, node_id: str) -> None:
-    """Wait until a node is accepted."""
-
-    async def pending() -> bool:
-        nodes = await wire.nodes(project_id, include_pending=True)
-        return node_id in [node.node_id for node in nodes]
-
-    await eventually(pending, f"{node_id} is accepted")
 
 
 async def test_a_repeat_older_than_what_is_remembered_is_acknowledged_without_revision(
@@ -292,15 +287,27 @@ async def producer_error(wire: Wire, producer_id: str, epoch: int) -> grpc.aio.A
 
 
 async def test_of_two_epochs_that_open_at_once_only_the_newer_may_write(
-    start_state: Start,
+    start_state: Start, hold: Hold
 ) -> None:
     """The older one is still waiting for its own epoch to be durable when the newer comes."""
-    state = start_state(failpoints="before_commit=sleep:1@2")
+    state = start_state(failpoints=f"before_commit=hold:{hold}@2")
     async with connect(state.address) as wire, connect(state.address) as other:
         project_id = (await wire.create_project()).project_id
         opening = asyncio.create_task(open_and_write(wire, project_id, 5))
         # The commit of epoch 5 is being written when nothing else could be: then comes 6.
         await eventually(state.writing, "epoch 5 is being written")
+        call = other.stub.StreamMutations()
+        await call.write(StreamMutationsRequest(open=OpenStream(producer_id="prod", epoch=6)))
+
+        async def taken_in() -> bool:
+            refused = read_refusal(await producer_error(other, "prod", 4))
+            return refused.metadata["current_epoch"] == "6"
+
+        await eventually(taken_in, "epoch 6 is in force")
+        assert not opening.done()
+        hold.release()
+        await call.read()
+        call.cancel()
         async with other.producer("prod", 6) as newer:
             outcome = await opening
             assert outcome == "fenced"
@@ -463,11 +470,12 @@ async def test_accepted_batches_are_acknowledged_during_a_drain(start_state: Sta
         project_id = (await wire.create_project()).project_id
         async with wire.producer("prod", 1) as producer:
             await producer.send(batch(project_id, 1, create("a")))
-            await eventually_pending(wire, project_id, "a")
+            await wire.accepted(project_id, "a")
             stopping = asyncio.create_task(asyncio.to_thread(state.stop))
             assert await producer.acked(project_id, 1) == 2
             assert producer.drain is not None or await drained(producer)
-            await producer.send(batch(project_id, 2, create("b")))
+            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # it may be over
+                await producer.send(batch(project_id, 2, create("b")))
             assert await stopping == 0
             await producer.end()
     await asyncio.to_thread(state.start)
@@ -495,7 +503,7 @@ async def test_without_eager_commits_a_batch_waits_for_its_age_or_fifty_mutation
     async with connect(state.address) as wire, wire.producer() as producer:
         project_id = (await wire.create_project()).project_id
         await producer.send(*[batch(project_id, n, create(f"n{n}")) for n in range(1, 50)])
-        await eventually_pending(wire, project_id, "n49")
+        await wire.accepted(project_id, "n49")
         assert not await wire.nodes(project_id)
         assert not producer.acks
         assert len(await wire.nodes(project_id, include_pending=True)) == 49
@@ -505,12 +513,12 @@ async def test_without_eager_commits_a_batch_waits_for_its_age_or_fifty_mutation
         assert (stats.batched_updates, stats.commits) == (50, 2)
         # Immediate takes along what waits.
         await producer.send(batch(project_id, 51, create("n51")))
-        await eventually_pending(wire, project_id, "n51")
+        await wire.accepted(project_id, "n51")
         await producer.send(batch(project_id, 52, create("n52"), immediate=True))
         assert await producer.acked(project_id, 51) == 52
         assert await producer.acked(project_id, 52) == 53
         await producer.send(batch(project_id, 53, create("n53")))
-        await eventually_pending(wire, project_id, "n53")
+        await wire.accepted(project_id, "n53")
         assert await wire.flush(project_id) == 54
         assert await producer.acked(project_id, 53) == 54
     state.kill()

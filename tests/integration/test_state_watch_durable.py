@@ -15,6 +15,7 @@ from ramify.v1.state_service_pb2 import (
     WatchFilter,
     WatchProjectRequest,
 )
+from tests.support.hold import Hold
 from tests.support.life import (
     flat,
     only,
@@ -139,9 +140,11 @@ async def test_a_watcher_is_never_ahead_of_durable(start_state: Start, failpoint
         assert flat(log) == [item for item in stored if item[0] <= log.announced]
 
 
-async def test_nothing_is_shown_while_a_commit_is_being_written(start_state: Start) -> None:
-    """The writer sleeps inside the transaction: no watcher, no read, no ack; then all of it."""
-    state = start_state(failpoints="before_commit=sleep:1@3")
+async def test_nothing_is_shown_while_a_commit_is_being_written(
+    start_state: Start, hold: Hold
+) -> None:
+    """The writer stops inside the transaction: no watcher, no read, no ack; then all of it."""
+    state = start_state(failpoints=f"before_commit=hold:{hold}@3")
     async with connect(state.address) as wire:
         project_id = (await wire.create_project()).project_id
         await wire.commit(project_id, create("a"))
@@ -160,6 +163,8 @@ async def test_nothing_is_shown_while_a_commit_is_being_written(start_state: Sta
             assert watch.log.announced == 2
             assert (await wire.node(project_id, "a")).output_summary == ""
             assert (await wire.project(project_id)).revision == 2
+            assert not commit.done()
+            hold.release()
             assert await commit == 3
             await watch.through(3)
 

@@ -76,7 +76,7 @@ async def test_a_coalesced_view_is_right_at_every_resume_revision(shared_wire: W
     wire = shared_wire
     project_id = (await wire.create_project()).project_id
     views: dict[int, dict[str, bytes]] = {}
-    fields = {"coalescing": _ALWAYS, "max_interval_ms": 20}
+    fields = {"coalescing": _ALWAYS, "max_interval_ms": 100}
     async with wire.watch(project_id, from_beginning=True, **fields) as watch:
         take = watch.log.take
 

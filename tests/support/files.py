@@ -14,15 +14,14 @@ from ramify.v1.state_service_pb2 import (
 from state_svc.admin.check import Problem, Report, check_file
 from state_svc.store.data_file import DataFile
 from state_svc.store.sqlite import FILE_NAME
+from tests.support.bound import WAIT_SECONDS
 from tests.support.wire import Wire
-
-CALL_SECONDS = 30.0
 
 
 async def take_backup(wire: Wire, path: Path) -> None:
     """Write a backup into a file."""
     with path.open("wb") as file:
-        async for part in wire.stub.Backup(BackupRequest(), timeout=CALL_SECONDS):
+        async for part in wire.stub.Backup(BackupRequest(), timeout=WAIT_SECONDS):
             assert len(part.data) <= 1 << 20
             assert part.done_bytes <= part.total_bytes
             file.write(part.data)
@@ -33,7 +32,7 @@ async def export_project(wire: Wire, project_id: str) -> bytes:
     """Return a project as a file."""
     data = b""
     async for part in wire.stub.ExportProject(
-        ExportProjectRequest(project_id=project_id), timeout=CALL_SECONDS
+        ExportProjectRequest(project_id=project_id), timeout=WAIT_SECONDS
     ):
         assert len(part.data) <= 1 << 20
         data += part.data
@@ -51,7 +50,12 @@ async def import_project(
         for start in range(piece, len(data), piece):
             yield ImportProjectRequest(data=data[start : start + piece])
 
-    return (await wire.stub.ImportProject(requests(), timeout=CALL_SECONDS)).project
+    return (await wire.stub.ImportProject(requests(), timeout=WAIT_SECONDS)).project
+
+
+def flip(data: bytes, place: int) -> bytes:
+    """Return data with one bit changed."""
+    return data[:place] + bytes((data[place] ^ 0x04,)) + data[place + 1 :]
 
 
 def find_problems(directory: Path) -> list[Problem]:

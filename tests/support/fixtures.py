@@ -9,12 +9,26 @@ from typing import Any
 import pytest
 
 from tests.support import state_process
+from tests.support.hold import Hold
 from tests.support.orchestrator_process import OrchestratorProcess, Services
 from tests.support.runs import Runs, connect_both
 from tests.support.state_process import StateProcess
 from tests.support.wire import Wire, connect
 
-_SHOWN_CHARS = 6_000
+__all__ = [
+    "hold",
+    "make_services",
+    "pytest_runtest_makereport",
+    "runs",
+    "shared_orchestrator",
+    "shared_state",
+    "shared_wire",
+    "start_state",
+    "state",
+    "wire",
+]
+
+_SHOWN_CHARS = 1_500  #: of each log: the traceback above must be seen too
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -33,6 +47,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
                     text = log.read()
                 if text:
                     report.sections.append((f"log {path.name}", text[-_SHOWN_CHARS:]))
+
+
+@pytest.fixture
+def hold(tmp_path: Path) -> Iterator[Hold]:
+    """What a failpoint `hold:FILE` of this test waits for."""
+    made = Hold(tmp_path / "hold")
+    yield made
+    made.release()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from ramify.v1.mutation_pb2 import Change, Mutation
+from ramify.v1.mutation_pb2 import Change, Mutation, MutationBatch
 from ramify.v1.node_pb2 import NodeState
 from tests.support.mutations import (
     DONE,
@@ -43,6 +43,7 @@ async def random_life(wire: Wire, project_id: str, rounds: int = ROUNDS, seed: i
     }
     async with wire.producer() as producer:
         sequence = 0
+        frame: list[MutationBatch] = []
         for at in range(rounds):
             mutations: list[Mutation] = []
             for index in range(chance.choice([0, 1, 2, 3, 4])):
@@ -68,8 +69,11 @@ async def random_life(wire: Wire, project_id: str, rounds: int = ROUNDS, seed: i
             if not mutations or chance.random() < 0.1:
                 mutations.append(patch("root", goal="goal of root"))  # no effect (SEM 6)
             sequence += 1
-            # Without waiting for each ack, so that commits hold several revisions.
-            await producer.send(batch(project_id, sequence, *mutations))
+            frame.append(batch(project_id, sequence, *mutations))
+            # Several in one message and without waiting for acks: commits hold several revisions.
+            if len(frame) == chance.choice([1, 2, 4]) or len(frame) == 4 or at == rounds - 1:
+                await producer.send(*frame)
+                frame = []
         return await producer.acked(project_id, sequence)
 
 

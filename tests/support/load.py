@@ -132,7 +132,7 @@ class LoadWatcher:
     project_id: str
     options: list[tuple[str, int]] = field(default_factory=list)
     log: WatchLog = field(default_factory=WatchLog)
-    connections: int = 0
+    connections: int = 0  #: of which something came
     stopping: bool = False
     target: int = 0  #: with `stopping`: the revision to reach
 
@@ -149,10 +149,11 @@ class LoadWatcher:
                     self.log = WatchLog()
                 request.bookmark_interval_ms = 200
                 request.coalescing = Coalescing.COALESCING_NEVER
+                told = len(self.log.messages)
                 async with RawWatch(wire.stub, request, self.log) as watch:
-                    self.connections += 1
                     while not watch.done and not self._done():
                         await watch.changed()
+                self.connections += len(self.log.messages) > told
             await asyncio.sleep(_RETRY_SECONDS)
 
     def _done(self) -> bool:

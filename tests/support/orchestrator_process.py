@@ -7,8 +7,9 @@ import signal
 from collections.abc import Iterable
 from pathlib import Path
 
+from tests.support.hold import Hold
 from tests.support.state_process import StateProcess
-from tests.support.witness import AgentCall, read_calls
+from tests.support.witness import AgentCall, hold_roots, read_calls
 
 ORCHESTRATOR = "orchestrator"
 STATE = "state"
@@ -20,6 +21,10 @@ class OrchestratorProcess(StateProcess):
     def __init__(self, data: Path, state_address: str, *flags: str, witnessed: bool = True) -> None:
         module = "tests.support.witness" if witnessed else "orchestrator_svc"
         super().__init__(data, "--state", state_address, *flags, module=module)
+
+    def hold_roots(self, stage: str = "aggregate") -> Hold:
+        """Keep its runs from ending; see `witness.hold_roots`."""
+        return hold_roots(self.data, stage)
 
     def calls(self) -> list[AgentCall]:
         """Return the agent calls of this process and of those before it, oldest first."""

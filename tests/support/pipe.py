@@ -15,8 +15,7 @@ from ramify.v1.state_service_pb2 import (
 )
 from state_svc.rpc.stream import StreamSession, StreamSessions
 from state_svc.service import Service
-
-_SECONDS = 5.0
+from tests.support.bound import WAIT_SECONDS
 
 
 class Pipe:
@@ -67,14 +66,14 @@ class Pipe:
 
     async def answer(self) -> StreamMutationsResponse:
         """Return the next answer."""
-        async with asyncio.timeout(_SECONDS):
+        async with asyncio.timeout(WAIT_SECONDS):
             return await self._answers.get()
 
     async def close(self) -> None:
         """Half-close; return when the session has ended, or raise what ended it."""
         self._requests.put_nowait(None)
         if self._session is not None:
-            async with asyncio.timeout(_SECONDS):
+            async with asyncio.timeout(WAIT_SECONDS):
                 await self._session
 
     async def cut(self) -> None:

@@ -23,11 +23,10 @@ from ramify.v1.state_service_pb2 import (
     StreamMutationsResponse,
     Welcome,
 )
+from tests.support.bound import WAIT_SECONDS
 
 if TYPE_CHECKING:
     from ramify.v1.state_service_pb2_grpc import StateServiceAsyncStub
-
-WAIT_SECONDS = 20.0
 
 
 class RawProducer:

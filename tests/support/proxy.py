@@ -8,6 +8,8 @@ import struct
 from types import TracebackType
 from typing import Self
 
+from tests.support.bound import WAIT_SECONDS
+
 _CHUNK = 65_536
 
 
@@ -41,7 +43,7 @@ class Proxy:
         self._server.close()
         self.heal()
         self.reset()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_SECONDS):
             await self._idle.wait()
         await self._server.wait_closed()
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.bound import WAIT_SECONDS
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"
 _BLOCK = re.compile(r"^```sh buf(?P<marks>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^## (.*)$", re.MULTILINE)
-_RUN_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def run(recipe: Recipe, *, until: str = "", **addresses: str) -> Answer:
                     break
             os.killpg(process.pid, signal.SIGTERM)
         try:
-            output, errors = process.communicate(timeout=_RUN_SECONDS)
+            output, errors = process.communicate(timeout=WAIT_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise

@@ -12,6 +12,7 @@ import grpc
 from ramify.v1.orchestrator_service_pb2 import ResolveReviewRequest, ResolveReviewResponse
 from ramify.v1.review_pb2 import Review, ReviewDecision, ReviewState
 from ramify.v1.state_service_pb2 import ListReviewsRequest
+from tests.support.bound import WAIT_SECONDS
 from tests.support.runs import Runs
 from tests.support.wire import eventually
 
@@ -19,7 +20,6 @@ APPROVE = ReviewDecision.REVIEW_DECISION_APPROVE
 MODIFY = ReviewDecision.REVIEW_DECISION_REQUEST_MODIFICATION
 REJECT = ReviewDecision.REVIEW_DECISION_REJECT
 ABORT = ReviewDecision.REVIEW_DECISION_ABORT
-RETRY_SECONDS = 20.0
 ASKING = {"enable_hitl": True}  #: execution keys
 
 
@@ -51,7 +51,7 @@ async def resolve(
     request = ResolveReviewRequest(
         project_id=project_id, review_id=review_id, decision=decision, actor="ada", **fields
     )
-    deadline = time.monotonic() + RETRY_SECONDS
+    deadline = time.monotonic() + WAIT_SECONDS
     while True:
         try:
             return await runs.stub.ResolveReview(request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -14,27 +14,32 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Value
 
 from ramify.v1.node_pb2 import Node
-from ramify.v1.orchestrator_service_pb2 import CancelProjectRequest, StartProjectRequest
+from ramify.v1.orchestrator_service_pb2 import (
+    CancelProjectRequest,
+    GetRunnerRequest,
+    StartProjectRequest,
+)
 from ramify.v1.orchestrator_service_pb2_grpc import OrchestratorServiceStub
 from ramify.v1.payload_pb2 import Payload
 from ramify.v1.project_pb2 import ExecutionSettings, Project
 from ramify.v1.state_service_pb2 import (
     Coalescing,
     EntityKind,
+    GetServerInfoRequest,
     WatchFilter,
     WatchMode,
     WatchProjectRequest,
 )
+from tests.support.bound import WAIT_SECONDS
 from tests.support.payloads import get
 from tests.support.run_history import RunHistory
 from tests.support.watch import WatchLog
-from tests.support.wire import CALL_SECONDS, OPTIONS, Wire, connect
+from tests.support.wire import OPTIONS, Wire, connect, eventually
 
 if TYPE_CHECKING:
     from ramify.v1.orchestrator_service_pb2_grpc import OrchestratorServiceAsyncStub
     from ramify.v1.state_service_pb2_grpc import StateServiceAsyncStub
 
-RUN_SECONDS = 40.0
 QUESTION = "How does asyncio cancel tasks, and what should code do to clean up?"
 _PAUSE_SECONDS = 0.02  #: between connections of a follower
 _ALL = WatchFilter(
@@ -83,20 +88,20 @@ class Follower:
         return self.log.announced
 
     async def until(
-        self, holds: Callable[[RunHistory], object], seconds: float = RUN_SECONDS
+        self, holds: Callable[[RunHistory], object], seconds: float = WAIT_SECONDS
     ) -> None:
         """Wait until something holds about the history."""
         await self._until(lambda: holds(self.history), seconds)
 
-    async def through(self, revision: int, seconds: float = RUN_SECONDS) -> None:
+    async def through(self, revision: int, seconds: float = WAIT_SECONDS) -> None:
         """Wait until a revision was seen, or the run is over before it."""
         await self._until(lambda: self.revision >= revision or self.history.ended, seconds)
 
-    async def caught_up(self, revision: int, seconds: float = RUN_SECONDS) -> None:
+    async def caught_up(self, revision: int, seconds: float = WAIT_SECONDS) -> None:
         """Wait until a revision was seen."""
         await self._until(lambda: self.revision >= revision, seconds)
 
-    async def ended(self, seconds: float = RUN_SECONDS) -> str:
+    async def ended(self, seconds: float = WAIT_SECONDS) -> str:
         """Wait until the run is over; return its state."""
         await self.until(lambda history: history.ended, seconds)
         return self.history.state
@@ -171,15 +176,13 @@ class Runs:
         self.stub: OrchestratorServiceAsyncStub = OrchestratorServiceStub(channel)
 
     async def ready(self) -> None:
-        """Wait until both services can be reached: a channel notices a restart with a delay."""
+        """Wait until both services answer: a channel notices a restart with a delay."""
         await self.state_ready()
-        async with asyncio.timeout(CALL_SECONDS):
-            await self.channel.channel_ready()
+        await _answers(lambda: self.stub.GetRunner(GetRunnerRequest()))
 
     async def state_ready(self) -> None:
-        """Wait until state_svc can be reached."""
-        async with asyncio.timeout(CALL_SECONDS):
-            await self.wire.channel.channel_ready()
+        """Wait until state_svc answers."""
+        await _answers(lambda: self.wire.stub.GetServerInfo(GetServerInfoRequest()))
 
     async def start(
         self,
@@ -198,7 +201,7 @@ class Runs:
             agent_options={key: as_value(item) for key, item in (options or {}).items()},
             **fields,
         )
-        return (await self.stub.StartProject(request, timeout=CALL_SECONDS)).project
+        return (await self.stub.StartProject(request, timeout=WAIT_SECONDS)).project
 
     async def script(self, settings: dict[str, Any] | None = None, **options: Any) -> Project:
         """Start a run of the scripted agents, without a backoff unless `settings` has one."""
@@ -210,13 +213,13 @@ class Runs:
     async def cancel(self, project_id: str, **fields: Any) -> int:
         """Order the end of a run; return the revision of the order."""
         request = CancelProjectRequest(project_id=project_id, **fields)
-        return (await self.stub.CancelProject(request, timeout=CALL_SECONDS)).revision
+        return (await self.stub.CancelProject(request, timeout=WAIT_SECONDS)).revision
 
     def follow(self, project_id: str) -> Follower:
         """Return a follower, to be used as a context."""
         return Follower(self.wire.stub, project_id)
 
-    async def finish(self, project_id: str, seconds: float = RUN_SECONDS) -> RunHistory:
+    async def finish(self, project_id: str, seconds: float = WAIT_SECONDS) -> RunHistory:
         """Wait for the end of a run; return its whole history, checked."""
         async with self.follow(project_id) as follower:
             await follower.ended(seconds)
@@ -237,6 +240,29 @@ class Runs:
             return (await get(self.wire, project_id, payload.ref.digest))[1].decode()
         assert payload.text
         return payload.text
+
+
+def holders(follower: Follower) -> list[str]:
+    """Return who was given the project's lease, in the order of the history; "" gave it back."""
+    return [
+        change.project.patch.lease.holder
+        for _, changes in sorted(follower.log.changes.items())
+        for change in changes
+        if change.project.patch.HasField("lease")
+    ]
+
+
+async def _answers(call: Callable[[], Awaitable[object]]) -> None:
+    async def answered() -> bool:
+        try:
+            await call()
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            return False
+        return True
+
+    await eventually(answered, "the service answers")
 
 
 def results(history: RunHistory) -> dict[str, bytes]:

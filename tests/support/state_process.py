@@ -15,8 +15,7 @@ from typing import IO
 
 import apsw
 
-READY_SECONDS = 20.0
-STOP_SECONDS = 15.0
+from tests.support.bound import WAIT_SECONDS
 
 #: Logs of the processes that the running test (or its module) has started: path and where the
 #: test began. `tests/support/fixtures.py` shows them when a test fails.
@@ -77,7 +76,7 @@ class StateProcess:
             )
         stdout = self._process.stdout
         assert stdout is not None
-        line = _read_line(stdout, time.monotonic() + READY_SECONDS)
+        line = _read_line(stdout, time.monotonic() + WAIT_SECONDS)
         if not line.endswith(b"\n"):
             self.kill()
             raise StartFailed(f"not ready, it said {line!r}; log:\n{self.read_log()[-4_000:]}")
@@ -100,7 +99,7 @@ class StateProcess:
         self.signal(signal.SIGTERM)
         return self.wait()
 
-    def wait(self, seconds: float = STOP_SECONDS) -> int:
+    def wait(self, seconds: float = WAIT_SECONDS) -> int:
         """Wait for the end, kill what does not end; return the exit code."""
         process = self._process
         if process is None:
@@ -165,7 +164,7 @@ def run_to_end(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=READY_SECONDS,
+        timeout=WAIT_SECONDS,
         env={**environment(), **(env or {})},
         check=False,
     )

@@ -15,12 +15,11 @@ import zstandard
 from ramify.v1.mutation_pb2 import Change, Delta
 from ramify.v1.project_pb2 import Project
 from ramify.v1.state_service_pb2 import WatchProjectRequest, WatchProjectResponse
+from tests.support.bound import WAIT_SECONDS
 from tests.support.view import NodeView
 
 if TYPE_CHECKING:
     from ramify.v1.state_service_pb2_grpc import StateServiceAsyncStub
-
-WAIT_SECONDS = 20.0
 
 
 class WatchLog:

@@ -30,13 +30,13 @@ from ramify.v1.state_service_pb2 import (
     WatchProjectRequest,
 )
 from ramify.v1.state_service_pb2_grpc import StateServiceStub
+from tests.support.bound import WAIT_SECONDS
 from tests.support.producer import RawProducer
 from tests.support.watch import RawWatch
 
 if TYPE_CHECKING:
     from ramify.v1.state_service_pb2_grpc import StateServiceAsyncStub
 
-CALL_SECONDS = 20.0
 OPTIONS: list[tuple[str, int]] = [
     # Each test its own connection: gRPC would share one between channels to the same address.
     ("grpc.use_local_subchannel_pool", 1),
@@ -88,35 +88,44 @@ class Wire:
             goal=fields.pop("goal", "prove it over the wire"),
             **fields,
         )
-        return (await self.stub.CreateProject(request, timeout=CALL_SECONDS)).project
+        return (await self.stub.CreateProject(request, timeout=WAIT_SECONDS)).project
 
     async def project(self, project_id: str) -> Project:
         """Return a project."""
         request = GetProjectRequest(project_id=project_id)
-        return (await self.stub.GetProject(request, timeout=CALL_SECONDS)).project
+        return (await self.stub.GetProject(request, timeout=WAIT_SECONDS)).project
 
     async def projects(self) -> list[Project]:
         """Return up to 1 000 projects."""
         request = ListProjectsRequest(page_size=1_000)
-        response = await self.stub.ListProjects(request, timeout=CALL_SECONDS)
+        response = await self.stub.ListProjects(request, timeout=WAIT_SECONDS)
         return list(response.projects)
 
     async def commit(self, project_id: str, *mutations: Mutation, **fields: Any) -> int:
         """Commit a batch; return its revision."""
         request = CommitBatchRequest(project_id=project_id, mutations=mutations, **fields)
-        return (await self.stub.CommitBatch(request, timeout=CALL_SECONDS)).revision
+        return (await self.stub.CommitBatch(request, timeout=WAIT_SECONDS)).revision
 
     async def node(self, project_id: str, node_id: str, *, include_pending: bool = False) -> Node:
         """Return a node."""
         request = GetNodeRequest(
             project_id=project_id, node_id=node_id, include_pending=include_pending
         )
-        return (await self.stub.GetNode(request, timeout=CALL_SECONDS)).node
+        return (await self.stub.GetNode(request, timeout=WAIT_SECONDS)).node
+
+    async def accepted(self, project_id: str, node_id: str) -> None:
+        """Wait until a node is there, durable or not."""
+
+        async def there() -> bool:
+            nodes = await self.nodes(project_id, include_pending=True)
+            return node_id in [node.node_id for node in nodes]
+
+        await eventually(there, f"{node_id} is accepted")
 
     async def flush(self, project_id: str) -> int:
         """Wait until everything accepted is durable; return the head."""
         request = FlushProjectRequest(project_id=project_id)
-        return (await self.stub.FlushProject(request, timeout=CALL_SECONDS)).revision
+        return (await self.stub.FlushProject(request, timeout=WAIT_SECONDS)).revision
 
     async def nodes(self, project_id: str, **fields: Any) -> list[Node]:
         """Return all nodes that a listing shows, and check that its pages have one revision."""
@@ -127,7 +136,7 @@ class Wire:
             request = ListNodesRequest(
                 project_id=project_id, page_size=1_000, page_token=token, **fields
             )
-            page = await self.stub.ListNodes(request, timeout=CALL_SECONDS)
+            page = await self.stub.ListNodes(request, timeout=WAIT_SECONDS)
             found.extend(page.nodes)
             revisions.add(page.revision)
             token = page.next_page_token
@@ -138,7 +147,7 @@ class Wire:
     async def stats(self, project_id: str = "") -> Stats:
         """Return counters of a project or of the service."""
         request = GetStatsRequest(project_id=project_id)
-        return (await self.stub.GetStats(request, timeout=CALL_SECONDS)).stats
+        return (await self.stub.GetStats(request, timeout=WAIT_SECONDS)).stats
 
     def watch(self, project_id: str, **fields: Any) -> RawWatch:
         """Return a watch, to be used as a context."""
@@ -191,7 +200,7 @@ def read_refusal(error: grpc.aio.AioRpcError) -> Refusal:
 
 
 async def eventually(
-    holds: Callable[[], Awaitable[bool] | bool], what: str, seconds: float = 45.0
+    holds: Callable[[], Awaitable[bool] | bool], what: str, seconds: float = WAIT_SECONDS
 ) -> None:
     """Poll until something holds; fail after a deadline."""
     loop = asyncio.get_running_loop()

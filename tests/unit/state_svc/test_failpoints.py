@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from state_svc import failpoints
 from state_svc.failpoints import NAMES, failpoint, parse
+from tests.support.hold import Hold
 
 _SOURCE = Path(failpoints.__file__).parent
 
@@ -30,7 +32,14 @@ def test_a_setting_names_places_actions_and_times() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["nowhere=kill", "before_commit", "before_commit=explode", "before_commit=kill@x", "=kill"],
+    [
+        "nowhere=kill",
+        "before_commit",
+        "before_commit=explode",
+        "before_commit=kill@x",
+        "before_commit=hold",
+        "=kill",
+    ],
 )
 def test_a_setting_that_makes_no_sense_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"failpoint|invalid literal"):
@@ -51,6 +60,18 @@ def test_an_error_without_a_time_comes_every_time(monkeypatch: pytest.MonkeyPatc
     for _ in range(3):
         with pytest.raises(OSError, match="before_commit"):
             failpoint("before_commit")
+
+
+def test_a_hold_lasts_as_long_as_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hold = Hold(tmp_path / "hold")
+    monkeypatch.setattr(failpoints, "_actions", parse(f"before_commit=hold:{hold}@2"))
+    failpoint("before_commit")
+    held = Thread(target=failpoint, args=("before_commit",))
+    held.start()
+    held.join(0.05)
+    assert held.is_alive()
+    hold.release()
+    held.join()
 
 
 def test_the_names_are_the_places_in_the_code() -> None:

@@ -41,9 +41,9 @@ class Lively(ScriptedAgents):
     """Works on for longer than any threshold, and says so."""
 
     async def execute(self, task: AgentInput) -> Output:
-        for _ in range(20):
+        for _ in range(25):
             report()
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.1)
         return Output(text="done")
 
 
@@ -66,8 +66,8 @@ async def test_an_agent_that_does_not_stop_is_cancelled_hard() -> None:
     settings = replace(
         NEVER,
         timeout_warning_seconds=0.01,
-        timeout_soft_seconds=0.1,
-        timeout_hard_seconds=0.2,
+        timeout_soft_seconds=0.5,
+        timeout_hard_seconds=1.0,
     )
     outcome = await call(Deaf(), settings, notes)
     assert isinstance(outcome, Failed)
@@ -78,7 +78,7 @@ async def test_an_agent_that_does_not_stop_is_cancelled_hard() -> None:
 
 
 async def test_signs_of_life_start_the_count_anew() -> None:
-    outcome = await call(Lively(), replace(NEVER, timeout_hard_seconds=1.0), [])
+    outcome = await call(Lively(), replace(NEVER, timeout_hard_seconds=2.0), [])
     assert isinstance(outcome, Produced)
 
 
