@@ -94,8 +94,10 @@ class Service:
 
         Raises `StoreUnavailable`.
         """
+        if not days:
+            return
         before = now_micros() - int(days * _DAY_MICROS)
-        for entity, _, compacted in list(self.projects.entities()) if days else ():
+        async for entity, _, compacted in self.projects.entities():
             if compacted:
                 await forget_stages(self.store, entity.project_uid, before)
         self.payloads.collect_soon()

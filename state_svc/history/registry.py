@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import dropwhile, islice
+from itertools import islice
 
 from ramify.v1.project_pb2 import Project
 from state_svc.codec.project import ProjectRecord, decode_project, encode_project
@@ -25,6 +25,7 @@ from state_svc.model.project import LiveProject, View
 from state_svc.store.base import StateStore
 
 _SAMPLE = 1_000
+_SLICE = 1_000  #: projects looked at before others have their turn
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +42,11 @@ class _Entry:
     loading: asyncio.Future[LiveProject] | None = None
     damage: CorruptRecord | None = None  #: why its record cannot be read
     used: int = 0  #: sweep in which it was last asked for
+    state: int = 0  #: of the stored record, so that a search need not decode it
+
+    def state_now(self) -> int:
+        """Return the state of the project."""
+        return self.state if self.live is None else self.live.view.entity.state
 
 
 class ProjectRegistry:
@@ -68,7 +74,7 @@ class ProjectRegistry:
             entry = _Entry(head.record, head.revision, head.compacted, head.deleted)
             if not head.deleted:
                 try:
-                    decode_project(head.record)
+                    entry.state = decode_project(head.record).state
                 except CorruptRecord as error:  # of this project alone: the others are served
                     _log.error("project cannot be read", extra={"fields": error.fields})
                     entry.damage = error
@@ -161,18 +167,28 @@ class ProjectRegistry:
         """Return the projects that are in memory."""
         return [entry.live for entry in self._entries.values() if entry.live is not None]
 
-    def entities(self, after: str = "") -> Iterator[tuple[Project, int, int]]:
+    async def entities(
+        self, after: str = "", states: Collection[int] = ()
+    ) -> AsyncGenerator[tuple[Project, int, int], None]:
         """Yield (project, head, compacted revision) of all, in the order of creation.
 
-        Of those created after a project, deleted or not, if one is named that exists or existed.
+        Of those created after a project, deleted or not, if one is named that exists or existed;
+        of those in some states, if any are named. Others have their turn in between, so a project
+        that is made meanwhile may not be among them.
         """
-        entries = list(self._entries.items())
-        if after:
-            entries = list(islice(dropwhile(lambda item: item[0] != after, entries), 1, None))
-        for _, entry in entries:
+        skipping = bool(after)
+        for number, project_id in enumerate(list(self._entries), 1):
+            if not number % _SLICE:
+                await asyncio.sleep(0)
+            if skipping:
+                skipping = project_id != after
+                continue
+            entry = self._entries.get(project_id)
+            if entry is None or (states and entry.state_now() not in states):
+                continue
             if entry.live is not None:
-                if entry.live.view.revision:
-                    view = entry.live.view
+                view = entry.live.view
+                if view.revision:
                     yield view.entity, view.revision, view.compacted
             elif not entry.deleted and entry.damage is None:
                 yield decode_project(entry.record), entry.revision, entry.compacted
@@ -193,6 +209,7 @@ class ProjectRegistry:
             idle = entry.used < self._sweep - 1 and not live.has_pending and not busy(live)
             if total > max_bytes and idle and live.view.revision:
                 entry.record = encode_project(live.view.entity)
+                entry.state = live.view.entity.state
                 entry.revision, entry.compacted = live.view.revision, live.view.compacted
                 entry.live = None
                 unloaded += 1

@@ -42,7 +42,7 @@ class Retention:
         A project that cannot be read or written now is left for the next time.
         """
         shortened = 0
-        for entity, head, compacted in list(self._projects.entities()):
+        async for entity, head, compacted in self._projects.entities():
             storing = self._storing(entity)
             if storing.keeps_everything or head <= compacted:
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import aclosing
 
 from ramify.v1.project_pb2 import Project, ProjectState
 from ramify.v1.state_service_pb2 import (
@@ -134,24 +135,24 @@ class ProjectRpcs:
             raise InvalidRequest(field="page_token", problem="is not from this service")
         response = ListProjectsResponse()
         taken = 0
-        for entity, revision, compacted in self._service.projects.entities(request.page_token):
-            if states and entity.state not in states:
-                continue
-            if any(entity.labels.get(key) != value for key, value in request.labels.items()):
-                continue
-            if request.HasField("leased") and request.leased != lease_is_held(
-                entity, self._service.leases
-            ):
-                continue
-            taken += entity.ByteSize() - entity.plan.ByteSize()
-            if len(response.projects) == size or (response.projects and taken > MAX_PAGE_BYTES):
-                response.next_page_token = response.projects[-1].project_id
-                break
-            shown = response.projects.add()
-            shown.CopyFrom(entity)
-            shown.ClearField("plan")
-            shown.revision = revision
-            shown.compacted_revision = compacted
+        entities = self._service.projects.entities(request.page_token, states)
+        async with aclosing(entities):
+            async for entity, revision, compacted in entities:
+                if any(entity.labels.get(key) != value for key, value in request.labels.items()):
+                    continue
+                if request.HasField("leased") and request.leased != lease_is_held(
+                    entity, self._service.leases
+                ):
+                    continue
+                taken += entity.ByteSize() - entity.plan.ByteSize()
+                if len(response.projects) == size or (response.projects and taken > MAX_PAGE_BYTES):
+                    response.next_page_token = response.projects[-1].project_id
+                    break
+                shown = response.projects.add()
+                shown.CopyFrom(entity)
+                shown.ClearField("plan")
+                shown.revision = revision
+                shown.compacted_revision = compacted
         return response
 
     async def flush_project(self, request: FlushProjectRequest) -> FlushProjectResponse:

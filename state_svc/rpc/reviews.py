@@ -54,7 +54,7 @@ class ReviewRpcs:
         if request.project_id:
             projects = [request.project_id]
         else:
-            projects = self._with_reviews(states, at_project)
+            projects = await self._with_reviews(states, at_project)
         for project_id in projects:
             try:
                 project = await self._service.live(project_id)
@@ -72,7 +72,9 @@ class ReviewRpcs:
                 if not request.node_id or review.node_id == request.node_id:
                     yield project_id, review
 
-    def _with_reviews(self, states: frozenset[ReviewState.ValueType], start: str) -> list[str]:
+    async def _with_reviews(
+        self, states: frozenset[ReviewState.ValueType], start: str
+    ) -> list[str]:
         """Return the projects, from `start` on, that have to be looked into.
 
         The others are not even loaded.
@@ -83,7 +85,7 @@ class ReviewRpcs:
         only_open = states == {OPEN}
         found = [
             entity.project_id
-            for entity, _, _ in projects.entities(start)
+            async for entity, _, _ in projects.entities(start)
             if (entity.open_review_count if only_open else entity.review_count)
         ]
         return [start, *found] if start else found

@@ -186,8 +186,8 @@ async def test_a_failed_task_is_tried_again_as_a_human_says(runs: Runs) -> None:
     explained = await runs.stub.ExplainNode(
         ExplainNodeRequest(project_id=project_id, node_id="root.1.0")
     )
-    (blocker,) = explained.explanation.blockers
-    assert blocker.kind == BlockerKind.BLOCKER_KIND_REVIEW
+    asking = BlockerKind.BLOCKER_KIND_REVIEW
+    (blocker,) = [b for b in explained.explanation.blockers if b.kind == asking]
     assert second.review_id in blocker.message
     await resolve(runs, project_id, second.review_id, REJECT)
     history = await runs.finish(project_id)

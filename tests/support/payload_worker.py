@@ -59,7 +59,7 @@ class Worker:
             # What was not answered any more may have happened, once.
             if await self._check(project_id) not in (acked, self._next):
                 raise ValueError(f"what was acknowledged of {project_id} is lost")
-        for project_id in self._forks():
+        for project_id in await self._forks():
             await self._check(project_id)
 
     async def run(self, seconds: float) -> None:
@@ -81,7 +81,7 @@ class Worker:
         if number % 5 == 0:
             await self._running.service.payloads.collect(now_micros() + 2 * KEEP_MICROS)
         if number % 9 == 0:
-            for fork in self._forks():
+            for fork in await self._forks():
                 request = DeleteProjectRequest(project_id=fork, force=True)
                 await self._history.delete_project(request)
             await self._history.fork_project(ForkProjectRequest(project_id=project_id))
@@ -105,8 +105,9 @@ class Worker:
             else:
                 return
 
-    def _forks(self) -> list[str]:
-        found = [entity.project_id for entity, *_ in self._running.service.projects.entities()]
+    async def _forks(self) -> list[str]:
+        entities = self._running.service.projects.entities()
+        found = [entity.project_id async for entity, *_ in entities]
         return [project_id for project_id in found if project_id.startswith("fork")]
 
     async def _check(self, project_id: str) -> int:

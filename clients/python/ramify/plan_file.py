@@ -299,7 +299,9 @@ def _task(spec: TaskSpec) -> PlanTask:
         goal=spec.goal or "",
         depends_on=spec.depends_on,
         tasks=[_task(inner) for inner in spec.tasks],
-        working_directory=spec.working_directory,
+        working_directory=str(Path(spec.working_directory).expanduser())
+        if spec.working_directory
+        else "",
         pass_dependencies=spec.pass_dependencies,
     )
     _set_inherited(task, spec)

@@ -119,6 +119,7 @@ class Actions:
                 ) as response,
             ):
                 body, cut = await _read_body(response)
+                body = _in_utf8(body, response.charset)
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
             text = f"{shown_url(action.url)} is no address, or leads to none"
             raise AgentError(ErrorClass.EXECUTION, text) from error
@@ -170,6 +171,16 @@ async def _read_body(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
             response.close()
             return bytes(body[:MAX_OUTPUT_BYTES]), True
     return bytes(body), False
+
+
+def _in_utf8(body: bytes, charset: str | None) -> bytes:
+    """Return a text in UTF-8 that was sent in another known charset."""
+    if charset is None or charset.lower() in ("utf-8", "utf8"):
+        return body
+    try:
+        return body.decode(charset, errors="replace").encode()
+    except (LookupError, ValueError):
+        return body
 
 
 def _cause(error: Exception) -> str:

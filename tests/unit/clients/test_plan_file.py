@@ -106,6 +106,17 @@ tasks:
     }
 
 
+def test_a_folder_of_the_user_is_one_wherever_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "ada"))
+    tasks = "tasks:\n- {id: a, working_directory: ~/here, command: ls}\n"
+    plan = read(tmp_path, "goal: a goal\nworking_directory: ~/there\n" + tasks)
+    assert plan["working_directory"] == str(tmp_path / "ada" / "there")
+    assert isinstance(plan["tasks"], list)
+    assert plan["tasks"][0]["working_directory"] == str(tmp_path / "ada" / "here")
+
+
 def test_json_is_read_too(tmp_path: Path) -> None:
     document = {"goal": "a goal", "tasks": [{"id": "a", "command": ["true"]}]}
     assert read(tmp_path, json.dumps(document))["goal"] == "a goal"

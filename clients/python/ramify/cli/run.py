@@ -103,6 +103,8 @@ def run(
       ramify run "..." --profile scripted --option depth=3 --option delay_ms=200
       ramify run --plan examples/take_stock.yaml --dry-run
       ramify run --plan examples/take_stock.yaml --set max_concurrent_nodes=4
+      ramify run --plan examples/research.yaml --review
+      ramify replan ID root                # do again what has failed
       ramify run "..." --review            # elsewhere: ramify review
       ramify run "..." --detach            # then: ramify watch ID
       ramify run "..." --json | jq .       # every change, then the project

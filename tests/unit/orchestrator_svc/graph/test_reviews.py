@@ -554,3 +554,22 @@ def test_a_result_that_waits_for_a_human_is_not_lost_at_the_step_limit() -> None
     driven.answer("root.1.0", done("kept"))
     driven.decide("root.1.0.r1", APPROVE)
     assert driven.node("root.1.0").result == Result(text="kept")
+
+
+def test_the_modifier_gets_every_field_of_the_proposed_plan() -> None:
+    task = replace(
+        draft("one"),
+        details={"k": 1},
+        budget=Budget(tokens=7),
+        max_retries=9,
+        on_exhausted=OnExhausted.ASK,
+        on_dependency_failure=OnDependencyFailure.SKIP,
+    )
+    driven = Driven(settings=ON)
+    driven.answer("root", plan_of(task))
+    driven.decide("root.r1", MODIFY, "drop nothing")
+    given = agent_input(driven.run, driven.calls["root"], project_id="p", options={})
+    assert given.proposal is not None
+    (shown,) = given.proposal.tasks
+    for name in type(shown).model_fields:
+        assert getattr(shown, name) == getattr(task, name), name

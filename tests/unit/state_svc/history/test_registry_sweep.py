@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from ramify.v1.mutation_pb2 import Mutation, NodeMutation
 from ramify.v1.node_pb2 import Node, TaskType
-from ramify.v1.project_pb2 import Project
+from ramify.v1.project_pb2 import Project, ProjectState
 from state_svc.codec.project import encode_project
 from state_svc.codec.segment import encode_segment
-from state_svc.history.registry import ProjectRegistry
+from state_svc.history.registry import _SLICE, ProjectRegistry
 from state_svc.model.apply import apply_batch
 from state_svc.model.entity import create_project
 from state_svc.model.project import LiveProject, View
@@ -69,4 +71,54 @@ async def test_an_unloaded_project_is_still_listed() -> None:
     await projects.get("p")
     projects.sweep(0, _never)
     projects.sweep(0, _never)
-    assert [(e.project_id, revision) for e, revision, _ in projects.entities()] == [("p", 2)]
+    found = [(e.project_id, revision) async for e, revision, _ in projects.entities()]
+    assert found == [("p", 2)]
+
+
+async def test_others_have_their_turn_while_many_projects_are_listed() -> None:
+    """A scan of a million projects must not hold up commits for seconds."""
+    store = MemoryStore()
+    names = [f"p{number}" for number in range(3 * _SLICE)]
+    for name in names:
+        entity = Project(project_id=name, project_uid=f"uid-{name}", goal="a test")
+        await store.commit(Commit(projects=[encode_project(entity)]))
+        store._compacted[entity.project_uid] = 0
+    projects = ProjectRegistry(store)
+    await projects.open()
+    for entry in projects._entries.values():
+        entry.damage = None  # they have no revisions, which is not asked here
+    turns = 0
+    done = asyncio.Event()
+
+    async def other() -> None:
+        nonlocal turns
+        while not done.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(other())
+    found = [entity.project_id async for entity, *_ in projects.entities()]
+    done.set()
+    await beside
+    assert found == names
+    assert turns >= 3
+
+
+async def test_a_project_is_found_by_its_state_in_memory_and_out_of_it() -> None:
+    pending, running = ProjectState.PROJECT_STATE_PENDING, ProjectState.PROJECT_STATE_RUNNING
+    projects = ProjectRegistry(await _store_with("p"))
+    await projects.open()
+
+    async def in_state(state: int) -> list[str]:
+        return [e.project_id async for e, *_ in projects.entities(states={state})]
+
+    unset = ProjectState.PROJECT_STATE_UNSPECIFIED
+    stored = projects._entries["p"].state
+    assert stored in (pending, unset)
+    assert await in_state(stored) == ["p"]
+    (await projects.get("p")).view.entity.state = running
+    assert (await in_state(stored), await in_state(running)) == ([], ["p"])
+    for _ in range(3):
+        projects.sweep(0, _never)
+    assert projects.loaded("p") is None
+    assert (await in_state(stored), await in_state(running)) == ([], ["p"])

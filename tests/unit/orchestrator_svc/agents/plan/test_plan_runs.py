@@ -264,6 +264,9 @@ async def http_server() -> AsyncIterator[str]:
         await asyncio.sleep(3_600)
         return web.Response()
 
+    async def old(request: web.Request) -> web.Response:
+        return web.Response(body="é".encode("latin-1"), content_type="text/plain", charset="latin1")
+
     async def around(request: web.Request) -> web.Response:
         raise web.HTTPFound("/round?token=hidden")
 
@@ -273,6 +276,7 @@ async def http_server() -> AsyncIterator[str]:
     app = web.Application()
     app.router.add_get("/endless", endless)
     app.router.add_get("/silent", silent)
+    app.router.add_get("/old", old)
     app.router.add_get("/round", around)
     app.router.add_get("/file", to_a_file)
     app.router.add_route("*", "/echo", echo)
@@ -295,11 +299,13 @@ async def test_requests_are_made_and_their_status_is_judged() -> None:
    output: PLAN_OUTPUT_JSON}}}}
 - {{id: gone, http: {{url: '{base}/status/410'}}}}
 - {{id: expected, http: {{url: '{base}/status/410', expected_status: [410]}}}}
+- {{id: old, http: {{url: '{base}/old'}}}}
 - {{id: busy, http: {{url: '{base}/status/429'}}}}
 - {{id: nobody, http: {{url: 'http://127.0.0.1:9/'}}}}
 """)
     assert json.loads(text(nodes["post"])) == {"method": "POST", "body": "hi", "x": "y"}
     assert text(nodes["expected"]) == "as asked"
+    assert text(nodes["old"]) == "é"
     classes = {id_: n.error.error_class for id_, n in nodes.items() if n.error}
     assert classes == {
         "gone": ErrorClass.EXECUTION,
