@@ -29,6 +29,7 @@ from orchestrator_svc.agents.processes.wire import (
     encode,
 )
 
+HOST_PROGRAM = "orchestrator_svc.agents.processes.host"
 HOST_MARK = "RAMIFY_HOST"  #: variable by which what a killed host leaves behind is known
 GRACE_SECONDS = 2.0  #: between SIGTERM and SIGKILL
 KILL_SECONDS = 5.0  #: longest wait for a killed child
@@ -219,8 +220,13 @@ class Processes:
                     opened.ended.exception()  # nobody may be waiting any more
 
     async def _bury(self) -> None:
-        """Reap a host that has died, and kill what its children have left behind."""
-        if self._host is not None:
+        """Reap a host that has died, and kill what its children have left behind.
+
+        At the first time that of hosts which were killed together with their orchestrators.
+        """
+        if self._host is None:
+            await asyncio.to_thread(system.kill_abandoned, HOST_MARK, HOST_PROGRAM)
+        else:
             await asyncio.to_thread(self._host.wait)
             await asyncio.to_thread(system.kill_marked, self._mark.encode())
 
@@ -272,7 +278,7 @@ def _spawn_host(connection: socket.socket, mark: str) -> subprocess.Popen[bytes]
     name, _, value = mark.partition("=")
     environment = {**inherited_environment(), name: value}
     return subprocess.Popen(
-        [sys.executable, "-m", "orchestrator_svc.agents.processes.host", str(fd)],
+        [sys.executable, "-m", HOST_PROGRAM, str(fd)],
         pass_fds=(fd,),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -76,6 +76,30 @@ def kill_marked(variable: bytes) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
+def kill_abandoned(name: str, program: str) -> None:
+    """Kill what has the variable `name` of a `program` that does not run any more (Linux).
+
+    Not what has this process's own value.
+    """
+    marked: set[bytes] = set()
+    led: set[bytes] = set()
+    prefix = name.encode() + b"="
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (entry / "environ").read_bytes().split(b"\0")
+            arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            leads = os.getsid(int(entry.name)) == int(entry.name)
+        except OSError:
+            continue
+        found = {variable for variable in variables if variable.startswith(prefix)}
+        marked |= found
+        if leads and program.encode() in arguments:  # what it has forked leads no session
+            led |= found
+    own = prefix + os.environ.get(name, "").encode()
+    for mark in marked - led - {own}:
+        kill_marked(mark)
+
+
 def kill_children(parent: int, chosen: Callable[[int], bool]) -> None:
     """Kill the chosen children of a process, and those it adopts when they are dead (Linux)."""
     killed: set[int] = set()

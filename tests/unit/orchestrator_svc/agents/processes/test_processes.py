@@ -206,6 +206,39 @@ asyncio.run(main())
     await gone(*children)
 
 
+async def test_what_is_left_when_all_was_killed_at_once_ends_before_the_next_child_begins(
+    processes: Processes, tmp_path: Path
+) -> None:
+    other = asyncio.create_task(processes.run(Command(argv=[*SHELL, "exec sleep 600"])))
+    pid_file = tmp_path / "pids"
+    shell = (
+        f"sleep 600 & a=$!; setsid sleep 601 & echo $$ $PPID $a $! > {pid_file}.part; "
+        f"mv {pid_file}.part {pid_file}; wait"
+    )
+    program = f"""
+import asyncio
+from orchestrator_svc.agents.processes.client import Command, Processes
+
+asyncio.run(Processes(1).run(Command(argv=["/bin/sh", "-c", {shell!r}])))
+"""
+    orchestrator = await asyncio.create_subprocess_exec(sys.executable, "-c", program, cwd=ROOT)
+    child, host, *left = await appears(pid_file)
+    orchestrator.send_signal(signal.SIGSTOP)  # it cannot clear away after its host
+    os.kill(host, signal.SIGKILL)
+    await gone(host, child)
+    orchestrator.kill()
+    await orchestrator.wait()
+    another = Processes(1)
+    try:
+        assert (await another.run(Command(argv=["true"]))).status == 0
+        assert not any(is_alive(pid) for pid in left)
+        assert not other.done(), "what another host leads goes on"
+    finally:
+        await another.aclose()
+        other.cancel()
+        await asyncio.gather(other, return_exceptions=True)
+
+
 async def test_a_call_whose_time_is_over_ends_its_child_and_gives_the_output_so_far(
     processes: Processes, tmp_path: Path
 ) -> None:
