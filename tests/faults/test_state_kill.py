@@ -180,7 +180,7 @@ def payload_cycles(folder: Path, cycles: int, seed: int) -> None:
     assert live("", 0.0) == 0
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_no_body_that_was_acknowledged_is_lost_over_a_kill_at_each_place(tmp_path: Path) -> None:
     payload_cycles(tmp_path, len(PAYLOAD), seed=1)
 

@@ -15,13 +15,14 @@ from state_svc.errors import CommitsMissing
 from state_svc.store.base import Commit, ProducerRecord
 from state_svc.store.high_water import NAME
 from state_svc.store.sqlite import FILE_NAME, SqliteStore
+from tests.support.embedded import embedded
 from tests.support.files import find_problems
 from tests.support.mutations import create
-from tests.support.state_process import StartFailed, StateProcess, run_to_end
+from tests.support.state_process import StartFailed, StateProcess
 from tests.support.wire import connect
 
 Start = Callable[..., StateProcess]
-_WAL_HEADER, _FRAME_HEADER = 32, 24
+_FRAME_HEADER = 24
 
 
 def _flip(path: Path, place: int) -> None:
@@ -30,6 +31,7 @@ def _flip(path: Path, place: int) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("seed", range(2))
 async def test_commits_whose_bytes_in_the_wal_were_damaged_after_a_kill_are_missed(
     start_state: Start, seed: int
@@ -46,23 +48,37 @@ async def test_commits_whose_bytes_in_the_wal_were_damaged_after_a_kill_are_miss
     _flip(wal, random.Random(seed).randrange(first + _FRAME_HEADER, wal.stat().st_size))
     damaged = wal.read_bytes()
 
-    checked = run_to_end("check", str(state.data))
-    assert checked.returncode == 1
-    assert "were acknowledged and are missing" in checked.stdout
-    with pytest.raises(StartFailed):
-        await asyncio.to_thread(state.start)
-    last = state.read_log().strip().splitlines()[-1]
-    assert "Commits that were acknowledged are lost" in last
+    [found] = find_problems(state.data)
+    assert found.record == "database"
+    assert "were acknowledged and are missing" in found.problem
+    with pytest.raises(CommitsMissing):
+        SqliteStore(state.data)
     assert wal.read_bytes() == damaged, "what is left is left to whoever looks into it"
 
     (state.data / NAME).unlink()
-    await asyncio.to_thread(state.start)
-    async with connect(state.address) as wire:
-        head = (await wire.project("p")).revision
+    async with embedded(state.data) as running:
+        head = (await running.service.live("p")).view.revision
         assert head < 21, "it goes on with what is left"
-        assert await wire.commit("p", create("later")) == head + 1
+        assert await running.commit("p", create("later")) == head + 1
+    assert find_problems(state.data) == []
+
+
+@pytest.mark.timeout(180)
+async def test_a_service_that_misses_commits_says_so_in_one_line_and_ends(
+    start_state: Start,
+) -> None:
+    state = start_state()
     assert state.stop() == 0
-    assert run_to_end("check", str(state.data)).returncode == 0
+    older = (state.data / FILE_NAME).read_bytes()
+    store = SqliteStore(state.data)
+    await store.commit(_commit("u", 1))
+    await store.aclose()
+    (state.data / FILE_NAME).write_bytes(older)
+    with pytest.raises(StartFailed):
+        await asyncio.to_thread(state.start)
+    last = state.read_log().strip().splitlines()[-1]
+    assert last.startswith("state_svc: Commits that were acknowledged are lost; restore a backup")
+    assert str(state.data / NAME) in last
 
 
 def _commit(uid: str, revision: int) -> Commit:

@@ -32,6 +32,8 @@ from tests.support.mutations import create, patch
 from tests.support.payloads import named, put_here
 from tests.support.wire import eventually
 
+pytestmark = pytest.mark.timeout(300)
+
 _MOST = 60  #: syncs that one call may take
 
 

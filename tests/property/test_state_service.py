@@ -80,6 +80,8 @@ _CALLED = st.tuples(
     st.sampled_from([None, None, None, 0, 0, 1]),
 )
 
+pytestmark = pytest.mark.timeout(300)  # some 15 s of processor time
+
 
 class _HeldStore(MemoryStore):
     """Lets a test crash the service while a commit is being written."""
