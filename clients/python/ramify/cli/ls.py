@@ -108,7 +108,7 @@ def _print_table(projects: "list[Project]") -> None:
     leases = out().width >= _ROOM_FOR_LEASES
     if leases:
         table.add_column("lease", no_wrap=True, max_width=24)
-    table.add_column("goal", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("goal")  # the only one that gives way; its cells do not wrap
     now = time.time()
     for project in projects:
         done, total = done_and_total(project.node_counts)
@@ -124,6 +124,6 @@ def _print_table(projects: "list[Project]") -> None:
             duration(now - seconds_of(project.create_time)),
             took,
             *([Text(project.lease.holder or "-", style="dim")] if leases else ()),
-            Text(one_line(project.goal)),
+            Text(one_line(project.goal), no_wrap=True, overflow="ellipsis"),
         )
     out().print(table)

@@ -50,7 +50,9 @@ def _node_type(node: Node) -> str:
 
 
 def _attempts(node: Node) -> str:
-    text = f"{node.attempt}, {plural(node.retry_count, 'failure')}"
+    text = str(node.attempt)
+    if node.retry_count:  # the failure that is not tried again is not counted
+        text += f", tried again {plural(node.retry_count, 'time')}"
     return f"{text}, {plural(node.timeout_count, 'time-out')}" if node.timeout_count else text
 
 

@@ -113,7 +113,7 @@ class Service:
 
     def _still_starting(self) -> None:
         where = "" if self.log is None else f"; its log is {self.log}"
-        self._tell(f"{self.name} is still starting, a large store takes a while{where}")
+        self._tell(f"{self.name} is still starting{where}")
 
     async def _read_ready_line(self) -> str:
         assert self._process is not None

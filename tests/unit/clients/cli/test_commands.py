@@ -1,9 +1,8 @@
 """What each sub-command prints and returns, against the fakes."""
 
+import asyncio
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import grpc
 import pytest
 
 from ramify.cli import review
-from ramify.cli.main import app
+from ramify.cli.main import app, invoke
 from ramify.v1.project_pb2 import ExecutionSettings, ProjectState
 from tests.unit.clients.cli.conftest import REPORT, Ramify, finished_run
 from tests.unit.clients.fake_project import node_created, project_state
@@ -295,21 +294,31 @@ def test_whoever_stops_reading_is_told_apart_from_a_run_that_is_done() -> None:
         os.close(writing)
 
 
-def test_an_interrupt_before_the_run_was_started_says_where_to_look() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"127.0.0.1:{silent.getsockname()[1]}"
-        command = [sys.executable, "-m", "ramify.cli.main", "run", "a question"]
-        run = subprocess.Popen(
-            [*command, "--profile", "scripted", "--orchestrator-svc", address],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        silent.settimeout(60)
-        with silent.accept()[0]:
-            run.send_signal(signal.SIGINT)
-            _, errors = run.communicate(timeout=60)
-    assert run.returncode == 130
-    assert errors.startswith("no answer yet; `ramify ls` shows whether the run was started\n")
+def test_an_interrupt_before_the_run_was_started_says_where_to_look(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def interrupted(*_: object, **__: object) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()  # as asyncio does on Ctrl-C
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr("ramify.client.AsyncClient.start_project", interrupted)
+    with pytest.raises(asyncio.CancelledError):
+        invoke(["run", "a question", "--profile", "scripted"])
+    said = capsys.readouterr().err
+    assert said == "no answer yet; `ramify ls` shows whether the run was started\n"
+
+
+def test_ls_never_cuts_an_id_however_long_the_goals_are(
+    services: FakeServices, ramify: Ramify
+) -> None:
+    name = "a-run-with-a-long-name-0123456789"
+    services.state.create(name).project.goal = "why? " * 100
+    listed = ramify("ls").out.splitlines()
+    assert listed[1].split()[0] == name
+    assert len(listed) == 2
+    assert "…" in listed[1]
 
 
 def test_ls_passes_over_what_is_deleted_meanwhile(services: FakeServices, ramify: Ramify) -> None:

@@ -29,7 +29,7 @@ def test_attempts_backoff_and_replans_of_a_node_are_shown() -> None:
             next_attempt_time=Timestamp(seconds=1_700_000_000),
         )
     )
-    assert "attempt 4, 3 failures, 1 time-out" in text
+    assert "attempt 4, tried again 3 times, 1 time-out" in text
     assert "next try 2023-11-14 22:13:20 UTC" in text
     assert "planned 2 times, 1 replan, again, because the plan has no tasks" in text
 
