@@ -18,7 +18,8 @@ KEEPALIVE_OPTIONS: list[tuple[str, int]] = [
 _CHANNEL_OPTIONS: list[tuple[str, int]] = [
     *KEEPALIVE_OPTIONS,
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
+    # gRPC core also gives up an attempt to connect after this long: a busy peer needs its time.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
 ]
