@@ -122,7 +122,6 @@ async def test_nothing_acknowledged_is_lost_or_doubled_over_200_kills(
     await kill_cycles(start_state, 200, seed=200)
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("failpoint", COMMIT)
 async def test_a_failing_commit_is_refused_or_ends_the_service_but_is_never_half_done(
     start_state: Start, failpoint: str

@@ -31,7 +31,6 @@ def _flip(path: Path, place: int) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("seed", range(2))
 async def test_commits_whose_bytes_in_the_wal_were_damaged_after_a_kill_are_missed(
     start_state: Start, seed: int
@@ -63,7 +62,6 @@ async def test_commits_whose_bytes_in_the_wal_were_damaged_after_a_kill_are_miss
     assert find_problems(state.data) == []
 
 
-@pytest.mark.timeout(180)
 async def test_a_service_that_misses_commits_says_so_in_one_line_and_ends(
     start_state: Start,
 ) -> None:
