@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import grpc
@@ -48,6 +48,7 @@ async def test_streams_and_watches_beyond_their_number_are_refused_until_one_end
     async with connect(state.address) as wire:
         project_id = (await wire.create_project()).project_id
         async with wire.producer() as producer, wire.watch(project_id) as watch:
+            await watch.started()
             await producer.write_batch(batch(project_id, 1, create("a")))
             second = wire.stub.StreamMutations(timeout=WAIT_SECONDS)
             _is_overload(await refusal(_open(second)), "max_streams")
@@ -61,11 +62,13 @@ async def test_streams_and_watches_beyond_their_number_are_refused_until_one_end
         async def free_again() -> None:
             while True:
                 try:
-                    async with wire.producer() as late, wire.watch(project_id) as last:
+                    async with wire.watch(project_id) as last, wire.producer() as late:
+                        await last.started()
+                        assert late.welcome is not None
                         await late.write_batch(batch(project_id, 1, create("c")))
                         await last.through(4)
                     return
-                except (AssertionError, grpc.aio.AioRpcError):
+                except (AssertionError, asyncio.InvalidStateError, grpc.aio.AioRpcError):
                     await asyncio.sleep(0.05)
 
         await asyncio.wait_for(free_again(), WAIT_SECONDS)
@@ -183,7 +186,8 @@ async def _flood_of_garbage(wire: Wire) -> None:
 
 
 async def _open(call: Any) -> Any:
-    await call.write(StreamMutationsRequest(open=OpenStream()))
+    with suppress(asyncio.InvalidStateError):  # it may be refused before it is written to
+        await call.write(StreamMutationsRequest(open=OpenStream()))
     return await _read(call)
 
 
