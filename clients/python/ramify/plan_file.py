@@ -1,5 +1,6 @@
 """Reads a plan from a YAML or JSON file; every problem names its line and its task."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -170,10 +171,12 @@ def read_plan_file(path: Path) -> PlanFile:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise PlanFileError([f"{path}: has more than {MAX_BYTES} bytes"])
-        text = _escaped_pairs_joined(path.read_text("utf-8-sig"))
+        text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
         raise PlanFileError([f"{path}: {reason}"]) from error
+    if text.lstrip().startswith("{"):
+        text = _escaped_pairs_joined(text)
     source = Source(path, text)
     twice = [f"{path}:{line}: {key!r} is there twice" for line, key in source.repeated_keys()]
     if twice:
@@ -193,7 +196,8 @@ def read_plan_file(path: Path) -> PlanFile:
 def _escaped_pairs_joined(text: str) -> str:
     r"""Return a text with the characters that JSON writes as two escapes, such as "\ud83d\ude00".
 
-    YAML is a superset of JSON but for these.
+    YAML is a superset of JSON but for these. Not for YAML, in whose literals they may be meant as
+    they stand.
     """
 
     def character(match: re.Match[str]) -> str:
@@ -289,7 +293,7 @@ def _action_problems(task: TaskSpec) -> Iterator[str]:
 def _plan(spec: PlanSpec, folder: Path) -> Plan:
     plan = Plan(goal=spec.goal, tasks=[_task(task) for task in spec.tasks])
     _set_inherited(plan, spec)
-    plan.working_directory = str(folder / Path(spec.working_directory).expanduser())
+    plan.working_directory = str(folder / os.path.expanduser(spec.working_directory))
     return plan
 
 
@@ -299,9 +303,7 @@ def _task(spec: TaskSpec) -> PlanTask:
         goal=spec.goal or "",
         depends_on=spec.depends_on,
         tasks=[_task(inner) for inner in spec.tasks],
-        working_directory=str(Path(spec.working_directory).expanduser())
-        if spec.working_directory
-        else "",
+        working_directory=os.path.expanduser(spec.working_directory),
         pass_dependencies=spec.pass_dependencies,
     )
     _set_inherited(task, spec)
