@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from typing import NamedTuple
 
 from ramify.v1.mutation_pb2 import Change, RevisionInfo
@@ -68,14 +69,15 @@ class CatchUp:
         that must note it in `announced`.
         """
         try:
-            async for message in self._messages():
-                self._permit.sending()
-                yield message
-                self._permit.sent()
+            async with aclosing(self._messages()) as messages:
+                async for message in messages:
+                    self._permit.sending()
+                    yield message
+                    self._permit.sent()
         finally:
             self._permit.give_back()
 
-    async def _messages(self) -> AsyncIterator[tuple[bytes, int | None]]:
+    async def _messages(self) -> AsyncGenerator[tuple[bytes, int | None], None]:
         while self._at < self._until:
             records = await self._store.read_segments(self._project.uid, self._at, _CHUNK_BYTES)
             if not records:

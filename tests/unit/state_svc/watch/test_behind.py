@@ -30,6 +30,7 @@ from state_svc.watch.session import WatchSession
 from tests.support.embedded import Embedded, embedded
 from tests.support.mutations import PENDING, READY, create, patch
 from tests.support.view import NodeView
+from tests.support.wire import eventually
 
 _EVERYTHING = WatchFilter(
     kinds=[
@@ -159,20 +160,60 @@ async def test_a_watcher_that_stops_reading_gives_its_permit_to_replay_the_past_
     service.service.hub.replays = asyncio.Semaphore(1)
     full = {"from_beginning": True, "mode": WatchMode.WATCH_MODE_FULL}
     stopped = (await _watch(service, **full))()
-    first = await anext(stopped)
-    assert first.resume_revision == 1
+    async for message in stopped:
+        if message.HasField("delta"):
+            break
+    assert message.resume_revision == 1
 
     async def read_on(messages: AsyncIterator[WatchProjectResponse]) -> list[int]:
         promised = []
         async for message in messages:
-            promised.append(message.resume_revision)
-            if message.HasField("bookmark"):
+            if message.HasField("delta"):
+                promised.append(message.resume_revision)
+            elif message.bookmark.HasField("checksum"):  # else a sign of life
                 break
         return promised
 
-    assert await read_on((await _watch(service, **full))()) == [*range(1, 10), 9]
-    assert await read_on(stopped) == [*range(2, 10), 9]
+    assert await read_on((await _watch(service, **full))()) == [*range(1, 10)]
+    assert await read_on(stopped) == [*range(2, 10)]
     assert not service.service.hub.replays.locked()
+
+
+async def test_a_permit_that_comes_while_the_client_does_not_read_goes_to_others_as_well(
+    service: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "MAX_BOOKMARK_SECONDS", 0.01)
+    monkeypatch.setattr(permit, "STALL_SECONDS", 0.0)
+    service.service.hub.replays = permits = asyncio.Semaphore(0)
+    messages = (await _watch(service, 0, after_revision=2, mode=WatchMode.WATCH_MODE_FULL))()
+    assert (await anext(messages)).HasField("bookmark")
+    permits.release()
+    assert permits.locked(), "it is on its way to the watcher"
+    await eventually(lambda: not permits.locked(), "the permit is free again")
+    async for message in messages:
+        if message.HasField("delta"):
+            break
+    assert (message.delta.first_revision, message.resume_revision) == (3, 9)
+
+
+async def test_a_watch_that_ends_while_it_waits_for_its_permit_takes_none(
+    service: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "MAX_BOOKMARK_SECONDS", 0.01)
+    service.service.hub.replays = permits = asyncio.Semaphore(0)
+    request = WatchProjectRequest(project_id="p", after_revision=2, mode=WatchMode.WATCH_MODE_FULL)
+    parts = service.service
+    project = await parts.live("p")
+    messages = WatchSession(parts.hub, parts.store, project, request).messages()
+    for kind in ("created", "bookmark"):
+        assert WatchProjectResponse.FromString(await anext(messages)).HasField(kind)
+    permits.release()  # another watcher gives its own back in the moment in which this one ends
+    await messages.aclose()
+    await eventually(
+        lambda: all(task.get_name() != "watch-replay" for task in asyncio.all_tasks()),
+        "nothing is prepared any more",
+    )
+    assert not permits.locked()
 
 
 async def test_a_filtered_watch_tells_how_far_it_is_where_the_history_shows_it_nothing(
