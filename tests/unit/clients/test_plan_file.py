@@ -213,14 +213,14 @@ def test_what_looks_like_an_escape_of_json_stays_as_it_is_in_a_literal_of_yaml(
 ) -> None:
     said = "\\ud83d\\ude00"
     text = f"goal: a goal\ntasks:\n- id: a\n  command: [printf, '{said}']\n"
-    (task,) = read(tmp_path, text)["tasks"]
-    assert task["command"]["argv"] == ["printf", said]
+    (task,) = read_plan_file(plan_file(tmp_path, text)).plan.tasks
+    assert list(task.command.argv) == ["printf", said]
 
 
 def test_the_home_of_nobody_is_an_ordinary_name(tmp_path: Path) -> None:
     text = "goal: a goal\ntasks:\n- {id: a, command: ['true'], working_directory: ~nobody-here/x}\n"
-    (task,) = read(tmp_path, text)["tasks"]
-    assert task["working_directory"] == "~nobody-here/x"
+    (task,) = read_plan_file(plan_file(tmp_path, text)).plan.tasks
+    assert task.working_directory == "~nobody-here/x"
 
 
 def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
