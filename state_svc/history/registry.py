@@ -20,7 +20,6 @@ from state_svc.errors import (
 )
 from state_svc.history.rebuild import rebuild
 from state_svc.model.limits import DEFAULT_LIMITS, Limits
-from state_svc.model.producer import trim
 from state_svc.model.project import LiveProject, View
 from state_svc.store.base import StateStore
 
@@ -227,7 +226,6 @@ class ProjectRegistry:
         replay.view.compacted = entry.compacted
         live = LiveProject(replay.view)
         live.producers = replay.producers
-        trim(live.producers, self._limits.max_project_producers)
         entry.live = live
         self._replayed(live, replay.changes)
         return live

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import enum
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
 
 REMEMBERED = 1_024  #: latest sequences whose revisions are known
-EPHEMERAL = "ephemeral"  #: prefix of the ids that the server makes, each for one stream
 
 
 class Verdict(enum.Enum):
@@ -89,11 +89,13 @@ class ProducerPosition:
         return self._runs[at].first_revision + sequence - self._runs[at].first_sequence
 
 
-def trim(producers: dict[str, ProducerPosition], most: int) -> bool:
-    """Forget ephemeral producers beyond `most`; return whether no more than that are left.
+def trim(
+    producers: dict[str, ProducerPosition], most: int, may_write: Callable[[str], bool]
+) -> bool:
+    """Forget producers beyond `most` by id; return whether no more than that are left.
 
-    Those that wrote longest ago go, and none that has something pending. A producer that named
-    itself may come back with what it has written, so its position is kept for ever.
+    Those that wrote longest ago go, and none that has something pending or that `may_write`
+    again: what it has written must be known then.
     """
     excess = len(producers) - most
     if excess <= 0:
@@ -101,7 +103,7 @@ def trim(producers: dict[str, ProducerPosition], most: int) -> bool:
     idle = sorted(
         (position.last_revision, name)
         for name, position in producers.items()
-        if name.startswith(EPHEMERAL) and position.accepted == position.committed
+        if position.accepted == position.committed and not may_write(name)
     )
     for _, name in idle[:excess]:
         del producers[name]

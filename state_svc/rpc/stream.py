@@ -41,7 +41,7 @@ from state_svc.errors import (
 from state_svc.ingest.admission import admit
 from state_svc.ingest.committer import PendingBatch
 from state_svc.model.ids import is_producer_id
-from state_svc.model.producer import EPHEMERAL, Verdict, expected_sequence, judge, trim
+from state_svc.model.producer import Verdict, expected_sequence, judge, trim
 from state_svc.model.project import LiveProject, Origin
 from state_svc.rpc.convert import check_parsed, limits_message
 from state_svc.rpc.error_map import to_error
@@ -83,7 +83,7 @@ class StreamSessions:
                 raise InvalidRequest(
                     field="open.epoch", problem="a producer with an id must name its epoch"
                 )
-            producer_id, epoch = new_id(EPHEMERAL), 1
+            producer_id, epoch = new_id("ephemeral"), 1
         if not is_producer_id(producer_id):
             raise InvalidRequest(field="open.producer_id", problem="is not a valid producer id")
         if epoch > _MAX_EPOCH:
@@ -122,6 +122,10 @@ class StreamSessions:
             ),
             limits=limits_message(service.limits),
         )
+
+    def may_write(self, producer_id: str) -> bool:
+        """Whether a producer has a name of its own, or an open stream."""
+        return producer_id in self._service.producers or producer_id in self._sessions
 
     def close(self, session: StreamSession) -> None:
         """Forget a stream. Idempotent."""
@@ -333,7 +337,7 @@ class StreamSession:
         verdict = judge(position, self.epoch, sequence)
         if verdict is Verdict.ACCEPT:
             if position is None:
-                self._make_room(project)
+                self._make_room(project, batch.lease_epoch)
             applied = admit(
                 project,
                 batch,
@@ -363,11 +367,20 @@ class StreamSession:
         else:
             raise SequenceGap(expected_sequence=expected_sequence(position, self.epoch))
 
-    def _make_room(self, project: LiveProject) -> None:
-        """Make room for one more producer of a project. Raises `LimitReached`."""
+    def _make_room(self, project: LiveProject, lease_epoch: int) -> None:
+        """Make room for one more producer of a project. Raises `LimitReached`.
+
+        Whoever holds the lease is let in all the same: nobody else can carry the run on.
+        """
         most = self._service.limits.max_project_producers
-        if not trim(project.producers, most - 1):
-            remedy = "use the id of a producer that has written here, with a higher epoch"
+        if trim(project.producers, most - 1, self._sessions.may_write):
+            return
+        lease = project.entity.lease
+        if not lease.holder or lease_epoch != lease.lease_epoch:
+            remedy = (
+                "use the id of a producer that has written here, with a higher epoch, or end"
+                " streams of ephemeral producers"
+            )
             raise LimitReached(limit="max_project_producers", most=most, remedy=remedy)
 
     def _settle_repeat(self, project: LiveProject, sequence: int, size: int) -> None:

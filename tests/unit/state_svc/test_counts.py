@@ -10,6 +10,7 @@ import pytest
 from ramify.v1.error_pb2 import ErrorReason
 from ramify.v1.mutation_pb2 import MutationBatch
 from ramify.v1.state_service_pb2 import (
+    AcquireLeaseRequest,
     DeleteProjectRequest,
     ExportProjectRequest,
     ExportProjectResponse,
@@ -19,13 +20,14 @@ from ramify.v1.state_service_pb2 import (
 )
 from state_svc.errors import LimitReached, ProjectExists
 from state_svc.rpc.history import HistoryRpcs
+from state_svc.rpc.leases import LeaseRpcs
 from state_svc.rpc.portable import PortableRpcs
 from state_svc.rpc.stream import StreamSessions
 from state_svc.service import Requests, now_micros
 from state_svc.store.base import RequestRecord
 from state_svc.store.memory import MemoryStore
 from tests.support.embedded import Embedded, embedded
-from tests.support.mutations import batch, create, patch
+from tests.support.mutations import batch, create, order_cancel, patch
 from tests.support.pipe import Pipe
 
 
@@ -97,6 +99,83 @@ async def test_a_project_keeps_the_place_of_named_producers_and_forgets_ephemera
             assert reject.error.metadata["limit"] == "max_project_producers"
         assert project.view.revision == before
         await _wrote(running, "a", 2, batch("p", 1, patch("n", output_summary="again")))
+
+
+async def test_an_open_stream_keeps_its_place_however_many_others_write() -> None:
+    store = MemoryStore()
+    async with embedded(store) as running:
+        running.service.limits = replace(running.service.limits, max_project_producers=3)
+        await running.create("p")
+        sessions, idle = StreamSessions(running.service), Pipe()
+        await idle.open(running.service, sessions, "", 0)
+        idle.send(batch("p", 1, create("n")))
+        assert (await idle.answer()).HasField("acks")
+        for _ in range(5):
+            other = Pipe()
+            await other.open(running.service, sessions, "", 0)
+            other.send(batch("p", 1, patch("n", output_summary="x")))
+            assert (await other.answer()).HasField("acks")
+            await other.close()
+        for sequence, revision in ((1, 2), (2, 8)):
+            idle.send(batch("p", sequence, patch("n", output_summary="y")))
+            (ack,) = (await idle.answer()).acks.acks
+            assert (ack.acked_sequence, ack.revision) == (sequence, revision)
+        await idle.close()
+        assert len((await running.service.live("p")).producers) == 3
+
+
+async def test_a_project_that_is_loaded_again_knows_the_open_streams(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = MemoryStore()
+    async with embedded(store) as running:
+        service = running.service
+        monkeypatch.setattr(
+            service.projects, "_limits", replace(service.limits, max_project_producers=1)
+        )
+        await running.create("p")
+        sessions, idle = StreamSessions(service), Pipe()
+        await idle.open(service, sessions, "", 0)
+        idle.send(batch("p", 1, create("n")))
+        assert (await idle.answer()).HasField("acks")
+        await _wrote(running, "a", 1, batch("p", 1, patch("n", output_summary="x")))
+        for _ in range(3):
+            service.projects.sweep(0, lambda _: False)
+        assert service.projects.live() == []
+        idle.send(batch("p", 2, patch("n", output_summary="y")))
+        assert (await idle.answer()).HasField("acks")
+        await idle.close()
+
+
+async def test_an_id_that_looks_like_those_of_the_server_is_a_name_like_any_other() -> None:
+    """Else its repeats were carried out again (SEM 5)."""
+    async with embedded(MemoryStore()) as running:
+        running.service.limits = replace(running.service.limits, max_project_producers=2)
+        await running.create("p")
+        for name in ("ephemeral-builds", "ephemeral-0123456789ab"):
+            await _wrote(running, name, 1, batch("p", 1, create(name)))
+        reject = (await _answer(running, "", 0, batch("p", 1, create("n")))).reject
+        assert reject.error.reason == ErrorReason.ERROR_REASON_LIMIT_REACHED
+        for name, revision in (("ephemeral-builds", 2), ("ephemeral-0123456789ab", 3)):
+            repeat = await _answer(running, name, 1, batch("p", 1, create(name)))
+            assert [ack.revision for ack in repeat.acks.acks] == [revision]
+
+
+async def test_a_project_full_of_producers_lets_in_who_holds_its_lease() -> None:
+    async with embedded(MemoryStore()) as running:
+        running.service.limits = replace(running.service.limits, max_project_producers=1)
+        await running.create("p")
+        await _wrote(running, "a", 1, batch("p", 1, create("n")))
+        request = AcquireLeaseRequest(project_id="p", holder="b")
+        lease = (await LeaseRpcs(running.service).acquire_lease(request)).lease_epoch
+        for lease_epoch in (0, lease + 1):
+            sent = batch("p", 1, order_cancel("c"), lease_epoch=lease_epoch)
+            reject = (await _answer(running, "c", 1, sent)).reject
+            assert reject.error.reason == ErrorReason.ERROR_REASON_LIMIT_REACHED
+        taken_over = batch("p", 1, patch("n", output_summary="b"), lease_epoch=lease)
+        await _wrote(running, "b", 1, taken_over)
+        project = await running.service.live("p")
+        assert set(project.producers) == {"a", "b"}
 
 
 async def test_the_oldest_answers_are_forgotten_in_memory_and_in_the_store(
