@@ -141,14 +141,7 @@ def check_file(data: DataFile, report: Report, progress: Progress = silent) -> N
 
 
 def _check_payloads(data: DataFile, report: Report, progress: Progress) -> None:
-    """Check that every body has its digest, and what is noted of all of them."""
-    noted, found = data.payload_totals()
-    if noted != found:
-        text = f"{noted.count} bodies of {noted.original_bytes} bytes, {noted.stored_bytes} stored,"
-        text += (
-            f" are noted; there are {found.count} of {found.original_bytes}, {found.stored_bytes}"
-        )
-        report.problems.append(Problem(file=data.name, record="payload", problem=text))
+    """Check that every body has its digest."""
     for key in data.payload_keys():
         payload = data.payload(key)
         if payload is None:

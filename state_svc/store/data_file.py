@@ -21,8 +21,6 @@ from state_svc.codec.project import ProjectRecord
 from state_svc.codec.segment import SegmentRecord
 from state_svc.codec.snapshot import SnapshotRecord
 from state_svc.store.high_water import last_number, read_high_water
-from state_svc.store.payloads import PayloadTotals
-from state_svc.store.sqlite_payloads import count_payloads, read_totals
 from state_svc.store.sqlite_schema import read_store_id
 
 _BUSY_MS = 10_000
@@ -152,11 +150,6 @@ class DataFile:
         """Whether there is a payload with a digest."""
         found = self.db.execute("SELECT 1 FROM payloads WHERE digest = ?", (digest,))
         return next(iter(found), None) is not None
-
-    def payload_totals(self) -> tuple[PayloadTotals, PayloadTotals]:
-        """Return how much the payload store holds: as noted, and by looking, at one moment."""
-        with self.moment():
-            return read_totals(self.db), count_payloads(self.db)
 
     def payload_keys(self) -> list[int]:
         """Return the keys of all payloads."""

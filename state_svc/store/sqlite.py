@@ -44,7 +44,7 @@ from state_svc.store.base import (
     RequestRecord,
 )
 from state_svc.store.sqlite_copy import DatabaseCopy
-from state_svc.store.sqlite_payloads import SqlitePayloads, put_archive, put_references
+from state_svc.store.sqlite_payloads import SqlitePayloads, put_archive, put_references, recount
 from state_svc.store.sqlite_schema import TABLES
 from state_svc.store.sqlite_writer import SqliteWriter, Work, in_thread
 
@@ -92,6 +92,7 @@ class SqliteStore:
             shutil.rmtree(self.scratch, ignore_errors=True)
             self._writer = SqliteWriter(self._path)
             self._clear_deleted()
+            self._recount_payloads()
         except apsw.Error as error:
             os.close(self._lock)
             raise DataDirectoryUnreadable(path=self._path, problem=str(error)) from error
@@ -363,6 +364,12 @@ class SqliteStore:
             self._writer.write_now(work)
         except apsw.CorruptError:  # nothing that is served depends on it
             _log.exception("deleted projects cannot be cleared away")
+
+    def _recount_payloads(self) -> None:
+        try:
+            self._writer.write_now(recount)
+        except apsw.Error:  # a statistic: nothing that is served depends on it
+            _log.exception("payloads cannot be counted")
 
     def _close(self) -> None:
         self._reader_threads.shutdown()

@@ -184,15 +184,25 @@ _UNREFERENCED = (
 
 def read_totals(db: apsw.Connection) -> PayloadTotals:
     """Return how much is there: as it is noted, or by looking if it never was."""
+    return _noted(db) or _count(db)
+
+
+def recount(db: apsw.Connection) -> None:
+    """Note how much is there, by looking: versions before may have written without noting it."""
+    totals = _count(db)
+    if totals != (_noted(db) or PayloadTotals()):
+        _note_totals(db, totals)
+
+
+def _noted(db: apsw.Connection) -> PayloadTotals | None:
     for (text,) in db.execute("SELECT value FROM meta WHERE key = 'payload_totals'"):
         numbers = str(text).split()
         if len(numbers) == 3 and all(map(str.isdecimal, numbers)):
             return PayloadTotals(*map(int, numbers))
-    return count_payloads(db)
+    return None
 
 
-def count_payloads(db: apsw.Connection) -> PayloadTotals:
-    """Return how much is there, by looking."""
+def _count(db: apsw.Connection) -> PayloadTotals:
     query = (
         "SELECT count(*), coalesce(sum(original_bytes), 0), coalesce(sum(length(data)), 0)"
         " FROM payloads"

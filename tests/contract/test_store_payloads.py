@@ -19,6 +19,7 @@ from state_svc.store.high_water import last_number
 from state_svc.store.memory import MemoryStore
 from state_svc.store.payloads import ArchiveRecord, PayloadTotals, ReferenceRecord
 from state_svc.store.sqlite import FILE_NAME, SqliteStore
+from tests.support.files import find_problems
 
 _ALL = 1 << 60  #: a time after everything
 _MANY = 1 << 20
@@ -259,6 +260,32 @@ async def test_totals_that_were_never_noted_or_are_damaged_are_found_by_looking(
     await store.aclose()
 
 
+@pytest.mark.parametrize("noted", [None, "7 7 7"])
+async def test_totals_that_a_version_before_left_wrong_are_no_damage_and_right_after_a_start(
+    tmp_path: Path, noted: str | None
+) -> None:
+    def leave(db: apsw.Connection) -> None:
+        db.execute("DELETE FROM meta WHERE key = 'payload_totals'")
+        if noted is not None:
+            db.execute("INSERT INTO meta VALUES ('payload_totals', ?)", (noted,))
+
+    store = SqliteStore(tmp_path)
+    await store.payloads.put(_payload("a"))
+    expected = await store.payloads.totals()
+    await store.write(leave)
+    await store.aclose()
+    assert find_problems(tmp_path) == []
+    store = SqliteStore(tmp_path)
+    (text,) = await store.read(_note)
+    assert text == f"{expected.count} {expected.original_bytes} {expected.stored_bytes}"
+    assert await store.payloads.totals() == expected
+    before = await store.read(last_number)
+    await store.aclose()
+    store = SqliteStore(tmp_path)
+    assert await store.read(last_number) == before, "what is right is not written again"
+    await store.aclose()
+
+
 async def test_many_large_bodies_are_dropped_a_few_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,3 +297,8 @@ async def test_many_large_bodies_are_dropped_a_few_at_a_time(
     assert await store.read(last_number) == before + 5, "a transaction each"
     assert await store.payloads.totals() == PayloadTotals()
     await store.aclose()
+
+
+def _note(db: apsw.Connection) -> list[str]:
+    query = "SELECT value FROM meta WHERE key = 'payload_totals'"
+    return [str(text) for (text,) in db.execute(query)]

@@ -247,13 +247,10 @@ async def test_check_finds_a_body_that_is_damaged_missing_or_not_referenced(
     found = problems("DELETE FROM payload_references WHERE digest = ?", text)
     assert f"{text} is named, but not referenced" in found
     found = problems("DELETE FROM payloads WHERE digest = ?", binary)
-    assert found[:2] == [
+    assert found == [
         f"{text} is named, but not referenced",
         f"{binary} is referenced, but not there",
     ]
-    assert found[2].startswith("2 bodies of ")
-    assert "are noted; there are 1 of " in found[2]
-    assert len(found) == 3
 
 
 async def test_a_damaged_body_is_reported_and_never_served(start_state: Start) -> None:
