@@ -118,18 +118,18 @@ class HistoryRpcs:
         """Delete a project that has ended, or any with `force`; its watches end."""
         service = self._service
         service.check_open()
-        project = await service.live(request.project_id)
-        entity = project.entity
-        if not request.force and (
-            entity.state not in transitions.PROJECT.terminal
-            or lease_is_held(entity, service.leases)
-        ):
-            raise ProjectActive(
-                project_id=project.project_id, state=transitions.PROJECT.names[entity.state]
-            )
 
         async def delete() -> RequestRecord:
+            project = await service.live(request.project_id)
             await service.committer.settled(project)
+            entity = project.entity
+            if not request.force and (
+                entity.state not in transitions.PROJECT.terminal
+                or lease_is_held(entity, service.leases)
+            ):
+                raise ProjectActive(
+                    project_id=project.project_id, state=transitions.PROJECT.names[entity.state]
+                )
             await service.projects.delete(project)
             service.metrics.forget(project.project_id)
             service.leases.end(project.uid, entity.lease.lease_epoch)
@@ -138,8 +138,9 @@ class HistoryRpcs:
             service.hub.end(project, WatchEndReason.WATCH_END_REASON_PROJECT_DELETED)
             return RequestRecord("DeleteProject", "", project.project_id, 0, now_micros())
 
-        # It goes on when its caller gives up, so that nothing half-happens.
-        await once(service, "DeleteProject", "", delete)
+        # It goes on when its caller gives up, so that nothing half-happens; a repeat that comes
+        # meanwhile waits for it.
+        await service.requests.once("DeleteProject", request.project_id, delete)
         return DeleteProjectResponse()
 
 

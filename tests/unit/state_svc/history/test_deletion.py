@@ -8,33 +8,42 @@ from pathlib import Path
 
 import pytest
 
+from ramify.v1.project_pb2 import ProjectState
 from ramify.v1.state_service_pb2 import DeleteProjectRequest
 from state_svc.codec.project import ProjectRecord
-from state_svc.errors import CorruptRecord, ProjectNotFound
+from state_svc.errors import CorruptRecord, ProjectActive, ProjectNotFound
 from state_svc.history.registry import ProjectRegistry
 from state_svc.rpc.history import HistoryRpcs
 from state_svc.store.base import Commit
 from state_svc.store.memory import MemoryStore
 from tests.support.embedded import Embedded, embedded
-from tests.support.mutations import create
+from tests.support.mutations import change_project, create
 from tests.support.wire import eventually
 
 REQUEST = DeleteProjectRequest(project_id="p", force=True)
 
 
 class _SlowStore(MemoryStore):
-    """Deletes once it is told to, or fails."""
+    """Deletes once it is told to, or fails once; commits unless it is held up."""
 
     def __init__(self) -> None:
         super().__init__()
         self.asked, self.told = asyncio.Event(), asyncio.Event()
         self.error: CorruptRecord | None = None
+        self.committing, self.free = asyncio.Event(), asyncio.Event()
+        self.free.set()
+
+    async def commit(self, commit: Commit) -> None:
+        self.committing.set()
+        await self.free.wait()
+        await super().commit(commit)
 
     async def delete_project(self, project_uid: str) -> None:
         self.asked.set()
         await self.told.wait()
         if self.error is not None:
-            raise self.error
+            error, self.error = self.error, None
+            raise error
         await super().delete_project(project_uid)
 
 
@@ -62,6 +71,57 @@ async def test_a_deletion_goes_on_when_its_caller_gives_up(monkeypatch: pytest.M
         assert [head.deleted for head in await store.list_projects()] == [True]
         with pytest.raises(ProjectNotFound):
             await running.service.live("p")
+
+
+async def test_a_deletion_that_is_repeated_while_it_is_under_way_happens_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the failure of the first would bring back what the second has deleted."""
+    store = _SlowStore()
+    store.error = CorruptRecord(problem="told to be damaged")
+    async with embedded(store) as running:
+        ended = _ends(running, monkeypatch)
+        await running.create("p")
+        first, second, third = (
+            asyncio.create_task(HistoryRpcs(running.service).delete_project(REQUEST))
+            for _ in range(3)
+        )
+        await store.asked.wait()
+        store.told.set()
+        with pytest.raises(CorruptRecord):
+            await first
+        outcomes = await asyncio.gather(second, third, return_exceptions=True)
+        assert sorted(type(outcome).__name__ for outcome in outcomes) == [
+            "DeleteProjectResponse",
+            "ProjectNotFound",
+        ]
+        assert ended == ["p"]
+        with pytest.raises(ProjectNotFound):
+            await running.service.live("p")
+
+
+async def test_a_project_that_runs_again_while_its_deletion_waits_is_not_deleted() -> None:
+    store = _SlowStore()
+    store.told.set()
+    async with embedded(store) as running:
+        await running.create("p")
+        for state in (ProjectState.PROJECT_STATE_RUNNING, ProjectState.PROJECT_STATE_FAILED):
+            await running.commit("p", change_project(state=state))
+        store.free.clear()
+        store.committing.clear()
+        before = asyncio.create_task(running.commit("p", create("a")))
+        await store.committing.wait()
+        request = DeleteProjectRequest(project_id="p")
+        deleting = asyncio.create_task(HistoryRpcs(running.service).delete_project(request))
+        await asyncio.sleep(0)  # it waits for what is pending
+        again = change_project(state=ProjectState.PROJECT_STATE_RUNNING)
+        retried = asyncio.create_task(running.commit("p", again))
+        await asyncio.sleep(0)
+        store.free.set()
+        assert [await before, await retried] == [4, 5]
+        with pytest.raises(ProjectActive):
+            await deleting
+        assert not store.asked.is_set()
 
 
 async def test_a_project_whose_row_is_damaged_is_not_deleted_by_half(
