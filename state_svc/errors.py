@@ -182,7 +182,7 @@ class DataDirectoryTooNew(StartupError):
 
 
 class DataDirectoryUnreadable(StartupError):
-    """The database cannot be read; restore a backup, or choose another directory with --data."""
+    """The data directory cannot be read; restore a backup, or choose another with --data."""
 
 
 class CommitsMissing(StartupError):

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import apsw
 
+from state_svc.errors import DataDirectoryUnreadable
+
 NAME = "state.highwater"
 _RECORD = struct.Struct(">32sQ")  #: id of the store, number of the commit; a crc32 follows
 _CHECKSUM = struct.Struct(">I")
@@ -27,7 +29,12 @@ class HighWater:
     """The mark of an open store. Belongs to its writer thread."""
 
     def __init__(self, directory: Path) -> None:
-        self._file = os.open(directory / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Open the mark, made if needed. Raises `DataDirectoryUnreadable`."""
+        path = directory / NAME
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise DataDirectoryUnreadable(path=path, problem=error.strerror) from error
         self._writable = True
 
     def write(self, store_id: str, number: int) -> None:

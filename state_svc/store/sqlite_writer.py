@@ -41,7 +41,8 @@ class SqliteWriter:
     def __init__(self, path: Path) -> None:
         """Open a database, made or upgraded if needed.
 
-        Raises `CommitsMissing`, `CorruptRecord`, `DataDirectoryTooNew` or `apsw.Error`.
+        Raises `CommitsMissing`, `CorruptRecord`, `DataDirectoryTooNew`, `DataDirectoryUnreadable`
+        or `apsw.Error`.
         """
         self._path = path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-writer")

@@ -11,7 +11,7 @@ import pytest
 
 from state_svc.codec.project import ProjectRecord
 from state_svc.codec.segment import SegmentRecord
-from state_svc.errors import CommitsMissing
+from state_svc.errors import CommitsMissing, DataDirectoryUnreadable
 from state_svc.store.base import Commit, ProducerRecord
 from state_svc.store.high_water import NAME
 from state_svc.store.sqlite import FILE_NAME, SqliteStore
@@ -173,3 +173,17 @@ async def test_a_mark_that_cannot_be_written_holds_up_no_commit(
     store = await _restart(store, tmp_path)
     assert await store.read_head("u") == 3
     await store.aclose()
+
+
+async def test_a_mark_that_cannot_be_opened_is_refused_and_the_directory_is_free_again(
+    tmp_path: Path,
+) -> None:
+    await SqliteStore(tmp_path).aclose()
+    mark = tmp_path / NAME
+    mark.unlink()
+    mark.mkdir()
+    with pytest.raises(DataDirectoryUnreadable) as caught:
+        SqliteStore(tmp_path)
+    assert caught.value.fields["path"] == str(mark)
+    mark.rmdir()
+    await SqliteStore(tmp_path).aclose()
