@@ -7,11 +7,13 @@ Those that ship with Ramify are here; `profile_file.py` reads others.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import structlog
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from orchestrator_svc.agents.base import Aggregator, Atomizer, Executor, Planner
@@ -23,8 +25,11 @@ if TYPE_CHECKING:
 DEFAULT_MAX_PROCESSES = 64  #: child processes at one time
 DEFAULT_PROFILE = "corpus"
 PLAN_PROFILE = "plan"
+CLOSE_SECONDS = 5.0  #: that agents get at the end to release what they hold
 
 _CORPUS_OPTIONS = frozenset({"corpus"})
+
+_log = structlog.get_logger(__name__)
 
 
 class AgentSet(Atomizer, Planner, Executor, Aggregator, Protocol):
@@ -105,9 +110,13 @@ class ProfileRegistry:
         return sorted(self._entries)
 
     async def aclose(self) -> None:
-        """Release what the agents hold."""
-        for entry in self._entries.values():
-            await entry.aclose()
+        """Release what the agents hold; those of others get `CLOSE_SECONDS` and may fail."""
+        for name, entry in self._entries.items():
+            try:
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await entry.aclose()
+            except Exception as error:
+                _log.warning("agents were not closed", profile=name, cause=repr(error))
 
     def get(self, name: str) -> ProfileEntry | None:
         """Return a profile."""

@@ -90,6 +90,7 @@ class Activity:
     def close(self) -> None:
         """Publish nothing more: the call is over."""
         self._closed = True
+        self._publish = _nowhere  # lest what an agent leaves behind holds the whole run
         for timer in (self._timer, self._usage_timer):
             if timer is not None:
                 timer.cancel()
@@ -114,3 +115,7 @@ class Activity:
         if self.note != self._published:
             self._published, self._published_at = self.note, self._loop.time()
             self._publish(self.note)
+
+
+def _nowhere(note: str) -> None:
+    """Where the notes of a closed call go."""

@@ -117,20 +117,22 @@ class Views:
     """Nodes as others see them; each is made once, not for each that sees it."""
 
     def __init__(self) -> None:
-        self._siblings: dict[str, tuple[Result | None, RelatedNode, int]] = {}
+        self._siblings: dict[str, tuple[object, RelatedNode, int]] = {}
         self._above: dict[str, tuple[list[object], tuple[RelatedNode, ...], int]] = {}
 
     def sibling(self, node: Node, limit: int) -> tuple[RelatedNode, int]:
         """Return a DONE node with at most `limit` tokens, and how many it has."""
         if limit < SIBLING_TOKENS:
             return _sibling(node, limit)
+        # Not the result itself: the run lets results go, and this would keep them.
+        mark = (node.agent_calls, node.reviews, node.forced, node.result is None)
         known = self._siblings.get(node.node_id)
-        if known is not None and known[0] is node.result:
+        if known is not None and known[0] == mark:
             return known[1], known[2]
         if len(self._siblings) >= MAX_VIEWS:
             self._siblings.clear()
         related, tokens = _sibling(node, SIBLING_TOKENS)
-        self._siblings[node.node_id] = (node.result, related, tokens)
+        self._siblings[node.node_id] = (mark, related, tokens)
         return related, tokens
 
     def above(self, run: Run, node: Node, limit: int) -> tuple[tuple[RelatedNode, ...], int]:

@@ -246,10 +246,8 @@ class Runner:
     async def _decide(self, turn: Callable[[Run, float], Decision], extent: int) -> None:
         """Take a turn of the run, which `extent` nodes may have to do with."""
         self._deciding = True
-        try:
-            decision = await aside(extent, lambda: turn(self._run, self._clock()))
-        finally:
-            self._deciding = False
+        decision = await aside(extent, lambda: turn(self._run, self._clock()))
+        self._deciding = False  # not if this is cancelled: a thread goes on all the same
         self._pending.groups += self._updates.take(decision.groups, self._clock())
         self._pending.calls += decision.calls
         self._pending.cancels += decision.cancels

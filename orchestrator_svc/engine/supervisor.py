@@ -209,8 +209,7 @@ class Supervisor:
 
     async def _execute_leased(self, lease: Lease) -> None:
         project = await self._store.load(lease.project_id)
-        if not self._leases.holds(lease):  # lost meanwhile, when there was no runner to be told
-            raise ProducerFenced(project_id=lease.project_id)
+        self._check_held(lease)
         if project.state in TERMINAL_PROJECT_STATES:
             return
         entry = self._profiles.get(project.profile or self._default_profile)
@@ -221,6 +220,7 @@ class Supervisor:
             await self._refuse(project, lease, entry.refusal)
             return
         run = await aside(len(project.nodes), lambda: self._make_run(project, entry))
+        self._check_held(lease)
         runner = Runner(
             project,
             run,
@@ -236,6 +236,12 @@ class Supervisor:
             await runner.execute()
         finally:
             del self._runners[lease.project_id]
+            lease.on_lost = lambda: None  # lest both and the whole run wait for the collector
+
+    def _check_held(self, lease: Lease) -> None:
+        """Raise `ProducerFenced` if it was lost while there was no runner to be told."""
+        if not self._leases.holds(lease):
+            raise ProducerFenced(project_id=lease.project_id)
 
     def _make_run(self, project: LoadedProject, entry: ProfileEntry) -> Run:
         return Run(

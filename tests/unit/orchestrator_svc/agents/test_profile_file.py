@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from orchestrator_svc.agents import profile as profile_module
 from orchestrator_svc.agents.base import AgentError, AgentInput, NodeType, Output, Plan, TaskType
 from orchestrator_svc.agents.profile import ProfileEntry, ProfileRegistry, built_in_profiles
 from orchestrator_svc.agents.profile_file import InvalidProfile, with_files
@@ -213,3 +216,37 @@ async def test_a_service_does_not_start_with_a_bad_profile(folder: Path) -> None
     config = load_config([word for flag in flags.items() for word in flag], {})
     with pytest.raises(StartupError, match=r"config: profiles: .*executor: 'nobody'"):
         await run(config)
+
+
+async def test_agents_of_others_that_cannot_be_closed_stop_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Agents:
+        def __init__(self, close: Callable[[], Awaitable[None]]) -> None:
+            self.aclose = close
+
+    closed: list[str] = []
+
+    async def hangs() -> None:
+        await asyncio.Event().wait()
+
+    async def raises() -> None:
+        raise RuntimeError("no")
+
+    async def closes() -> None:
+        closed.append("third")
+
+    monkeypatch.setattr(profile_module, "CLOSE_SECONDS", 0.01)
+    known = built_in_profiles(Path("unused")).get("scripted")
+    assert known is not None
+    entries = {
+        name: ProfileEntry(
+            known.profile,
+            partial(Agents, close),  # type: ignore[arg-type]
+            known.check_options,
+        )
+        for name, close in {"first": hangs, "second": raises, "third": closes}.items()
+    }
+    assert all(entry.agents for entry in entries.values())
+    await ProfileRegistry(entries).aclose()
+    assert closed == ["third"]

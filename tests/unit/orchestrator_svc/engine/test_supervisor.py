@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import uvloop
 
 from orchestrator_svc.agents.profile import ProfileRegistry, built_in_profiles
@@ -234,6 +237,48 @@ async def test_a_lease_that_is_lost_while_its_project_is_loaded_ends_the_runner(
     assert not world.store.batches
     assert not ledger.nodes
     assert world.leases.holders == {"p": "other"}
+
+
+async def test_a_lease_that_is_lost_while_a_run_is_made_ends_the_runner(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A large one is made beside the loop, which goes on meanwhile."""
+    world = World()
+    world.store.add(rules=[{"node": "root", "hang": True}])
+    made: list[bool] = []
+
+    async def slow(size: int, compute: Callable[[], object]) -> object:
+        run = compute()
+        made.append(world.leases.holders.update(p="other") is None)
+        await world.keeper.renew_now()
+        return run
+
+    monkeypatch.setattr("orchestrator_svc.engine.supervisor.aside", slow)
+    async with world.running():
+        await world.until(lambda: made)
+        name = "orchestrator_active_projects"
+        await world.until(lambda: world.metrics.registry.get_sample_value(name) == 0.0)
+    assert not world.store.batches
+    assert world.leases.holders == {"p": "other"}
+
+
+async def test_nothing_of_a_run_is_left_when_its_runner_has_ended() -> None:
+    """No circle holds it: the cyclic garbage collector runs seldom in this service."""
+    world = World()
+    world.store.add()
+    gc.collect()
+    gc.disable()
+    try:
+        async with world.running():
+            await world.until(world.supervisor.active)
+            (runner,) = map(weakref.ref, world.supervisor._runners.values())
+            await world.store.until_ended()
+            await world.until(lambda: not world.supervisor.active())
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert runner() is None
+    finally:
+        gc.enable()
 
 
 async def test_no_agent_call_begins_under_a_lease_that_was_not_renewed_for_its_time() -> None:
