@@ -12,6 +12,9 @@ from ramify.v1.error_pb2 import Error, ErrorReason
 DOMAIN = "ramify"
 _DETAILS_KEY = "grpc-status-details-bin"
 _PREFIX = "ERROR_REASON_"
+#: What gRPC for asyncio overwrites the status of a call with that ends while it is written to
+#: (grpc/grpc issue 36066). The reason is lost: the next try may learn it.
+_WRITE_FAILED = "Internal error from Core"
 
 BY_REASON: dict[str, type[errors.RamifyError]] = {
     "INVALID_MUTATION": errors.InvalidMutation,
@@ -62,6 +65,8 @@ def from_rpc(error: grpc.aio.AioRpcError) -> errors.RamifyError:
         return BY_REASON[info.reason](details, **dict(info.metadata))
     if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return errors.StoreUnavailable(f"the state service does not answer: {details}")
+    if details == _WRITE_FAILED:
+        return errors.StoreUnavailable("the state service ended a call that was being written to")
     return errors.Internal(f"{error.code().name}: {details}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import Any
 
 import grpc
@@ -51,7 +51,7 @@ async def test_streams_and_watches_beyond_their_number_are_refused_until_one_end
             await watch.started()
             await producer.write_batch(batch(project_id, 1, create("a")))
             second = wire.stub.StreamMutations(timeout=WAIT_SECONDS)
-            _is_overload(await refusal(_open(second)), "max_streams")
+            _is_overload(await refusal(_read(second)), "max_streams")
             other = wire.stub.WatchProject(
                 WatchProjectRequest(project_id=project_id), timeout=WAIT_SECONDS
             )
@@ -183,12 +183,6 @@ async def _flood_of_garbage(wire: Wire) -> None:
     call = wire.channel.unary_unary("/ramify.v1.StateService/CommitBatch", bytes, bytes)
     while True:
         await _outcome(call(b"\xff" * 100_000, timeout=WAIT_SECONDS))
-
-
-async def _open(call: Any) -> Any:
-    with suppress(asyncio.InvalidStateError):  # it may be refused before it is written to
-        await call.write(StreamMutationsRequest(open=OpenStream()))
-    return await _read(call)
 
 
 async def _read(call: Any) -> Any:

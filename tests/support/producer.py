@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 import grpc
 import grpc.aio
 
+from ramify.ending import Ending
 from ramify.v1.mutation_pb2 import MutationBatch
 from ramify.v1.state_service_pb2 import (
     Attached,
@@ -49,6 +50,7 @@ class RawProducer:
 
     async def __aenter__(self) -> Self:
         self._call = self._stub.StreamMutations()
+        self._ending = Ending(self._call)
         self._reader = asyncio.create_task(self._read(), name="producer-reader")
         await self._write(StreamMutationsRequest(open=self._open))
         await self.until(lambda: self.welcome is not None or self._done)
@@ -136,7 +138,7 @@ class RawProducer:
     async def _write(self, request: StreamMutationsRequest) -> None:
         try:
             await self._call.write(request)
-        except asyncio.InvalidStateError:
+        except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
             await asyncio.wait((self._reader,))
             if self.error is not None:
                 raise self.error from None
@@ -149,7 +151,7 @@ class RawProducer:
                     self._take(response)
                     self._changed.notify_all()
         except grpc.aio.AioRpcError as error:
-            self.error = error
+            self.error = await self._ending.cause(error)
         except asyncio.CancelledError:
             if not self._call.cancelled():
                 raise

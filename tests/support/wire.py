@@ -14,6 +14,7 @@ import grpc.aio
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from grpc_status import rpc_status
 
+from ramify.ending import Ending
 from ramify.v1.mutation_pb2 import Mutation
 from ramify.v1.node_pb2 import Node
 from ramify.v1.project_pb2 import Project
@@ -171,10 +172,11 @@ async def connect(
 
 async def refusal(call: Awaitable[Any]) -> Refusal:
     """Await a call that must fail; return its status, which must be one of ours."""
+    ending = Ending(call) if isinstance(call, grpc.aio.Call) else None
     try:
         answer = await call
     except grpc.aio.AioRpcError as error:
-        return read_refusal(error)
+        return read_refusal(await ending.cause(error) if ending else error)
     raise AssertionError(f"it was not refused but answered {answer}")
 
 

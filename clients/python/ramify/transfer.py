@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 
 from ramify.calls import PAGE_SIZE, new_request_id
 from ramify.connection import Connection
+from ramify.ending import Ending
 from ramify.rpc_errors import error_from_rpc
 from ramify.v1 import state_service_pb2 as state_pb2
 from ramify.v1.payload_pb2 import Payload
@@ -31,6 +32,16 @@ async def parts(
         raise error_from_rpc(failure, address) from failure
     finally:
         call.cancel()
+
+
+async def upload(call: grpc.aio.StreamUnaryCall[_Request, _Part], address: str) -> _Part:
+    """Return the answer to an upload. Raises the typed error of a failure, whenever it came."""
+    ending = Ending(call)
+    try:
+        return await call
+    except grpc.aio.AioRpcError as failure:
+        cause = await ending.cause(failure)
+        raise error_from_rpc(cause, address) from cause
 
 
 def import_requests(
@@ -88,10 +99,7 @@ class Transfers(Connection):
         """
         is_text = isinstance(data, str)
         body = data.encode() if isinstance(data, str) else data
-        try:
-            answer = await self._state.PutPayload(payload_requests(body))
-        except grpc.aio.AioRpcError as failure:
-            raise error_from_rpc(failure, self.state_address) from failure
+        answer = await upload(self._state.PutPayload(payload_requests(body)), self.state_address)
         answer.payload.is_text = is_text
         return Payload(content_type=content_type, ref=answer.payload)
 
@@ -133,7 +141,4 @@ class Transfers(Connection):
         stored. Not repeated on failures: the pieces may be gone.
         """
         requests = import_requests(data, project_id, request_id or new_request_id())
-        try:
-            return (await self._state.ImportProject(requests)).project
-        except grpc.aio.AioRpcError as failure:
-            raise error_from_rpc(failure, self.state_address) from failure
+        return (await upload(self._state.ImportProject(requests), self.state_address)).project

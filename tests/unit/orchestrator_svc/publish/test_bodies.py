@@ -41,7 +41,7 @@ class FakeStub:
     def __init__(self) -> None:
         self.stored: dict[str, bytes] = {}
         self.puts = 0
-        self.failures: list[grpc.StatusCode] = []
+        self.failures: list[tuple[grpc.StatusCode, str]] = []
 
     def PutPayload(
         self, requests: AsyncIterator[pb.PutPayloadRequest], timeout: float
@@ -52,8 +52,9 @@ class FakeStub:
         messages = [message async for message in requests]
         self.puts += 1
         if self.failures:
+            code, details = self.failures.pop()
             raise grpc.aio.AioRpcError(
-                self.failures.pop(), grpc.aio.Metadata(), grpc.aio.Metadata()
+                code, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details
             )
         data = b"".join(message.data for message in messages)
         digest = f"sha256:{sha256(data).hexdigest()}"
@@ -149,11 +150,22 @@ async def test_what_was_put_lately_is_not_put_again(store: Bodies, stub: FakeStu
     assert stub.puts == 1
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [
+        (grpc.StatusCode.UNAVAILABLE, "nobody listens"),
+        # What gRPC makes of a call that the server ends while it is written to.
+        (grpc.StatusCode.INTERNAL, "Internal error from Core"),
+    ],
+)
 async def test_a_store_that_is_away_is_waited_for(
-    store: Bodies, stub: FakeStub, monkeypatch: pytest.MonkeyPatch
+    store: Bodies,
+    stub: FakeStub,
+    failure: tuple[grpc.StatusCode, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Backoff, "next_delay", lambda _: 0.0)
-    stub.failures = [grpc.StatusCode.UNAVAILABLE] * 3
+    stub.failures = [failure] * 3
     message = _patch(data=b"\0" * 9_000)
     await store.move_out([message])
     assert message.node.patch.result.HasField("ref")
