@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from ramify.plan_file import PlanFileError, read_plan_file
+from ramify.plan_file import read_plan_file
+from ramify.plan_source import PlanFileError
 from tests.support.plans import BAD_PLANS, BadPlan, plan_file
 
 EXAMPLES = Path(__file__).parents[3] / "examples"

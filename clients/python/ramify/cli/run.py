@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ramify.cli.display import Display
     from ramify.client import AsyncClient
     from ramify.plan_file import PlanFile
-    from ramify.v1.project_pb2 import Project
+    from ramify.v1.project_pb2 import ExecutionSettings, Project, StateSettings
 
 
 def run(
@@ -102,6 +102,7 @@ def run(
       ramify run "..." --set max_concurrent_nodes=4 --label team=docs
       ramify run "..." --profile scripted --option depth=3 --option delay_ms=200
       ramify run --plan examples/take_stock.yaml --dry-run
+      ramify run --plan p.yaml --dry-run --json    # .plan, .counts, .violations
       ramify run --plan examples/take_stock.yaml --set max_concurrent_nodes=4
       ramify run --plan examples/research.yaml --review
       ramify replan ID root                # do again what has failed
@@ -115,7 +116,6 @@ def run(
 
     from ramify.cli.attend import OnInterrupt
     from ramify.cli.failure import explain
-    from ramify.cli.plan import read as read_plan
     from ramify.cli.plan import refused
     from ramify.cli.session import run_session
     from ramify.cli.terminal import note
@@ -132,14 +132,16 @@ def run(
         raise CliError(f"--output {output}: no such folder", "create it first", ExitCode.USAGE)
     if (plan is None) == (not goal):
         raise CliError("a run has either a GOAL or --plan FILE", "", ExitCode.USAGE)
-    file = read_plan(plan) if plan is not None else None
+    if dry_run and plan is None:
+        raise CliError("--dry-run is for --plan", "", ExitCode.USAGE)
+    file = _read_plan(plan, json and dry_run) if plan is not None else None
     wanted = [*(file.settings if file else ()), *(settings or ())]
     keys, storage = read_settings(wanted)
-    if dry_run:
-        return _dry_run(file)
     if review:
         keys.enable_hitl = True
     marks = {**(file.labels if file else {}), **read_labels(labels or ())}
+    if dry_run and file is not None:
+        return _dry_run(file, keys, storage, marks, json)
     agent_options = read_options(options or ())
     if file is not None:
         profile = ""
@@ -171,14 +173,41 @@ def run(
     return run_session(work, state_svc, orchestrator_svc)
 
 
-def _dry_run(file: "PlanFile | None") -> int:
-    from ramify.cli.plan import count, draw
+def _read_plan(path: Path, json: bool) -> "PlanFile":
+    """Return the plan of a file; with `json`, print why it is none before that is raised."""
+    from json import dumps
+
+    from ramify.cli.plan import read, unusable, violations
+    from ramify.cli.terminal import print_raw
+    from ramify.plan_source import PlanFileError
+
+    try:
+        return read(path)
+    except PlanFileError as error:
+        if json:
+            print_raw(dumps({"violations": violations(error)}, ensure_ascii=False) + "\n")
+        raise unusable(error) from None
+
+
+def _dry_run(
+    file: "PlanFile",
+    settings: "ExecutionSettings",
+    state_settings: "StateSettings",
+    labels: dict[str, str],
+    json: bool,
+) -> int:
+    from json import dumps
+
+    from ramify.cli.plan import as_json, count, draw
     from ramify.cli.terminal import note, print_raw
 
-    if file is None:
-        raise CliError("--dry-run is for --plan", "", ExitCode.USAGE)
-    print_raw(draw(file.plan))
-    note(f"{file.source.path} is a good plan of {count(file.plan.tasks)} tasks; nothing was run")
+    if json:
+        document = as_json(file.plan, settings, state_settings, labels)
+        print_raw(dumps(document, ensure_ascii=False) + "\n")
+    else:
+        print_raw(draw(file.plan))
+        tasks = count(file.plan.tasks)
+        note(f"{file.source.path} is a good plan of {tasks} tasks; nothing was run")
     return ExitCode.OK
 
 
