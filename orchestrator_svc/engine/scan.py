@@ -4,6 +4,8 @@ Orchestrators do not know of each other; they see who holds which leases. So eac
 share of the projects (all of them divided by the holders, itself included), half of what is free at
 a time, in an order of its own, and looks again: of what becomes free at one moment, all who have
 room get about as much. What is still free at the next scan is taken by anybody.
+
+A project of a profile that this orchestrator does not have is left to those that have it.
 """
 
 from __future__ import annotations
@@ -39,13 +41,26 @@ class Scanner:
     """Looks for projects every third of a lease time. Owned by the supervisor."""
 
     def __init__(
-        self, projects: Projects, *, holder: str, ttl: float, take_up: Callable[[str], None]
+        self,
+        projects: Projects,
+        *,
+        holder: str,
+        ttl: float,
+        take_up: Callable[[str], None],
+        problem_with: Callable[[str], str],
     ) -> None:
         self._projects = projects
         self._holder = holder
         self._ttl = ttl
         self._take_up = take_up
+        self._problem_with = problem_with  #: why a profile is not executed here; empty: it is
+        self._left: frozenset[str] = frozenset()
         self._seen: dict[str, int] = {}  #: free projects: scans in a row that have found them
+
+    @property
+    def missing(self) -> list[str]:
+        """Profiles of projects that are free and that others have to execute, by name."""
+        return sorted(self._left)
 
     async def run(self) -> None:
         """Scan until cancelled; first, take up what this holder has held before."""
@@ -60,10 +75,10 @@ class Scanner:
 
     async def scan(self, *, first: bool = False) -> None:
         """Take up what this orchestrator should have of what is free."""
-        free = await self._projects.unfinished(leased=False)
+        free = self._executable(await self._projects.unfinished(leased=False))
         if first:
             for project in await self._projects.unfinished(leased=True):
-                if project.holder == self._holder:
+                if project.holder == self._holder and not self._problem_with(project.profile):
                     self._take_up(project.project_id)
         self._seen = {p.project_id: self._seen.get(p.project_id, 0) + 1 for p in free}
         wanted = {
@@ -74,6 +89,16 @@ class Scanner:
         }
         overdue = {project_id for project_id, scans in self._seen.items() if scans > 2}
         await self._share(wanted, overdue)
+
+    def _executable(self, free: Sequence[UnfinishedProject]) -> list[UnfinishedProject]:
+        """Return what can be executed here; say once of every other profile that it is left."""
+        found = {project.profile: self._problem_with(project.profile) for project in free}
+        left = frozenset(profile for profile, problem in found.items() if problem)
+        for profile in sorted(left - self._left):
+            cause = found[profile]
+            _log.warning("projects are left to other orchestrators", profile=profile, cause=cause)
+        self._left = left
+        return [project for project in free if project.profile not in left]
 
     async def _share(self, wanted: set[str], overdue: set[str]) -> None:
         while wanted:

@@ -3,6 +3,9 @@
 A project comes from StartProject or from the scan for unfinished projects that nobody holds
 (SEM 18). It is executed under a lease; when its runner fails, the lease is given back before the
 next try, so that nothing the failed runner sent can become durable in between.
+
+A project of a profile that this orchestrator does not have is left to those that have it, unless
+it only has to be cancelled.
 """
 
 from __future__ import annotations
@@ -28,12 +31,10 @@ from orchestrator_svc.errors import (
     RamifyError,
     leaves,
 )
-from orchestrator_svc.graph.mutation import PatchProject
-from orchestrator_svc.graph.node import Failure
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.scene import Live
 from orchestrator_svc.graph.settings import Scalar, Settings, effective
-from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES, ErrorClass, ProjectState
+from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES, CommandType, ProjectState
 from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.backoff import Backoff
 from orchestrator_svc.publish.records import LoadedProject
@@ -72,13 +73,19 @@ class Supervisor:
         metrics: Metrics,
     ) -> None:
         self._store = store
-        self._projects = projects
         self._leases = leases
         self._profiles = profiles
         self._default_profile = default_profile
         self._execution = execution  #: keys chosen for projects that do not set them
         self._max_projects = max_projects
         self._metrics = metrics
+        self._scanner = Scanner(
+            projects,
+            holder=leases.holder,
+            ttl=leases.ttl,
+            take_up=self.take_up,
+            problem_with=self.problem_with,
+        )
         self._group: asyncio.TaskGroup | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._runners: dict[str, Runner] = {}
@@ -96,6 +103,20 @@ class Supervisor:
         """Return what only the executor of a project knows; None if that is not this one."""
         runner = self._runners.get(project_id)
         return runner.live() if runner else None
+
+    @property
+    def missing_profiles(self) -> list[str]:
+        """Profiles of projects that nobody executes and that others have to, by name."""
+        return self._scanner.missing
+
+    def problem_with(self, profile: str) -> str:
+        """Return why no project of a profile is executed here; empty if they are."""
+        name = profile or self._default_profile
+        entry = self._profiles.get(name)
+        if entry is None:
+            known = ", ".join(self._profiles.names())
+            return f"this orchestrator has no profile {name!r}, it knows: {known}"
+        return entry.refusal
 
     def settings_of(self, own: Mapping[str, Scalar]) -> Settings:
         """Return the execution keys in force for a project that sets `own`."""
@@ -126,14 +147,8 @@ class Supervisor:
         """Scan and execute until cancelled."""
         async with asyncio.TaskGroup() as group:
             self._group = group
-            scanner = Scanner(
-                self._projects,
-                holder=self._leases.holder,
-                ttl=self._leases.ttl,
-                take_up=self.take_up,
-            )
             try:
-                await scanner.run()
+                await self._scanner.run()
             finally:
                 self._draining = True
 
@@ -212,14 +227,14 @@ class Supervisor:
         self._check_held(lease)
         if project.state in TERMINAL_PROJECT_STATES:
             return
-        entry = self._profiles.get(project.profile or self._default_profile)
-        if entry is None:
-            await self._refuse(project, lease, f"there is no profile {project.profile!r}")
+        problem = self.problem_with(project.profile)
+        if problem and not _is_to_end(project):
+            _log.info("project is left to others", project_id=lease.project_id, cause=problem)
             return
-        if entry.refusal:
-            await self._refuse(project, lease, entry.refusal)
-            return
+        # Whose agents is all the same if it is only to end: none is called.
+        entry = self._entry(self._default_profile if problem else project.profile)
         run = await aside(len(project.nodes), lambda: self._make_run(project, entry))
+        run.draining = bool(problem)
         self._check_held(lease)
         runner = Runner(
             project,
@@ -256,13 +271,13 @@ class Supervisor:
             reviews=project.reviews,
         )
 
-    async def _refuse(self, project: LoadedProject, lease: Lease, reason: str) -> None:
-        """End a project that cannot be executed here: it would wait for ever."""
-        failure = Failure(ErrorClass.EXECUTION, reason)
-        patch = PatchProject(ProjectState.FAILED, error=failure)
-        await self._store.open_lane(project.project_id, project.project_uid)
-        try:
-            futures = await self._store.offer(project.project_id, lease.lease_epoch, [[patch]])
-            await asyncio.gather(*futures)
-        finally:
-            self._store.close_lane(project.project_id)
+    def _entry(self, profile: str) -> ProfileEntry:
+        entry = self._profiles.get(profile or self._default_profile)
+        assert entry is not None  # the default profile exists
+        return entry
+
+
+def _is_to_end(project: LoadedProject) -> bool:
+    """Return whether a project is being cancelled, or an order to do so is open."""
+    ordered = (order.command_type is CommandType.CANCEL_PROJECT for order in project.open_commands)
+    return project.state is ProjectState.CANCELLING or any(ordered)

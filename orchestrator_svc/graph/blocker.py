@@ -98,14 +98,15 @@ def project_blockers(scene: Scene, budgets: Sequence[Use] = ()) -> Iterator[Bloc
             since=scene.since,
             remedy=f"ramify watch {name}",
         )
-    if scene.profile_problem:
+    if not scene.holder and scene.profile_problem:
         yield Blocker(
             kind=BlockerKind.AGENT,
             blocked="",
-            message=scene.profile_problem,
-            remedy="ramify run GOAL --profile NAME",
+            message=f"it waits for another orchestrator: {scene.profile_problem}",
+            since=scene.since,
+            remedy="ramify up --config FILE",
         )
-    if not scene.holder:
+    elif not scene.holder:
         yield Blocker(
             kind=BlockerKind.LEASE,
             blocked="",
@@ -146,7 +147,7 @@ def project_blockers(scene: Scene, budgets: Sequence[Use] = ()) -> Iterator[Bloc
             since=scene.since,
             remedy=f"ramify show {name}",
         )
-    if not scene.nodes and scene.holder and not scene.profile_problem:
+    if not scene.nodes and scene.holder:
         yield Blocker(
             kind=BlockerKind.CALL,
             blocked="",

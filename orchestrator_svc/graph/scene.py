@@ -57,7 +57,7 @@ class Scene:
     nodes: Mapping[str, Node] = field(default_factory=dict)
     since_of: Mapping[str, float] = field(default_factory=dict)  #: latest change, by node
     waiting_on: Mapping[str, str] = field(default_factory=dict)  #: `Node.waiting_on`, where set
-    profile_problem: str = ""  #: why the profile cannot be executed here; empty: it can
+    profile_problem: str = ""  #: why this orchestrator leaves it to others; empty: it does not
     live: Live | None = None
 
     @cached_property

@@ -83,7 +83,7 @@ class StateClient:
             )
             response = await translated(self._stub.ListProjects(request, timeout=CALL_TIMEOUT))
             found += (
-                UnfinishedProject(p.project_id, p.lease.holder, p.lease.lease_epoch)
+                UnfinishedProject(p.project_id, p.lease.holder, p.lease.lease_epoch, p.profile)
                 for p in response.projects
             )
             token = response.next_page_token

@@ -47,3 +47,4 @@ class UnfinishedProject:
     project_id: str
     holder: str = ""  #: of its lease; empty: nobody
     lease_epoch: int = 0  #: of the latest grant; 0: nobody has ever held it
+    profile: str = ""  #: empty: the orchestrator's default

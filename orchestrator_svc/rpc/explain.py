@@ -6,7 +6,6 @@ import asyncio
 import time
 from dataclasses import replace
 
-from orchestrator_svc.agents.profile import ProfileRegistry
 from orchestrator_svc.engine.supervisor import Supervisor
 from orchestrator_svc.errors import InvalidRequest
 from orchestrator_svc.graph.blocker import Blocker
@@ -26,13 +25,9 @@ class Explainer:
         *,
         client: StateClient,
         supervisor: Supervisor,
-        profiles: ProfileRegistry,
-        default_profile: str,
     ) -> None:
         self._client = client
         self._supervisor = supervisor
-        self._profiles = profiles
-        self._default_profile = default_profile
 
     async def explain_project(self, request: pb.ExplainProjectRequest) -> pb.ExplainProjectResponse:
         """Say why a project is where it is."""
@@ -80,11 +75,6 @@ class Explainer:
         """Return the project at its head, with what this orchestrator knows of it."""
         stored = await self._client.load_scene(project_id)
         scene = stored.scene
-        profile = stored.profile or self._default_profile
-        problem = ""
-        if scene.state not in TERMINAL_PROJECT_STATES and self._profiles.get(profile) is None:
-            known = ", ".join(self._profiles.names())
-            problem = f"this orchestrator has no profile {profile!r}, it knows: {known}"
         live = self._supervisor.live(project_id)
         if live is None and scene.holder and scene.state not in TERMINAL_PROJECT_STATES:
             # A lease that ran out is not in the project's record, only in the list.
@@ -94,7 +84,7 @@ class Explainer:
         return replace(
             scene,
             settings=self._supervisor.settings_of(stored.settings),
-            profile_problem=problem,
+            profile_problem=self._supervisor.problem_with(stored.profile),
             live=live,
         )
 

@@ -77,12 +77,7 @@ class OrchestratorServicer:
         self._execution = execution
         self._holder = holder
         self._started = started
-        self.explainer = Explainer(
-            client=client,
-            supervisor=supervisor,
-            profiles=profiles,
-            default_profile=default_profile,
-        )
+        self.explainer = Explainer(client=client, supervisor=supervisor)
         self.draining = False
 
     async def start_project(self, request: pb.StartProjectRequest) -> pb.StartProjectResponse:
@@ -169,6 +164,7 @@ class OrchestratorServicer:
                 for active in self._supervisor.active()
             ],
             profiles=self._profiles.names(),
+            missing_profiles=self._supervisor.missing_profiles,
             unacked_batches=self._stream.held_batches,
             settings=to_message(settle(self._execution)),
         )

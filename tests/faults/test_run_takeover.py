@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ramify.v1.explain_pb2 import BlockerKind, ExplainProjectRequest
 from ramify.v1.orchestrator_service_pb2 import GetRunnerRequest
 from ramify.v1.project_pb2 import Project
 from tests.support.orchestrator_process import OrchestratorProcess
@@ -254,6 +255,49 @@ async def test_a_newer_process_of_the_same_name_ends_the_older_one(
         assert len(late) <= 2, "what was about to begin when it was fenced (SEM 16)"
         follower.history.check_accounts()
         follower.history.check_calls(call for call in pair.calls() if call not in late)
+
+
+async def test_a_run_waits_for_an_orchestrator_that_has_its_profile(
+    state: StateProcess, tmp_path: Path
+) -> None:
+    profile = tmp_path / "mine.yaml"
+    roles = ("atomizer", "planner", "executor", "aggregator")
+    profile.write_text("".join(f"{role}: scripted\n" for role in roles))
+    with_it, without = (tmp_path / name for name in ("with", "without"))
+    data_b = "--lease-ttl-seconds", "5", "--name", "b", "--profiles", str(profile)
+    a = orchestrator(state, without, "a")
+    b = OrchestratorProcess(with_it, state.address, *data_b)
+    try:
+        a.start()
+        b.start()
+        async with (
+            connect_both(state.address, a.address) as by_a,
+            connect_both(state.address, b.address) as by_b,
+        ):
+            hold = b.hold_roots()
+            options = {"breadth": 3}
+            project = (await by_b.start("a goal", profile="mine", options=options)).project_id
+            async with by_b.follow(project) as follower:
+                await follower.until(lambda history: history.count("DONE") == 3)
+                b.kill()
+                request = ExplainProjectRequest(project_id=project)
+
+                async def left() -> bool:
+                    runner = await by_a.stub.GetRunner(GetRunnerRequest())
+                    return list(runner.missing_profiles) == ["mine"]
+
+                await eventually(left, "the other one sees what it has to leave")
+                found = (await by_a.stub.ExplainProject(request)).explanation
+                kinds = [blocker.kind for blocker in found.blockers]
+                assert kinds[0] == BlockerKind.BLOCKER_KIND_AGENT
+                assert "has no profile 'mine'" in found.summary
+                hold.release()
+                await asyncio.to_thread(b.start)
+                assert await follower.ended() == "COMPLETED"
+                assert HOLDER_A not in holders(follower)
+    finally:
+        a.kill()
+        b.kill()
 
 
 @pytest.mark.slow

@@ -137,12 +137,14 @@ def main() -> int:
 
 
 def _wrap(entry: ProfileEntry, data: Path) -> ProfileEntry:
+    names = entry.option_names
     return ProfileEntry(
         entry.profile,
         lambda: Witness(entry.agents, data),
         entry.check_options,
         entry.service_options,
         entry.refusal,
+        None if names is None else lambda: names,
     )
 
 

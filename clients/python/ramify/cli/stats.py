@@ -122,12 +122,18 @@ def _runner(client: "AsyncClient", runner: "GetRunnerResponse") -> list[tuple[st
             f"{client.orchestrator_address}  version {runner.version}, holder {runner.holder}",
         ),
         ("profiles", ", ".join(runner.profiles)),
+        *_missing(runner),
         ("unacked", f"{runner.unacked_batches:,} batches"),
     ]
     for project in runner.projects:
         text = f"{project.running_nodes:,} running, {project.ready_nodes:,} ready"
         rows.append((project.project_id, f"{text}, {project.steps:,} steps"))
     return rows
+
+
+def _missing(runner: "GetRunnerResponse") -> list[tuple[str, str]]:
+    names = ", ".join(runner.missing_profiles)
+    return [("missing", f"{names}: runs wait for an orchestrator that has it")] if names else []
 
 
 def _print(rows: list[tuple[str, str]]) -> None:

@@ -67,7 +67,7 @@ class _BlockerKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BlockerKi
     BLOCKER_KIND_CYCLE: _BlockerKind.ValueType  # 18
     """Nodes wait for each other in a circle. The doctor breaks it."""
     BLOCKER_KIND_AGENT: _BlockerKind.ValueType  # 19
-    """The profile names no usable agents on this orchestrator."""
+    """No orchestrator executes it, and the one that was asked does not have its profile."""
     BLOCKER_KIND_MISSING: _BlockerKind.ValueType  # 20
     """A node that is needed does not exist. The doctor settles it."""
     BLOCKER_KIND_UNKNOWN: _BlockerKind.ValueType  # 21
@@ -115,7 +115,7 @@ BLOCKER_KIND_CANCELLED: BlockerKind.ValueType  # 17
 BLOCKER_KIND_CYCLE: BlockerKind.ValueType  # 18
 """Nodes wait for each other in a circle. The doctor breaks it."""
 BLOCKER_KIND_AGENT: BlockerKind.ValueType  # 19
-"""The profile names no usable agents on this orchestrator."""
+"""No orchestrator executes it, and the one that was asked does not have its profile."""
 BLOCKER_KIND_MISSING: BlockerKind.ValueType  # 20
 """A node that is needed does not exist. The doctor settles it."""
 BLOCKER_KIND_UNKNOWN: BlockerKind.ValueType  # 21

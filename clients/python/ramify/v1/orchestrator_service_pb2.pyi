@@ -726,6 +726,7 @@ class GetRunnerResponse(_message.Message):
     PROJECTS_FIELD_NUMBER: _builtins.int
     PROFILES_FIELD_NUMBER: _builtins.int
     UNACKED_BATCHES_FIELD_NUMBER: _builtins.int
+    MISSING_PROFILES_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of the software."""
@@ -746,6 +747,12 @@ class GetRunnerResponse(_message.Message):
         """Names of the profiles it knows."""
 
     @_builtins.property
+    def missing_profiles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Profiles of projects that nobody executed when it last looked, and that it leaves to others:
+        it does not have the profile, or runs no plans.
+        """
+
+    @_builtins.property
     def settings(self) -> _project_pb2.ExecutionSettings:
         """Execution keys of projects that do not set them, all of them."""
 
@@ -758,11 +765,12 @@ class GetRunnerResponse(_message.Message):
         projects: _abc.Iterable[Global___ActiveProject] | None = ...,
         profiles: _abc.Iterable[_builtins.str] | None = ...,
         unacked_batches: _builtins.int = ...,
+        missing_profiles: _abc.Iterable[_builtins.str] | None = ...,
         settings: _project_pb2.ExecutionSettings | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "profiles", b"profiles", "projects", b"projects", "settings", b"settings", "start_time", b"start_time", "unacked_batches", b"unacked_batches", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "missing_profiles", b"missing_profiles", "profiles", b"profiles", "projects", b"projects", "settings", b"settings", "start_time", b"start_time", "unacked_batches", b"unacked_batches", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -228,7 +228,9 @@ class FakeLeases:
         self._check()
         self.listed.append(leased)
         return [
-            UnfinishedProject(project_id, holder, self.epochs.get(project_id, 1))
+            UnfinishedProject(
+                project_id, holder, self.epochs.get(project_id, 1), self.store.profiles[project_id]
+            )
             for project_id, ledger in self.store.ledgers.items()
             if ledger.state not in TERMINAL_PROJECT_STATES
             and leased == (project_id in self.holders)

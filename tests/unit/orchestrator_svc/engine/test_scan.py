@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,23 +17,37 @@ from orchestrator_svc.publish.records import UnfinishedProject
 class Store:
     """Leases of some projects; whoever takes one up holds it at once."""
 
-    def __init__(self, held: dict[str, str], epochs: dict[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        held: dict[str, str],
+        epochs: dict[str, int] | None = None,
+        profiles: dict[str, str] | None = None,
+    ) -> None:
         self.held = held
         self.epochs = epochs or {}
+        self.profiles = profiles or {}  #: of projects that do not have the one all know
 
     async def unfinished(self, *, leased: bool) -> Sequence[UnfinishedProject]:
         return [
-            UnfinishedProject(project_id, holder, self.epochs.get(project_id, 1))
+            UnfinishedProject(
+                project_id,
+                holder,
+                self.epochs.get(project_id, 1),
+                self.profiles.get(project_id, ""),
+            )
             for project_id, holder in self.held.items()
             if leased == bool(holder)
         ]
 
-    def scanner(self, holder: str) -> Scanner:
+    def scanner(self, holder: str, *knows: str) -> Scanner:
         def take_up(project_id: str) -> None:
             if not self.held[project_id]:
                 self.held[project_id] = holder
 
-        return Scanner(self, holder=holder, ttl=0.0, take_up=take_up)
+        def problem_with(profile: str) -> str:
+            return "it is not here" if profile not in ("", *knows) else ""
+
+        return Scanner(self, holder=holder, ttl=0.0, take_up=take_up, problem_with=problem_with)
 
     def counts(self) -> Counter[str]:
         return Counter(self.held.values())
@@ -87,9 +102,34 @@ async def test_a_new_project_is_left_to_whoever_started_it_for_one_scan() -> Non
 
 async def test_the_first_scan_takes_up_what_this_holder_has_held_before() -> None:
     taken: list[str] = []
-    store = Store({"mine": "a", "theirs": "b"})
-    await Scanner(store, holder="a", ttl=0.0, take_up=taken.append).scan(first=True)
+    held = {"mine": "a", "theirs": "b", "not any more": "a"}
+    scanner = Scanner(
+        Store(held, profiles={"not any more": "gone"}),
+        holder="a",
+        ttl=0.0,
+        take_up=taken.append,
+        problem_with=lambda profile: profile,
+    )
+    await scanner.scan(first=True)
     assert taken == ["mine"]
+
+
+async def test_what_one_cannot_execute_is_left_to_one_that_can_and_said_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store = Store(free(4), profiles={"p1": "words", "p2": "words"})
+    without, with_it = store.scanner("a"), store.scanner("b", "words")
+    for _ in range(3):
+        await without.scan()
+    assert store.held == {"p0": "a", "p1": "", "p2": "", "p3": "a"}
+    assert without.missing == ["words"]
+    assert capsys.readouterr().out.count("left to other orchestrators") == 1
+    await with_it.scan()
+    await with_it.scan()
+    await with_it.scan()
+    assert (store.held["p1"], store.held["p2"], with_it.missing) == ("b", "b", [])
+    await without.scan()
+    assert without.missing == []
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=5), st.integers(0, 60), st.data())

@@ -354,15 +354,48 @@ async def test_results_are_asked_for_until_the_store_is_back_which_costs_no_retr
 async def test_one_failing_project_does_not_disturb_the_others() -> None:
     world = World()
     world.store.add("bad", rules=[{"node": "root", "crash": True}])
-    world.store.add("lost", profile="nobody knows")
     world.store.add("good")
     async with world.running():
         assert (await world.store.until_ended("good")).state is ProjectState.COMPLETED
         assert (await world.store.until_ended("bad")).state is ProjectState.FAILED
-        lost = await world.store.until_ended("lost")
-    assert lost.state is ProjectState.FAILED
-    assert lost.error is not None
-    assert "nobody knows" in lost.error.message
+
+
+async def test_a_project_of_a_profile_that_is_not_here_is_left_to_whoever_has_it() -> None:
+    """Whoever has forgotten its file on one machine destroys no run of another one."""
+    store = FakeStore()
+    words = built_in_profiles(Path("unused")).get("scripted")
+    assert words is not None
+    without, having = World(store), World(store, profiles=ProfileRegistry({"words": words}))
+    having.leases = without.leases
+    lost = store.add("lost", profile="words")
+    store.add("good")
+    async with without.running():
+        await store.until_ended("good")
+        assert not any(project_id == "lost" for project_id, _ in store.batches)
+        assert without.supervisor.missing_profiles == ["words"]
+        without.supervisor.take_up("lost")  # as an order that comes through this one does
+        await without.until(lambda: store.loads == 2 and not without.leases.holders)
+    assert not lost.nodes
+    async with having.running():
+        having.supervisor.take_up("lost")
+        assert (await store.until_ended("lost")).state is ProjectState.COMPLETED
+
+
+@pytest.mark.parametrize("state", [ProjectState.PENDING, ProjectState.PAUSED])
+async def test_a_project_of_a_profile_that_nobody_has_can_be_cancelled(
+    state: ProjectState,
+) -> None:
+    world = World()
+    ledger = world.store.add(profile="nobody has it")
+    ledger.state = state
+    world.store.order_cancel()
+    async with world.running():
+        world.supervisor.take_up("p")
+        await world.store.until_ended()
+    assert ledger.state is ProjectState.CANCELLED
+    assert ledger.commands == {"c": CommandState.APPLIED}
+    assert not ledger.nodes or set(ledger.states().values()) == {S.CANCELLED}
+    assert not world.store.stages, "no agent was called"
 
 
 async def test_draining_gives_running_nodes_back_and_another_process_goes_on_at_once() -> None:

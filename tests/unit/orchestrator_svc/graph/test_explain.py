@@ -101,9 +101,11 @@ def test_seed_004_4_is_the_load_too_high() -> None:
 
 def test_seed_004_5_does_the_configuration_know_the_agents() -> None:
     problem = "this orchestrator has no profile 'gone', it knows: corpus"
-    found = explain(scene(node("a", S.PENDING), profile_problem=problem), NOW, "a")
+    free = scene(node("a", S.PENDING), profile_problem=problem, holder="")
+    found = explain(free, NOW, "a")
     assert found.blockers[0].kind is K.AGENT
     assert problem in found.summary
+    assert found.outlook is Outlook.NEEDS_ACTION
 
 
 # The kinds

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import cast
 
 import pytest
 
-from orchestrator_svc.agents.profile import built_in_profiles
 from orchestrator_svc.engine.supervisor import Supervisor
 from orchestrator_svc.graph.scene import Live, Scene
 from orchestrator_svc.graph.settings import Scalar, Settings, effective
@@ -44,6 +42,9 @@ class Runners:
     def live(self, project_id: str) -> Live | None:
         return self._live
 
+    def problem_with(self, profile: str) -> str:
+        return f"there is no {profile}" if profile else ""
+
     def settings_of(self, own: dict[str, Scalar]) -> Settings:
         return effective(own)
 
@@ -54,8 +55,6 @@ async def explained(
     explainer = Explainer(
         client=cast(StateClient, Client(ran_out=ran_out, profile=profile)),
         supervisor=cast(Supervisor, Runners(live)),
-        profiles=built_in_profiles(Path("unused")),
-        default_profile="scripted",
     )
     return (await explainer.explain_project(ExplainProjectRequest(project_id="p"))).explanation
 
@@ -74,7 +73,12 @@ async def test_the_executor_itself_does_not_ask_whether_it_is() -> None:
 
 
 async def test_seed_004_5_a_profile_that_does_not_exist_here_is_named() -> None:
+    found = await explained(profile="gone", ran_out=True)
+    (agent,) = (b for b in found.blockers if b.root_cause)
+    assert agent.kind == BlockerKind.BLOCKER_KIND_AGENT
+    assert agent.message == "it waits for another orchestrator: there is no gone"
+
+
+async def test_a_profile_that_is_not_here_is_no_matter_while_another_one_executes_it() -> None:
     found = await explained(profile="gone")
-    (agent,) = (b for b in found.blockers if b.kind == BlockerKind.BLOCKER_KIND_AGENT)
-    known = ", ".join(built_in_profiles(Path("unused")).names())
-    assert agent.message == f"this orchestrator has no profile 'gone', it knows: {known}"
+    assert BlockerKind.BLOCKER_KIND_AGENT not in {blocker.kind for blocker in found.blockers}

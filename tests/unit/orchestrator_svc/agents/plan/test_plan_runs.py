@@ -382,17 +382,17 @@ async def test_a_project_of_this_profile_without_a_plan_fails_and_says_why() -> 
     assert "the project has no plan" in ledger.error.message
 
 
-async def test_an_orchestrator_that_runs_no_plans_ends_such_a_project_without_a_call() -> None:
+async def test_an_orchestrator_that_runs_no_plans_leaves_such_a_project_alone() -> None:
     profiles = built_in_profiles(Path("unused"), plans_refused="plans are not run here")
     world = World(FakeStore(), profiles=profiles)
+    ledger = world.store.add(profile="plan", plan={"goal": "a goal"})
     async with world.running():
-        world.store.add(profile="plan", plan={"goal": "a goal"})
+        await world.until(lambda: world.supervisor.missing_profiles)
         world.supervisor.take_up("p")
-        ledger = await world.store.until_ended()
-    assert ledger.state is ProjectState.FAILED
-    assert ledger.error is not None
-    assert ledger.error.message == "plans are not run here"
-    assert not ledger.nodes
+        await world.until(lambda: world.store.loads and not world.leases.holders)
+    assert world.supervisor.problem_with("plan") == "plans are not run here"
+    assert ledger.state is ProjectState.PENDING
+    assert not world.store.batches
 
 
 @pytest.mark.slow
