@@ -41,7 +41,11 @@ class OrderDesk:
     async def give(
         self, request: _OrderRequest, kind: command_pb2.CommandType.ValueType
     ) -> pb.CommandReceipt:
-        """Make an order durable; do not wait for its answer. Raises `ProjectEnded`."""
+        """Make an order durable; do not wait for its answer.
+
+        Raises, the first that holds, `InvalidRequest`, `ProjectNotFound`, `NodeNotFound`,
+        `ProjectEnded`, `CommandRefused`. What only the run can tell is in its answer.
+        """
         if not request.project_id:
             raise InvalidRequest("is needed", field="project_id")
         if len(request.reason) > MAX_REASON_CHARS:
@@ -50,6 +54,8 @@ class OrderDesk:
         node_id = getattr(request, "node_id", "")
         if "node_id" in request.DESCRIPTOR.fields_by_name and not node_id:
             raise InvalidRequest("is needed", field="node_id")
+        if node_id:
+            await self._client.get_node(request.project_id, node_id)
         command = command_pb2.Command(
             command_id=_command_id(kind, request.project_id, request.request_id),
             type=kind,

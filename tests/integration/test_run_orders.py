@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any
 
 import grpc
@@ -9,6 +10,7 @@ import grpc
 from ramify.v1.command_pb2 import CommandState
 from ramify.v1.orchestrator_service_pb2 import (
     CancelNodeRequest,
+    CancelProjectRequest,
     PauseProjectRequest,
     ReplanNodeRequest,
     ResumeProjectRequest,
@@ -64,17 +66,57 @@ async def test_an_order_that_cannot_work_is_refused_with_the_reason(runs: Runs) 
         assert refused.code == grpc.StatusCode.FAILED_PRECONDITION
         assert refused.reason == "COMMAND_REFUSED"
         assert "not paused" in refused.message
-        for node_id, words in (("root.1.1", "is DONE already"), ("nobody", "no node 'nobody'")):
-            request = CancelNodeRequest(project_id=project_id, node_id=node_id)
-            refused = await refusal(runs.stub.CancelNode(request))
-            assert refused.reason == "COMMAND_REFUSED"
-            assert words in refused.message
+        request = CancelNodeRequest(project_id=project_id, node_id="root.1.1")
+        refused = await refusal(runs.stub.CancelNode(request))
+        assert refused.reason == "COMMAND_REFUSED"
+        assert "is DONE already" in refused.message
         refused = await refusal(runs.stub.CancelNode(CancelNodeRequest(project_id=project_id)))
         assert (refused.reason, refused.fields) == ("INVALID_REQUEST", ["node_id"])
         await runs.cancel(project_id)
         assert await follower.ended() == "CANCELLED"
     refused = await refusal(runs.stub.PauseProject(PauseProjectRequest(project_id=project_id)))
     assert refused.reason == "PROJECT_ENDED"
+
+
+async def reasons(runs: Runs, project_id: str, node_id: str) -> list[str]:
+    """Return why each order about a run, or about a node if one is named, is refused."""
+    stub, run, node = runs.stub, {"project_id": project_id}, {"node_id": node_id}
+    calls: list[Awaitable[object]]
+    if node_id:
+        calls = [
+            stub.CancelNode(CancelNodeRequest(**run, **node)),
+            stub.RetryNode(RetryNodeRequest(**run, **node)),
+            stub.ReplanNode(ReplanNodeRequest(**run, **node)),
+        ]
+    else:
+        calls = [
+            stub.CancelProject(CancelProjectRequest(**run)),
+            stub.PauseProject(PauseProjectRequest(**run)),
+            stub.ResumeProject(ResumeProjectRequest(**run)),
+        ]
+    return [(await refusal(call)).reason for call in calls]
+
+
+async def test_an_order_about_what_is_not_there_says_so_whatever_the_run_is_doing(
+    runs: Runs,
+) -> None:
+    assert await reasons(runs, "no-run", "") == ["PROJECT_NOT_FOUND"] * 3
+    assert await reasons(runs, "no-run", "root") == ["PROJECT_NOT_FOUND"] * 3
+    project_id = (await runs.script(rules=[ONE_HANGS])).project_id
+    async with runs.follow(project_id) as follower:
+        await follower.until(one_hangs)
+        revision = (await runs.wire.project(project_id)).revision
+        assert await reasons(runs, project_id, "nobody") == ["NODE_NOT_FOUND"] * 3
+        assert (await runs.wire.project(project_id)).revision == revision, "nothing was ordered"
+        await runs.cancel(project_id)
+        assert await follower.ended() == "CANCELLED"
+    assert await reasons(runs, project_id, "nobody") == ["NODE_NOT_FOUND"] * 3
+    assert await reasons(runs, project_id, "") == ["PROJECT_ENDED"] * 3
+    assert await reasons(runs, project_id, "root") == ["PROJECT_ENDED", *["COMMAND_REFUSED"] * 2]
+    assert await reasons(runs, project_id, "root.1.1") == [
+        "PROJECT_ENDED",
+        *["COMMAND_REFUSED"] * 2,
+    ]
 
 
 async def test_a_node_is_replanned_and_what_is_finished_is_reused(runs: Runs) -> None:
