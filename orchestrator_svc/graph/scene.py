@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from orchestrator_svc.graph.budget import Accounts, Use, project_budget
@@ -56,6 +56,8 @@ class Scene:
     settings: Settings = field(default_factory=Settings)
     nodes: Mapping[str, Node] = field(default_factory=dict)
     since_of: Mapping[str, float] = field(default_factory=dict)  #: latest change, by node
+    end: float | None = None  #: Unix seconds; None: the project has not ended
+    end_of: Mapping[str, float] = field(default_factory=dict)  #: of nodes that have ended
     waiting_on: Mapping[str, str] = field(default_factory=dict)  #: `Node.waiting_on`, where set
     profile_problem: str = ""  #: why this orchestrator leaves it to others; empty: it does not
     live: Live | None = None
@@ -80,7 +82,16 @@ class Scene:
         return Accounts(project_budget(self.settings), self.nodes)
 
     def budgets(self, now: float) -> list[Use]:
-        """Return how much of every budget is used, as exactly as it is known."""
-        if self.live is not None:
-            return list(self.live.budgets)
-        return self.accounts.report(now)
+        """Return how much of every budget is used, as exactly as it is known.
+
+        The time of a budget ends with its node, or with the project.
+        """
+        live = self.live if self.end is None else None  # what has ended is stored whole
+        uses = self.accounts.report(now) if live is None else live.budgets
+        return [self._stopped(use, now) for use in uses]
+
+    def _stopped(self, use: Use, now: float) -> Use:
+        end = self.end_of.get(use.node_id, self.end)
+        if end is None or use.resource != "wall_seconds":
+            return use
+        return replace(use, used=max(0.0, use.used - max(0.0, now - end)))

@@ -58,6 +58,7 @@ async def load_scene(stub: StateServiceAsyncStub, project_id: str) -> StoredScen
     nodes: dict[str, Node] = {}
     since_of: dict[str, float] = {}
     waiting_on: dict[str, str] = {}
+    end_of: dict[str, float] = {}
     try:
         async for message in call:
             if message.HasField("snapshot"):
@@ -69,8 +70,10 @@ async def load_scene(stub: StateServiceAsyncStub, project_id: str) -> StoredScen
                     since_of[stored.node_id] = _since(stored)
                     if stored.waiting_on:
                         waiting_on[stored.node_id] = stored.waiting_on
+                    if stored.HasField("end_time"):
+                        end_of[stored.node_id] = read_time(stored.end_time)
                 if chunk.last:
-                    scene = _scene(project, chunk.revision, nodes, since_of, waiting_on)
+                    scene = _scene(project, chunk.revision, nodes, since_of, waiting_on, end_of)
                     return StoredScene(scene, project.profile, read_stored(project.settings))
             elif message.HasField("ended"):
                 break
@@ -87,6 +90,7 @@ def _scene(
     nodes: dict[str, Node],
     since_of: dict[str, float],
     waiting_on: dict[str, str],
+    end_of: dict[str, float],
 ) -> Scene:
     return Scene(
         project_id=project.project_id,
@@ -99,6 +103,8 @@ def _scene(
         nodes=nodes,
         since_of=since_of,
         waiting_on=waiting_on,
+        end=read_time(project.end_time) if project.HasField("end_time") else None,
+        end_of=end_of,
     )
 
 

@@ -47,7 +47,8 @@ class Explainer:
         if not project_id:
             raise InvalidRequest("is needed", field="project_id")
         scene = await self._scene(project_id)
-        now = time.time()
+        asked = time.time()
+        now = asked if scene.end is None else min(asked, scene.end)  # of the run: it ended there
         # In a thread: a hundred thousand nodes take seconds, and runners go on meanwhile.
         found = await asyncio.to_thread(explain, scene, now, node_id)
         message = pb.Explanation(
@@ -68,7 +69,7 @@ class Explainer:
             live=scene.live is not None,
             holder=scene.holder,
         )
-        set_time(message.explain_time, now)
+        set_time(message.explain_time, asked)
         return message
 
     async def _scene(self, project_id: str) -> Scene:

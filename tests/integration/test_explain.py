@@ -131,6 +131,23 @@ async def test_a_bad_question_is_refused(
     assert refused.value.code() == code
 
 
+async def test_of_a_run_that_has_ended_no_time_goes_on(runs: Runs) -> None:
+    rule = {"node": "root.1.0", "error": "AUTH"}
+    started = await runs.script({"budget_wall_seconds": 3_600.0}, breadth=1, rules=[rule])
+    project_id = started.project_id
+    await runs.finish(project_id)
+    ended = await runs.wire.project(project_id)
+    answers = [await project(runs, project_id) for _ in range(2)]
+    (use,) = answers[0].budgets
+    assert (
+        0 < use.used <= (ended.end_time.ToMicroseconds() - ended.create_time.ToMicroseconds()) / 1e6
+    )
+    for answer in answers:
+        assert answer.blockers
+        answer.ClearField("explain_time")
+    assert answers[0] == answers[1]
+
+
 async def test_a_used_up_budget_pauses_the_run_and_says_so_until_it_is_resumed(
     runs: Runs,
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,21 @@ def test_the_chain_is_printed_link_by_link_with_what_helps(
         "",
         "revision 12, executed by o, answered from its own memory and the store",
     ]
+
+
+def test_what_has_failed_is_told_with_its_time_and_with_its_day_unless_that_is_today(
+    services: FakeServices, ramify: Ramify
+) -> None:
+    noon = datetime(2026, 3, 4, 12, 0, 5).timestamp()
+    answer = Explanation(project_id="p", summary="it is FAILED", outlook=Outlook.OUTLOOK_ENDED)
+    failed = answer.blockers.add(kind=BlockerKind.BLOCKER_KIND_FAILURE, message="it failed")
+    failed.since_time.FromMilliseconds(round(noon * 1e3))
+    failed.elapsed.FromSeconds(3)
+    for later, shown in ((60.0, "12:00:05"), (86_400.0, "2026-03-04 12:00:05")):
+        answer.explain_time.FromMilliseconds(round((noon + later) * 1e3))
+        services.orchestrator.explanation = answer
+        line = ramify("explain", "p").out.splitlines()[3]
+        assert line == f"  project  FAILURE  it failed (at {shown})"
 
 
 @pytest.mark.parametrize("arguments", [["p"], ["p", "d"]])

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator_svc.errors import NodeNotFound
 from orchestrator_svc.graph.blocker import BlockerKind
-from orchestrator_svc.graph.budget import Allowance
+from orchestrator_svc.graph.budget import Allowance, Budget
 from orchestrator_svc.graph.explain import MAX_LINKS, MAX_ROOT_CAUSES, Explanation, Outlook, explain
 from orchestrator_svc.graph.node import Failure, Node
 from orchestrator_svc.graph.scene import Live, OpenCall, Scene
@@ -379,3 +379,32 @@ def test_a_node_says_which_budget_forbids_its_call(
     assert only.message.startswith("budget of 100 tokens for root is used up: 120")
     assert words in only.message
     assert only.remedy == remedy
+
+
+def test_the_time_of_a_budget_ends_with_its_node() -> None:
+    limits = Budget(wall_seconds=60.0, tokens=10)
+    began = Allowance(since=NOW - 50.0)
+    children = [
+        node("a", S.DONE, budget=limits, allowance=began, usage=Usage(3)),
+        node("b", S.RUNNING, budget=limits, allowance=began),
+    ]
+    for live in (None, Live()):
+        found = scene(*children, end_of={"a": NOW - 20.0}, live=live)
+        if live is not None:
+            found = dataclasses.replace(found, live=Live(budgets=found.accounts.report(NOW)))
+        used = {(u.node_id, u.resource): u.used for u in explain(found, NOW).budgets}
+        assert used == {
+            ("a", "wall_seconds"): 30.0,
+            ("a", "tokens"): 3,
+            ("b", "wall_seconds"): 50.0,
+            ("b", "tokens"): 0,
+        }
+
+
+def test_the_time_of_an_ended_project_stands_still() -> None:
+    settings = Settings(budget_wall_seconds=100.0)
+    found = scene(root=S.PLAN_DONE, state=ProjectState.CANCELLED, settings=settings, end=NOW - 5.0)
+    found.nodes["root"].allowance = Allowance(since=NOW - 35.0)
+    for later in (0.0, 3_600.0):
+        (use,) = explain(found, NOW + later).budgets
+        assert use.used == 30.0
