@@ -34,7 +34,7 @@ from state_svc.model.limits import Limits
 from state_svc.model.storing import StoringRules
 from state_svc.payload.payloads import Payloads
 from state_svc.rpc.server import RpcServer, bound_address
-from state_svc.service import Requests, Service, now_micros
+from state_svc.service import Damage, Requests, Service, now_micros
 from state_svc.store.base import StateStore
 from state_svc.store.sqlite import SqliteStore
 from state_svc.watch.hub import WatchHub
@@ -94,6 +94,10 @@ async def build(store: StateStore, settings: Settings) -> Service:
     )
     await projects.open()
     await payloads.measure()
+    damaged = await store.list_damage()
+    for row in damaged:
+        _log.error("row is damaged", extra={"fields": {"table": row.table, "row": row.name}})
+    damage = Damage(damaged)
     return Service(
         store=store,
         projects=projects,
@@ -112,7 +116,8 @@ async def build(store: StateStore, settings: Settings) -> Service:
             compress=settings.enable_ws_compression,
         ),
         producers={r.producer_id: r.epoch for r in await store.list_producers()},
-        requests=Requests(await store.list_requests(now_micros() - Requests.KEEP_MICROS)),
+        requests=Requests(await store.list_requests(now_micros() - Requests.KEEP_MICROS), damage),
+        damage=damage,
         payloads=payloads,
     )
 

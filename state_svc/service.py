@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from state_svc.errors import ProjectNotFound, RamifyError, ServerDraining
+from state_svc.errors import CorruptRecord, ProjectNotFound, RamifyError, ServerDraining
 from state_svc.history.archive import forget_stages
 from state_svc.history.past import Past
 from state_svc.history.registry import ProjectRegistry
@@ -21,6 +21,7 @@ from state_svc.model.limits import Limits
 from state_svc.model.project import Applied, LiveProject
 from state_svc.payload.payloads import Payloads
 from state_svc.store.base import RequestRecord, StateStore
+from state_svc.store.rows import PROBLEM, Row
 from state_svc.watch.hub import WatchHub
 from state_svc.watch.style import BroadcastDefaults
 
@@ -49,6 +50,7 @@ class Service:
     broadcast: BroadcastDefaults
     producers: dict[str, int]  #: epoch in force by producer id
     requests: Requests
+    damage: Damage
     payloads: Payloads
     start_micros: int = field(default_factory=now_micros)
     draining: bool = False
@@ -129,13 +131,27 @@ class _Caller:
             self.future.set_exception(error)
 
 
+class Damage:
+    """The rows of producers and requests that could not be read at the start."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+
+    def check(self, table: str, *key: str) -> None:
+        """Raise `CorruptRecord` if the row with this key may be one of them."""
+        for row in self._rows:
+            if row.table == table and row.may_be(*key):
+                raise CorruptRecord(table=table, row=" ".join(key), problem=PROBLEM)
+
+
 class Requests:
     """Answers of repeatable calls (SEM 15): those of the last 24 hours, and those under way."""
 
     KEEP_MICROS = 24 * 3_600 * 1_000_000
     MOST = 100_000  #: answers that are kept; the oldest go
 
-    def __init__(self, records: Sequence[RequestRecord]) -> None:
+    def __init__(self, records: Sequence[RequestRecord], damage: Damage) -> None:
+        self._damage = damage
         ordered = sorted(records, key=lambda record: record.micros)[-self.MOST :]
         self._records = {(r.method, r.request_id): r for r in ordered}  #: the oldest is first
         self._running: dict[tuple[str, str], asyncio.Task[RequestRecord]] = {}
@@ -148,7 +164,7 @@ class Requests:
         A repeat that comes while the first is under way waits for it. The work goes on when its
         caller gives up, so that nothing half-happens and a repeat finds the answer. If it fails,
         nothing is kept and the request may be tried again. An empty `request_id` is never a
-        repeat.
+        repeat. Raises `CorruptRecord` if the answer was given and is damaged.
         """
         key = (method, request_id or uuid.uuid4().hex)
         while (running := self._running.get(key)) is not None:
@@ -156,6 +172,7 @@ class Requests:
         record = self._records.get(key)
         if record is not None and record.micros > now_micros() - self.KEEP_MICROS:
             return record
+        self._damage.check("requests", *key)
         task = asyncio.create_task(self._carry_out(key, work), name=f"{method} {request_id}")
         self._running[key] = task
         # Its caller may be gone: then nobody else looks at how it ended.

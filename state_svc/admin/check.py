@@ -24,6 +24,7 @@ from state_svc.model.checksum import view_checksum
 from state_svc.model.project import View
 from state_svc.storage.v1.segment_pb2 import Segment
 from state_svc.store.data_file import DataFile, StoredProject
+from state_svc.store.rows import COLUMNS, PROBLEM, Row
 from state_svc.store.sqlite_schema import FORMAT_VERSION
 
 #: What decoding and replay raise for content that no ramify has written.
@@ -35,7 +36,9 @@ class Problem:
     """One thing that is wrong, and where."""
 
     file: str
-    record: str  #: `database`, `project`, `segment`, `snapshot`, `history`, `archive`, `payload`
+    #: `database`, `project`, `segment`, `snapshot`, `history`, `archive`, `payload`, `reference`,
+    #: `producer`, `request` or `meta`.
+    record: str
     problem: str
     project_id: str = ""
     project_uid: str = ""
@@ -116,14 +119,9 @@ def check_file(data: DataFile, report: Report, progress: Progress = silent) -> N
         progress("checking pages and indexes")
         for finding in data.findings():
             report.problems.append(Problem(file=data.name, record="database", problem=finding))
-        report.store_id = data.store_id()
-        if not report.store_id:
-            text = "the store has no id"
-            report.problems.append(Problem(file=data.name, record="database", problem=text))
-        missing = data.missing()
-        if missing is not None:
-            text = f"commits {missing[0]} to {missing[1]} were acknowledged and are missing"
-            report.problems.append(Problem(file=data.name, record="database", problem=text))
+        for row in data.damaged_rows():
+            report.problems.append(_row_problem(data.name, row))
+        _check_identity(data, report)
         keys = data.project_keys()
     except apsw.Error as error:
         report.problems.append(Problem(file=data.name, record="database", problem=str(error)))
@@ -138,6 +136,38 @@ def check_file(data: DataFile, report: Report, progress: Progress = silent) -> N
         _check_payloads(data, report, progress)
     except apsw.Error as error:
         report.problems.append(Problem(file=data.name, record="database", problem=str(error)))
+
+
+def _row_problem(name: str, row: Row) -> Problem:
+    fields = dict(zip(COLUMNS[row.table], row.values, strict=True))
+    record = {"payload_references": "reference"}.get(row.table, row.table.removesuffix("s"))
+    revision = fields.get("revision")
+    known = revision if isinstance(revision, int) else 0
+    return Problem(
+        file=name,
+        record=record,
+        problem=f"row {row.name}: {PROBLEM}",
+        project_id=str(fields.get("project_id", "")),
+        project_uid=str(fields.get("project_uid", "")),
+        first_revision=known,
+        last_revision=known,
+    )
+
+
+def _check_identity(data: DataFile, report: Report) -> None:
+    """Check the id of the store, and that it holds what was acknowledged."""
+    found = ""
+    try:
+        report.store_id = data.store_id()
+        missing = data.missing()
+    except CorruptRecord:
+        return  # it is among the damaged rows
+    if not report.store_id:
+        found = "the store has no id"
+    elif missing is not None:
+        found = f"commits {missing[0]} to {missing[1]} were acknowledged and are missing"
+    if found:
+        report.problems.append(Problem(file=data.name, record="database", problem=found))
 
 
 def _check_payloads(data: DataFile, report: Report, progress: Progress) -> None:

@@ -19,6 +19,7 @@ from state_svc.codec.segment import decode_segment, pack_segment
 from state_svc.codec.snapshot import decode_chunk, encode_chunk
 from state_svc.errors import CorruptRecord, DamagedFile, DataDirectoryInUse
 from state_svc.store.data_file import DataFile, StoredProject
+from state_svc.store.rows import put_row
 from state_svc.store.sqlite import (
     FILE_NAME,
     LOCK_NAME,
@@ -87,8 +88,10 @@ def _renew(data: DataFile, progress: Progress) -> str:
     db.execute("PRAGMA synchronous = OFF")
     db.execute("BEGIN")
     upgrade(db)
+    for row in data.damaged_rows():
+        raise row.damage(db)
     store_id = uuid.uuid4().hex
-    db.execute("UPDATE meta SET value = ? WHERE key = 'store_id'", (store_id,))
+    db.execute(put_row("meta"), ("store_id", store_id))
     projects = [data.project(key) for key in data.project_keys()]
     moved = {stored.record.project_uid: uuid.uuid4().hex for stored in projects if stored}
     for number, stored in enumerate(filter(None, projects)):
@@ -110,7 +113,9 @@ def _renew_project(
         encoded = encode_project(entity)
         record, checksum = encoded.data, encoded.checksum
     db.execute(
-        "UPDATE projects SET project_uid = ?, data = ?, checksum = ? WHERE project_key = ?",
+        "UPDATE projects SET project_uid = ?1, data = ?2, checksum = ?3,"
+        " row_checksum = checksum_of(?1, project_id, compacted_revision, deleted)"
+        " WHERE project_key = ?4",
         (identity.project_uid, record, checksum, stored.key),
     )
     if stored.deleted:

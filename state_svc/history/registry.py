@@ -77,6 +77,11 @@ class ProjectRegistry:
                 except CorruptRecord as error:  # of this project alone: the others are served
                     _log.error("project cannot be read", extra={"fields": error.fields})
                     entry.damage = error
+                if head.damaged and entry.damage is None:
+                    entry.damage = CorruptRecord(
+                        project_uid=head.record.project_uid, problem="its row does not match"
+                    )
+                    _log.error("project cannot be read", extra={"fields": entry.damage.fields})
                 if not head.revision and entry.damage is None:
                     uid = head.record.project_uid
                     entry.damage = CorruptRecord(project_uid=uid, problem="it has no revisions")

@@ -69,7 +69,9 @@ class StreamSessions:
         self._sessions: dict[str, set[StreamSession]] = {}
 
     async def open(self, session: StreamSession, request: OpenStream) -> Welcome:
-        """Register a stream. Raises `InvalidRequest`, `ProducerFenced` or `StoreUnavailable`.
+        """Register a stream.
+
+        Raises `InvalidRequest`, `ProducerFenced`, `CorruptRecord` or `StoreUnavailable`.
 
         A new epoch is durable before this returns; from the first moment on nothing of an older
         one is accepted.
@@ -91,6 +93,7 @@ class StreamSessions:
         current = service.producers.get(producer_id, 0)
         if epoch < current:
             raise ProducerFenced(producer_id=producer_id, current_epoch=current)
+        service.damage.check("producers", producer_id)
         session.producer_id, session.epoch = producer_id, epoch
         if epoch > current and not assigned:
             most = service.limits.max_producers

@@ -34,6 +34,7 @@ from state_svc.codec.project import ProjectRecord
 from state_svc.codec.segment import SegmentRecord
 from state_svc.codec.snapshot import SnapshotRecord
 from state_svc.store.payloads import ArchiveRecord, PayloadStore, ReferenceRecord
+from state_svc.store.rows import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class ProjectHead:
     revision: int  #: of its last segment or snapshot; 0: its creation did not finish
     compacted: int = 0  #: segments up to this revision may be gone
     deleted: bool = False  #: only the id is left, so that it is never reused
+    damaged: bool = False  #: what the store notes about it is not what was written
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,9 @@ class StateStore(Protocol):
 
     async def list_requests(self, after_micros: int) -> list[RequestRecord]:
         """Return requests answered after a time."""
+
+    async def list_damage(self) -> list[Row]:
+        """Return damaged records of producers and requests: they are in no other list."""
 
     async def drop_requests(self, until_micros: int) -> None:
         """Forget requests answered at or before a time."""

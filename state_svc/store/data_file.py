@@ -21,6 +21,7 @@ from state_svc.codec.project import ProjectRecord
 from state_svc.codec.segment import SegmentRecord
 from state_svc.codec.snapshot import SnapshotRecord
 from state_svc.store.high_water import last_number, read_high_water
+from state_svc.store.rows import COLUMNS, Row, read_rows
 from state_svc.store.sqlite_schema import read_store_id
 
 _BUSY_MS = 10_000
@@ -89,6 +90,11 @@ class DataFile:
             if text != "ok":
                 yield str(text)
 
+    def damaged_rows(self) -> Iterator[Row]:
+        """Yield the rows that hold no encoded record and are not what was written."""
+        for table in COLUMNS:
+            yield from (row for row in read_rows(self.db, table) if not row.is_sound)
+
     @contextmanager
     def moment(self) -> Iterator[None]:
         """Make all reads inside see the store as it is at the first of them."""
@@ -143,8 +149,8 @@ class DataFile:
 
     def references(self, project: StoredProject) -> set[str]:
         """Return the digests that a project references."""
-        query = "SELECT DISTINCT digest FROM payload_references WHERE project_key = ?"
-        return {str(digest) for (digest,) in self.db.execute(query, (project.key,))}
+        rows = read_rows(self.db, "payload_references", "project_key = ?", project.key)
+        return {str(row.values[1]) for row in rows if row.is_sound}
 
     def has_payload(self, digest: str) -> bool:
         """Whether there is a payload with a digest."""

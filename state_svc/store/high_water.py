@@ -17,6 +17,7 @@ from pathlib import Path
 import apsw
 
 from state_svc.errors import DataDirectoryUnreadable
+from state_svc.store.rows import read_meta
 
 NAME = "state.highwater"
 _RECORD = struct.Struct(">32sQ")  #: id of the store, number of the commit; a crc32 follows
@@ -74,11 +75,10 @@ def read_high_water(directory: Path, store_id: str) -> int:
 def last_number(db: apsw.Connection) -> int:
     """Return the number of the last transaction that a database holds.
 
-    Commits with segments have it in their rows; others note it in `meta`.
+    Commits with segments have it in their rows; others note it in `meta`. Raises `CorruptRecord`.
     """
-    found = 0
-    for (text,) in db.execute("SELECT value FROM meta WHERE key = 'commit_id'"):
-        found = int(text) if str(text).isdecimal() else 0
+    text = read_meta(db, "commit_id") or ""
+    found = int(text) if text.isdecimal() else 0
     for (number,) in db.execute("SELECT commit_id FROM segments ORDER BY segment_key DESC LIMIT 1"):
         found = max(found, number) if isinstance(number, int) else found
     return found

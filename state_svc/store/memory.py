@@ -20,6 +20,7 @@ from state_svc.store.base import (
     RequestRecord,
 )
 from state_svc.store.memory_payloads import MemoryPayloads
+from state_svc.store.rows import Row
 from state_svc.store.sqlite import FILE_NAME, SqliteStore
 
 
@@ -173,6 +174,10 @@ class MemoryStore:
     async def list_requests(self, after_micros: int) -> list[RequestRecord]:
         """See `StateStore`."""
         return [r for r in self._requests.values() if r.micros > after_micros]
+
+    async def list_damage(self) -> list[Row]:
+        """See `StateStore`."""
+        return []
 
     async def drop_requests(self, until_micros: int) -> None:
         """See `StateStore`."""

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import apsw
 
@@ -43,6 +43,7 @@ from state_svc.store.base import (
     ProjectHead,
     RequestRecord,
 )
+from state_svc.store.rows import PROBLEM, Row, Value, is_sound, put_row, read_rows, teach
 from state_svc.store.sqlite_copy import DatabaseCopy
 from state_svc.store.sqlite_payloads import SqlitePayloads, put_archive, put_references, recount
 from state_svc.store.sqlite_schema import TABLES
@@ -59,6 +60,8 @@ _BUSY_MS = 10_000
 _DELETE_ROWS = 500
 _SPARE_BYTES = 256 << 20  #: left for the store itself when a copy is made beside it
 _COPY_PAUSE = 0.002  #: seconds between slices of a copy, for commits that wait for the disk
+
+_SOUND = is_sound("projects")
 
 _Result = TypeVar("_Result")
 
@@ -162,8 +165,11 @@ class SqliteStore:
     async def compact(self, project_uid: str, revision: int) -> None:
         """See `StateStore`."""
         key = await self.write(lambda _: self._writer.key(project_uid))
-        await self._write(
-            "UPDATE projects SET compacted_revision = ? WHERE project_key = ?", (revision, key)
+        await self._mark(
+            "compacted_revision = ?1,"
+            " row_checksum = checksum_of(project_uid, project_id, ?1, deleted)",
+            "project_key = ?2",
+            (revision, key),
         )
         failpoint("after_compact_mark")
         await self._delete("segments", "project_key = ? AND last_revision <= ?", (key, revision))
@@ -172,8 +178,10 @@ class SqliteStore:
     async def delete_project(self, project_uid: str) -> None:
         """See `StateStore`."""
         key = await self.write(lambda _: self._writer.key(project_uid))
-        await self._write(
-            "UPDATE projects SET deleted = 1, data = x'', checksum = 0 WHERE project_key = ?",
+        await self._mark(
+            "deleted = 1, data = x'', checksum = 0,"
+            " row_checksum = checksum_of(project_uid, project_id, compacted_revision, 1)",
+            "project_key = ?",
             (key,),
         )
         try:
@@ -189,8 +197,8 @@ class SqliteStore:
         """See `StateStore`."""
         await self._write(
             "INSERT INTO projects"
-            " (project_uid, project_id, data, checksum, compacted_revision, deleted)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
+            " (project_uid, project_id, data, checksum, compacted_revision, deleted, row_checksum)"
+            " VALUES (?1, ?2, ?3, ?4, ?5, ?6, checksum_of(?1, ?2, ?5, ?6))",
             (
                 record.project_uid,
                 record.project_id,
@@ -203,20 +211,22 @@ class SqliteStore:
 
     async def finish_project(self, project_uid: str, requests: Sequence[RequestRecord]) -> None:
         """See `StateStore`."""
-        statement = "UPDATE projects SET deleted = 0 WHERE project_uid = ? AND deleted = ?"
+        statement = (
+            "UPDATE projects SET deleted = 0,"
+            " row_checksum = checksum_of(project_uid, project_id, compacted_revision, 0)"
+            f" WHERE project_uid = ? AND deleted = {_UNFINISHED} AND {_SOUND}"
+        )
 
         def work(db: apsw.Connection) -> None:
-            db.execute(statement, (project_uid, _UNFINISHED))
+            db.execute(statement, (project_uid,))
             _put_requests(db, requests)
 
         await self.write(work)
 
     async def list_unfinished(self) -> list[str]:
         """See `StateStore`."""
-        query = "SELECT project_uid FROM projects WHERE deleted = ?"
-        return await self.read(
-            lambda db: [str(uid) for (uid,) in db.execute(query, (_UNFINISHED,))]
-        )
+        query = f"SELECT project_uid FROM projects WHERE deleted = {_UNFINISHED} AND {_SOUND}"
+        return await self.read(lambda db: [str(uid) for (uid,) in db.execute(query)])
 
     async def drop_unfinished(self, project_uid: str) -> bool:
         """See `StateStore`."""
@@ -237,6 +247,14 @@ class SqliteStore:
 
         return await self.write(work)
 
+    async def _mark(self, change: str, where: str, values: tuple[int, ...]) -> None:
+        """Change the row of a project; raises `CorruptRecord` if it is damaged."""
+        statement = f"UPDATE projects SET {change} WHERE {where} AND {_SOUND}"
+        if not await self._write(statement, values):
+            raise CorruptRecord(
+                file=FILE_NAME, table="projects", project_key=values[-1], problem=PROBLEM
+            )
+
     async def _delete(self, table: str, condition: str, values: tuple[int, ...]) -> None:
         """Delete rows a few at a time, so that commits get their turn in between."""
         statement = (
@@ -249,19 +267,27 @@ class SqliteStore:
     async def list_producers(self) -> list[ProducerRecord]:
         """See `StateStore`."""
         return await self.read(
-            lambda db: [
-                ProducerRecord(*row)
-                for row in db.execute("SELECT producer_id, epoch FROM producers")
-            ]
+            lambda db: [ProducerRecord(*values) for values in _sound(db, "producers")]
         )
 
     async def list_requests(self, after_micros: int) -> list[RequestRecord]:
         """See `StateStore`."""
-        query = (
-            "SELECT method, request_id, project_id, revision, micros FROM requests WHERE micros > ?"
-        )
         return await self.read(
-            lambda db: [RequestRecord(*row) for row in db.execute(query, (after_micros,))]
+            lambda db: [
+                RequestRecord(*values)
+                for values in _sound(db, "requests", "micros > ?", after_micros)
+            ]
+        )
+
+    async def list_damage(self) -> list[Row]:
+        """See `StateStore`."""
+        return await self.read(
+            lambda db: [
+                row
+                for table in ("producers", "requests")
+                for row in read_rows(db, table)
+                if not row.is_sound
+            ]
         )
 
     async def drop_requests(self, until_micros: int) -> None:
@@ -269,7 +295,8 @@ class SqliteStore:
         # By its key, as the table has no rowid.
         statement = (
             "DELETE FROM requests WHERE (method, request_id) IN"
-            f" (SELECT method, request_id FROM requests WHERE micros <= ? LIMIT {_DELETE_ROWS})"
+            " (SELECT method, request_id FROM requests"
+            f" WHERE micros <= ? AND {is_sound('requests')} LIMIT {_DELETE_ROWS})"
         )
         while await self._write(statement, (until_micros,)):
             pass
@@ -326,7 +353,7 @@ class SqliteStore:
         )
         if commit.producers:
             db.executemany(
-                "INSERT OR REPLACE INTO producers (producer_id, epoch) VALUES (?, ?)",
+                put_row("producers"),
                 [(record.producer_id, record.epoch) for record in commit.producers],
             )
         _put_requests(db, commit.requests)
@@ -357,7 +384,7 @@ class SqliteStore:
             for table in TABLES:
                 db.execute(
                     f"DELETE FROM {table} WHERE project_key IN"
-                    " (SELECT project_key FROM projects WHERE deleted = 1)"
+                    f" (SELECT project_key FROM projects WHERE deleted = 1 AND {_SOUND})"
                 )
 
         try:
@@ -385,6 +412,7 @@ class SqliteStore:
         if connection is None:
             connection = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE)
             connection.set_busy_timeout(_BUSY_MS)
+            teach(connection)
             connection.execute("PRAGMA query_only = 1")
             connection.execute("PRAGMA wal_autocheckpoint = 0")
             self._readers.connection = connection
@@ -394,13 +422,20 @@ class SqliteStore:
     def _list_projects(self, db: apsw.Connection) -> list[ProjectHead]:
         query = (
             "SELECT project_uid, project_id, data, checksum, compacted_revision, deleted,"
-            f" {_HEAD} FROM projects WHERE deleted <> {_UNFINISHED} ORDER BY project_key"
+            f" {_HEAD}, {_SOUND} FROM projects"
+            f" WHERE deleted <> {_UNFINISHED} OR NOT {_SOUND} ORDER BY project_key"
         )
         return [
             ProjectHead(
-                ProjectRecord(uid, project_id, data, checksum), head, compacted, bool(deleted)
+                ProjectRecord(uid, project_id, data, checksum),
+                head,
+                compacted,
+                bool(deleted and sound),
+                damaged=not sound,
             )
-            for uid, project_id, data, checksum, compacted, deleted, head in db.execute(query)
+            for uid, project_id, data, checksum, compacted, deleted, head, sound in db.execute(
+                query
+            )
         ]
 
     async def read(self, work: Work[_Result]) -> _Result:
@@ -414,7 +449,8 @@ class SqliteStore:
 
 def _put_project(db: apsw.Connection, record: ProjectRecord) -> None:
     db.execute(
-        "INSERT INTO projects (project_uid, project_id, data, checksum) VALUES (?, ?, ?, ?)"
+        "INSERT INTO projects (project_uid, project_id, data, checksum, row_checksum)"
+        " VALUES (?1, ?2, ?3, ?4, checksum_of(?1, ?2, 0, 0))"
         " ON CONFLICT (project_uid) DO UPDATE SET data = excluded.data,"
         " checksum = excluded.checksum",
         (record.project_uid, record.project_id, record.data, record.checksum),
@@ -424,10 +460,15 @@ def _put_project(db: apsw.Connection, record: ProjectRecord) -> None:
 def _put_requests(db: apsw.Connection, requests: Sequence[RequestRecord]) -> None:
     if requests:
         db.executemany(
-            "INSERT OR REPLACE INTO requests"
-            " (method, request_id, project_id, revision, micros) VALUES (?, ?, ?, ?, ?)",
+            put_row("requests"),
             [(r.method, r.request_id, r.project_id, r.revision, r.micros) for r in requests],
         )
+
+
+def _sound(
+    db: apsw.Connection, table: str, where: str = "true", *values: Value
+) -> Iterator[tuple[Any, ...]]:
+    return (row.values for row in read_rows(db, table, where, *values) if row.is_sound)
 
 
 def _project_key(db: apsw.Connection, project_uid: str) -> int | None:

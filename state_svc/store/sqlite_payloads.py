@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import apsw
 
 from state_svc.codec.payload import PayloadInfo, PayloadRecord
 from state_svc.codec.segment import SegmentRecord
-from state_svc.errors import StoreUnavailable
+from state_svc.errors import CorruptRecord, StoreUnavailable
 from state_svc.failpoints import failpoint
 from state_svc.store.payloads import ArchiveRecord, PayloadTotals, ReferenceRecord
+from state_svc.store.rows import Value, is_sound, put_row, read_meta, read_rows, sound_rows
 
 _DELETE_ROWS = 500
 _DELETE_BYTES = 32 << 20  #: of bodies, in one transaction
@@ -89,22 +90,19 @@ class SqlitePayloads:
 
     async def list_references(self, project_uid: str) -> list[ReferenceRecord]:
         """See `PayloadStore`."""
-        query = (
-            "SELECT digest, revision, archived FROM payload_references"
-            f" WHERE project_key = {_KEY} ORDER BY digest, archived"
-        )
+        where = f"project_key = {_KEY} ORDER BY digest, archived"
         return await self._threads.read(
             lambda db: [
-                ReferenceRecord(project_uid, digest, revision, bool(archived))
-                for digest, revision, archived in db.execute(query, (project_uid,))
+                ReferenceRecord(project_uid, str(digest), int(revision), bool(archived))
+                for _, digest, archived, revision in _references(db, where, project_uid)
             ]
         )
 
     async def is_referenced(self, project_uid: str, digest: str) -> bool:
         """See `PayloadStore`."""
-        query = f"SELECT 1 FROM payload_references WHERE project_key = {_KEY} AND digest = ?"
+        where = f"project_key = {_KEY} AND digest = ?"
         return await self._threads.read(
-            lambda db: next(iter(db.execute(query, (project_uid, digest))), None) is not None
+            lambda db: any(True for _ in _references(db, where, project_uid, digest))
         )
 
     async def drop_references(
@@ -128,10 +126,7 @@ class SqlitePayloads:
 
     async def list_unreferenced(self, before_micros: int) -> list[str]:
         """See `PayloadStore`."""
-        query = f"SELECT digest FROM payloads WHERE micros < ? AND {_UNREFERENCED}"
-        return await self._threads.read(
-            lambda db: [str(digest) for (digest,) in db.execute(query, (before_micros,))]
-        )
+        return await self._threads.read(lambda db: _list_unreferenced(db, before_micros))
 
     async def drop_payloads(self, digests: Collection[str], before_micros: int) -> int:
         """See `PayloadStore`."""
@@ -175,11 +170,32 @@ class SqlitePayloads:
         return await self._threads.write(work)
 
 
+_SOUND = is_sound("payload_references")
 _KEY = "(SELECT project_key FROM projects WHERE project_uid = ?)"
 _UNREFERENCED = (
     "NOT EXISTS (SELECT 1 FROM payload_references"
     " WHERE payload_references.digest = payloads.digest)"
 )
+
+
+def _references(db: apsw.Connection, where: str, *values: Value) -> Iterator[tuple[Any, ...]]:
+    return sound_rows(db, "payload_references", where, *values)
+
+
+def _list_unreferenced(db: apsw.Connection, before_micros: int) -> list[str]:
+    """Raise `CorruptRecord` if a reference is damaged: it may be one to any of them.
+
+    Neither is an index trusted with what may be dropped: it may be damaged on its own.
+    """
+    damaged = f"SELECT reference_key FROM payload_references NOT INDEXED WHERE NOT {_SOUND}"
+    for (key,) in db.execute(damaged):
+        for _ in _references(db, "reference_key = ?", key):
+            pass
+    query = (
+        "SELECT digest FROM payloads WHERE micros < ?"
+        " AND digest NOT IN (SELECT digest FROM payload_references NOT INDEXED)"
+    )
+    return [str(digest) for (digest,) in db.execute(query, (before_micros,))]
 
 
 def read_totals(db: apsw.Connection) -> PayloadTotals:
@@ -190,15 +206,18 @@ def read_totals(db: apsw.Connection) -> PayloadTotals:
 def recount(db: apsw.Connection) -> None:
     """Note how much is there, by looking: versions before may have written without noting it."""
     totals = _count(db)
-    if totals != (_noted(db) or PayloadTotals()):
+    damaged = any(not row.is_sound for row in read_rows(db, "meta", "key = 'payload_totals'"))
+    if damaged or totals != (_noted(db) or PayloadTotals()):
         _note_totals(db, totals)
 
 
 def _noted(db: apsw.Connection) -> PayloadTotals | None:
-    for (text,) in db.execute("SELECT value FROM meta WHERE key = 'payload_totals'"):
-        numbers = str(text).split()
-        if len(numbers) == 3 and all(map(str.isdecimal, numbers)):
-            return PayloadTotals(*map(int, numbers))
+    try:
+        numbers = (read_meta(db, "payload_totals") or "").split()
+    except CorruptRecord:  # they can be counted again
+        return None
+    if len(numbers) == 3 and all(map(str.isdecimal, numbers)):
+        return PayloadTotals(*map(int, numbers))
     return None
 
 
@@ -212,7 +231,7 @@ def _count(db: apsw.Connection) -> PayloadTotals:
 
 def _note_totals(db: apsw.Connection, totals: PayloadTotals) -> None:
     text = f"{totals.count} {totals.original_bytes} {totals.stored_bytes}"
-    db.execute("INSERT OR REPLACE INTO meta VALUES ('payload_totals', ?)", (text,))
+    db.execute(put_row("meta"), ("payload_totals", text))
 
 
 def _drop(digests: Sequence[str], before_micros: int, db: apsw.Connection) -> tuple[int, int]:
@@ -246,16 +265,18 @@ def put_references(db: apsw.Connection, references: Iterable[tuple[int, Referenc
     Raises `StoreUnavailable` if a payload is not there; then the transaction must not commit.
     """
     statement = (
-        "INSERT INTO payload_references (project_key, digest, archived, revision)"
-        " SELECT ?, digest, ?, ? FROM payloads WHERE digest = ?"
+        "INSERT INTO payload_references (project_key, digest, archived, revision, row_checksum)"
+        " VALUES (?1, ?2, ?3, ?4, checksum_of(?1, ?2, ?3, ?4))"
         " ON CONFLICT (project_key, digest, archived)"
-        " DO UPDATE SET revision = max(revision, excluded.revision)"
+        " DO UPDATE SET revision = excluded.revision, row_checksum = excluded.row_checksum"
+        # What is there may be damaged: the later revision is right whatever it was.
+        f" WHERE excluded.revision > payload_references.revision OR NOT {_SOUND}"
     )
     for key, reference in references:
-        values = (key, reference.archived, reference.revision, reference.digest)
-        db.execute(statement, values)
-        if not db.changes():
+        if not _find(db, [reference.digest]):
             raise StoreUnavailable(problem=f"payload {reference.digest} is not stored any more")
+        values = (key, reference.digest, int(reference.archived), reference.revision)
+        db.execute(statement, values)
         failpoint("in_references")
 
 

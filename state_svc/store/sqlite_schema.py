@@ -9,8 +9,9 @@ from pathlib import Path
 import apsw
 
 from state_svc.errors import CorruptRecord, DataDirectoryTooNew
+from state_svc.store.rows import put_row, read_meta, teach
 
-FORMAT_VERSION = 2  #: of the database; older ones are upgraded, newer ones refused
+FORMAT_VERSION = 3  #: of the database; older ones are upgraded, newer ones refused
 
 #: What belongs to one project, besides its row of `projects`.
 TABLES = ("segments", "snapshots", "payload_references", "stage_archive")
@@ -28,7 +29,7 @@ def prepare(db: apsw.Connection, path: Path) -> str:
         with db:
             upgrade(db)
             if not version:
-                db.execute("INSERT INTO meta VALUES ('store_id', ?)", (uuid.uuid4().hex,))
+                db.execute(put_row("meta"), ("store_id", uuid.uuid4().hex))
     store_id = read_store_id(db)
     if not store_id:
         raise CorruptRecord(file=path.name, problem="the store has no id")
@@ -37,6 +38,7 @@ def prepare(db: apsw.Connection, path: Path) -> str:
 
 def upgrade(db: apsw.Connection) -> None:
     """Take every step from the schema that is there to the present one."""
+    teach(db)
     for step in range(format_version(db) + 1, FORMAT_VERSION + 1):
         db.execute(files("state_svc.store").joinpath(f"sql/sqlite_{step}.sql").read_text("utf-8"))
     db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
@@ -48,7 +50,5 @@ def format_version(db: apsw.Connection) -> int:
 
 
 def read_store_id(db: apsw.Connection) -> str:
-    """Return the id of the store; empty if it has none."""
-    for (value,) in db.execute("SELECT value FROM meta WHERE key = 'store_id'"):
-        return str(value)
-    return ""
+    """Return the id of the store; empty if it has none. Raises `CorruptRecord`."""
+    return read_meta(db, "store_id") or ""

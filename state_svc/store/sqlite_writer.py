@@ -19,6 +19,7 @@ import apsw
 from state_svc.errors import CommitsMissing, CorruptRecord, StoreUnavailable
 from state_svc.failpoints import failpoint
 from state_svc.store.high_water import NAME, HighWater, last_number, read_high_water
+from state_svc.store.rows import put_row, teach
 from state_svc.store.sqlite_schema import format_version, prepare, read_store_id
 
 _log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ _BUSY_MS = 10_000
 _CHECKPOINT_PAGES = 4_000  #: the WAL is folded back about every 16 MB
 _RECOVER_SECONDS = 1.0  #: between attempts to end a doubt
 _MAX_KEYS = 100_000
+_PUT_META = put_row("meta")
 
 #: Errors after which the WAL may hold the whole transaction.
 _NOT_SYNCED = frozenset({apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC})
@@ -138,7 +140,7 @@ class SqliteWriter:
                 db.execute("ROLLBACK")
                 return
             if not in_rows:
-                db.execute("INSERT OR REPLACE INTO meta VALUES ('commit_id', ?)", (str(number),))
+                db.execute(_PUT_META, ("commit_id", str(number)))
             before_commit()
             db.execute("COMMIT")
         except BaseException as error:
@@ -159,16 +161,13 @@ class SqliteWriter:
             # What was not synced may lie in the WAL all the same, and a start after a crash would
             # take it for a commit although it was refused. Another commit in its place ends that.
             value = uuid.uuid4().hex
-            self.write_now(
-                lambda db: db.execute(
-                    "INSERT OR REPLACE INTO meta VALUES ('recovered', ?)", (value,)
-                )
-            )
+            self.write_now(lambda db: db.execute(_PUT_META, ("recovered", value)))
             self._doubtful = False
 
     def _connect(self) -> apsw.Connection:
         db = apsw.Connection(str(self._path))
         db.set_busy_timeout(_BUSY_MS)
+        teach(db)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")

@@ -18,6 +18,7 @@ from state_svc.store.base import Commit, StateStore
 from state_svc.store.high_water import last_number
 from state_svc.store.memory import MemoryStore
 from state_svc.store.payloads import ArchiveRecord, PayloadTotals, ReferenceRecord
+from state_svc.store.rows import put_row
 from state_svc.store.sqlite import FILE_NAME, SqliteStore
 from tests.support.files import find_problems
 
@@ -267,7 +268,7 @@ async def test_totals_that_a_version_before_left_wrong_are_no_damage_and_right_a
     def leave(db: apsw.Connection) -> None:
         db.execute("DELETE FROM meta WHERE key = 'payload_totals'")
         if noted is not None:
-            db.execute("INSERT INTO meta VALUES ('payload_totals', ?)", (noted,))
+            db.execute(put_row("meta"), ("payload_totals", noted))
 
     store = SqliteStore(tmp_path)
     await store.payloads.put(_payload("a"))

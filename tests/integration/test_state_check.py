@@ -18,6 +18,7 @@ from state_svc.codec.snapshot import SnapshotRecord, decode_snapshot, encode_sna
 from state_svc.model.project import LiveProject
 from state_svc.rpc.history import HistoryRpcs
 from state_svc.store.data_file import DataFile
+from state_svc.store.rows import teach
 from tests.support.embedded import embedded
 from tests.support.mutations import READY, RUNNING, create, delete, patch
 from tests.support.state_process import StateProcess, run_to_end
@@ -62,6 +63,7 @@ def look(directory: Path) -> Report:
 
 def change(directory: Path, statement: str, *values: Any) -> None:
     database = apsw.Connection(str(directory / FILE))
+    teach(database)
     database.execute(statement, values)
     assert database.changes()
     database.close()
@@ -181,7 +183,8 @@ def store_snapshot(opened: DataFile, key: int, record: SnapshotRecord) -> None:
 
 
 def test_a_compacted_project_without_its_snapshot_is_found(data: Path) -> None:
-    change(data, "UPDATE projects SET compacted_revision = 22")
+    row = "checksum_of(project_uid, project_id, 22, deleted)"
+    change(data, f"UPDATE projects SET compacted_revision = 22, row_checksum = {row}")
     change(data, "DELETE FROM segments WHERE last_revision <= 22")
     assert look(data).problems == []
     change(data, "DELETE FROM snapshots")

@@ -23,7 +23,7 @@ from state_svc.rpc.history import HistoryRpcs
 from state_svc.rpc.leases import LeaseRpcs
 from state_svc.rpc.portable import PortableRpcs
 from state_svc.rpc.stream import StreamSessions
-from state_svc.service import Requests, now_micros
+from state_svc.service import Damage, Requests, now_micros
 from state_svc.store.base import RequestRecord
 from state_svc.store.memory import MemoryStore
 from tests.support.embedded import Embedded, embedded
@@ -203,7 +203,7 @@ async def test_the_oldest_answers_are_forgotten_in_memory_and_in_the_store(
         assert [r.request_id for r in await store.list_requests(0)] == ["c", "d", "e"]
         await ask("a")
         assert answered[-1] == "a", "it was forgotten"
-    again = Requests(await store.list_requests(0))
+    again = Requests(await store.list_requests(0), Damage([]))
     assert {name for _, name in again._records} == {"d", "e", "a"}, "and so after a restart"
 
 
