@@ -5,6 +5,9 @@ Of the children of a plan that it replaces, those that are DONE and that the new
 everything below them. The same task is one with equal goal, task type and details whose
 dependencies are all reused and are those of the finished child, so that its result would be made
 from the same inputs.
+
+A child that was planned and has FAILED with something finished below it goes on in the same way, if
+the new plan has the same task: it gets a new plan itself, and reuses its own finished children.
 """
 
 from __future__ import annotations
@@ -16,10 +19,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from orchestrator_svc.graph.mutation import NodeChanges
 from orchestrator_svc.graph.node import Json, Node
 from orchestrator_svc.graph.plan import DraftTask, canonical, child_id, in_order, sub_graph_id
+from orchestrator_svc.graph.replan import replan
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.settle import make_ready
 from orchestrator_svc.graph.staging import half_staged, is_staged
-from orchestrator_svc.graph.types import TERMINAL_NODE_STATES, NodeState, TaskType
+from orchestrator_svc.graph.types import (
+    TERMINAL_NODE_STATES,
+    NodeState,
+    NodeType,
+    OnDependencyFailure,
+    OnExhausted,
+    TaskType,
+)
 
 
 def reusable(run: Run, node: Node) -> dict[str, Node]:
@@ -71,8 +82,55 @@ def reuse(tasks: Sequence[DraftTask], finished: Mapping[str, Node]) -> dict[int,
     return chosen
 
 
+def resumable(run: Run, node: Node) -> dict[str, Node]:
+    """Return the failed children of the node's present plan below which something is finished.
+
+    One with a budget of its own has used some of it, and so begins anew.
+    """
+    children = (run.nodes.get(child_id) for child_id in node.children)
+    return {
+        child.node_id: child
+        for child in children
+        if child is not None
+        and child.state is NodeState.FAILED
+        and not (child.superseded or child.budget)
+        and child.layer < run.max_layer(child)
+        and any(item.state is NodeState.DONE for item in run.descendants(child))
+    }
+
+
+def resume(
+    tasks: Sequence[DraftTask], failed: Mapping[str, Node], reused: Mapping[int, str]
+) -> dict[int, str]:
+    """Return the failed child that goes on with each task, by the task's index."""
+    free: dict[_Group, deque[str]] = {}
+    for node_id, child in failed.items():
+        work = _work(child.goal, child.task_type, child.depends_on, child.details)
+        free.setdefault((work, *_policies(child)), deque()).append(node_id)
+    chosen: dict[int, str] = {}
+    for index, task in enumerate(tasks) if free else ():
+        taken = index in reused or task.budget or task.node_type is NodeType.EXECUTE
+        if taken or any(needed not in reused for needed in task.depends_on):
+            continue
+        needs = (reused[needed] for needed in task.depends_on)
+        details = {key: canonical(value) for key, value in task.details.items()}
+        work = _work(task.goal, task.task_type, needs, details)
+        same = free.get((work, *_policies(task)))
+        if same:
+            chosen[index] = same.popleft()
+    return chosen
+
+
+def _policies(made: Node | DraftTask) -> tuple[OnExhausted | None, OnDependencyFailure | None, int]:
+    retries = -1 if made.max_retries is None else made.max_retries
+    return made.on_exhausted, made.on_dependency_failure, retries
+
+
 #: What a task does: goal, type, the finished nodes that it needs, and details as JSON.
 _Work = tuple[str, TaskType, frozenset[str], str]
+
+#: The same, and the policies of its node, which are made with it.
+_Group = tuple[_Work, OnExhausted | None, OnDependencyFailure | None, int]
 
 
 def _work(
@@ -86,14 +144,19 @@ def adopt_plan(run: Run, node: Node, tasks: tuple[DraftTask, ...]) -> None:
     plan_number = node.plan_count + 1
     staged = is_staged(tasks, run.goal)
     reused = reuse(tasks, reusable(run, node))
+    kept = {**reused, **resume(tasks, resumable(run, node), reused)}
     sub_graph = sub_graph_id(node.node_id, plan_number)
-    ids = tuple(reused.get(index) or child_id(sub_graph, index) for index in range(len(tasks)))
+    ids = tuple(kept.get(index) or child_id(sub_graph, index) for index in range(len(tasks)))
     if node.children:
         _supersede(run, node, set(ids))
-    children = [run.nodes[id_] for id_ in reused.values()]
+    children = [run.nodes[id_] for id_ in kept.values()]
+    for child in children:
+        if child.state is NodeState.FAILED:
+            replan(run, child, node.replan_reason, ordered=True)
+            run.cut()
     for index in in_order(tasks) if staged else range(len(tasks)):
         task = tasks[index]
-        if index in reused:
+        if index in kept:
             continue
         if staged:
             run.cut()
@@ -132,7 +195,7 @@ def adopt_plan(run: Run, node: Node, tasks: tuple[DraftTask, ...]) -> None:
     if staged:
         run.cut()
     run.patch(node, **changes)
-    run.index_plan(node, children, set(reused.values()))
+    run.index_plan(node, children, set(kept.values()))
     if staged:
         for child in children:
             if child.state is NodeState.PENDING:

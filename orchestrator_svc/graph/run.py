@@ -246,15 +246,20 @@ class Run:
         )
         return node
 
-    def index_plan(self, node: Node, children: list[Node], reused: set[str]) -> None:
-        """Count the children of a new plan and their dependencies, all of which exist now."""
+    def index_plan(self, node: Node, children: list[Node], kept: set[str]) -> None:
+        """Count the children of a new plan and their dependencies, all of which exist now.
+
+        Those that are `kept` of the last plan are indexed already.
+        """
         node.open_children = 0
         node.done_children = 0
         for child in children:
-            if child.node_id in reused:
+            if child.node_id not in kept:
+                self._index(child)
+            elif child.state is NodeState.DONE:
                 node.done_children += 1
             else:
-                self._index(child)
+                node.open_children += 1
 
     def reopen(self, node: Node) -> None:
         """Count a node that has ended as open again; the move itself follows.

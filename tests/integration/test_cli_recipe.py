@@ -48,6 +48,7 @@ def test_the_plan_of_the_page_fails_is_mended_and_ends(tmp_path: Path) -> None:
         tree = ramify("show", "widget", env=up.env).stdout
         assert "FAILED superseded" in tree
         assert len(re.findall("clean: rm -rf", tree)) == 1, "what was done was not done again"
+        assert len(re.findall("style: test -s", tree)) == 1, "nor in the group that had failed"
     finally:
         assert up.stop() == (0, "")
 

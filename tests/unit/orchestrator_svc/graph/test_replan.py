@@ -8,10 +8,12 @@ import pytest
 
 from orchestrator_svc.engine.context import agent_input
 from orchestrator_svc.graph.adopt import reusable, reuse
+from orchestrator_svc.graph.budget import Budget
 from orchestrator_svc.graph.event import Planned
 from orchestrator_svc.graph.node import Json
 from orchestrator_svc.graph.plan import DraftTask
 from orchestrator_svc.graph.recovery import MAX_REPLANS
+from orchestrator_svc.graph.settings import Settings
 from orchestrator_svc.graph.types import (
     CommandState,
     CommandType,
@@ -242,3 +244,109 @@ def test_equal_tasks_are_reused_once_each_whatever_their_details_look_like() -> 
     finished = reusable(driven.run, driven.run.nodes["root"])
     chosen = reuse([part(True), part(1), part(2), part(1.0), part(1)], finished)
     assert chosen == {0: "root.1.2", 1: "root.1.0", 3: "root.1.1"}
+
+
+def group(goal: str, *depends_on: int) -> DraftTask:
+    return DraftTask(goal, TaskType.AGGREGATE, NodeType.PLAN, depends_on, {})
+
+
+def with_a_failed_group(*more: DraftTask, settings: Settings = DEFAULTS) -> Driven:
+    """Return a run of which a group `root.1.0` has failed over the second of its two tasks.
+
+    Its first task is done, the run is PARTIAL.
+    """
+    settings = replace(settings, max_retries=0)
+    driven = planned(group("both"), task("else"), *more, settings=settings)
+    driven.answer("root.1.1", done("else"))
+    driven.answer("root.1.0", of(task("one"), task("two")))
+    driven.answer("root.1.0.1.0", done("one"))
+    driven.answer("root.1.0.1.1", failed())
+    driven.answer("root.1.0", failed(ErrorClass.DEPENDENCY_FAILED))
+    for item in range(len(more)):
+        assert driven.state(f"root.1.{item + 2}") is S.FAILED
+    driven.answer("root", done())
+    assert driven.project() is ProjectState.PARTIAL
+    return driven
+
+
+def test_a_failed_group_that_the_new_plan_has_again_keeps_its_finished_tasks() -> None:
+    driven = with_a_failed_group(task("last", 0))
+    assert driven.reopen(REPLAN, "root")[0] is CommandState.APPLIED
+    driven.answer("root", of(group("both"), task("else"), task("last", 0)))
+    assert driven.node("root").children == ("root.1.0", "root.1.1", "root.2.2")
+    again = driven.calls["root.1.0"]
+    assert (again.stage, again.attempt) == (Stage.PLAN, 2)
+    seen = agent_input(driven.run, again, project_id="p", options={})
+    assert [child.state for child in seen.previous] == ["DONE", "FAILED"]
+    assert driven.state("root.2.2") is S.PENDING
+    driven.answer("root.1.0", of(task("one"), task("two")))
+    assert driven.node("root.1.0").children == ("root.1.0.1.0", "root.1.0.2.1")
+    driven.answer("root.1.0.2.1", done("two"))
+    driven.answer("root.1.0", done("both"))
+    driven.answer("root.2.2", done("last"))
+    driven.answer("root", done())
+    assert driven.project() is ProjectState.COMPLETED
+    assert driven.moves_of("root.1.0.1.0").count(S.DONE) == 1
+    assert driven.node("root.1.0.1.1").superseded
+
+
+def test_a_crash_while_a_failed_group_goes_on_loses_nothing() -> None:
+    driven = with_a_failed_group()
+    driven.reopen(REPLAN, "root")
+    driven.answer("root", of(group("both"), task("else")))
+    driven.crash()
+    assert driven.state("root.1.0") is S.RUNNING
+    driven.answer("root.1.0", of(task("one"), task("two")))
+    driven.crash()
+    driven.answer("root.1.0.2.1", done("two"))
+    driven.answer("root.1.0", done("both"))
+    driven.answer("root", done())
+    assert driven.project() is ProjectState.COMPLETED
+
+
+def test_a_failed_group_that_fails_again_ends_the_run_again() -> None:
+    driven = with_a_failed_group()
+    driven.reopen(REPLAN, "root")
+    driven.answer("root", of(group("both"), task("else")))
+    driven.answer("root.1.0", of(task("one"), task("two")))
+    driven.answer("root.1.0.2.1", failed())
+    driven.answer("root.1.0", failed(ErrorClass.DEPENDENCY_FAILED))
+    driven.answer("root", done())
+    assert driven.project() is ProjectState.PARTIAL
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        group("another"),
+        replace(group("both"), max_retries=7),
+        replace(group("both"), on_exhausted=OnExhausted.PAUSE),
+        replace(group("both"), budget=Budget(tokens=10)),
+        replace(group("both"), node_type=NodeType.EXECUTE),
+        group("both", 1),
+    ],
+)
+def test_a_failed_group_that_is_not_the_same_is_made_anew(other: DraftTask) -> None:
+    driven = with_a_failed_group()
+    driven.reopen(REPLAN, "root")
+    driven.answer("root", of(other, task("else")))
+    assert driven.node("root").children == ("root.2.0", "root.1.1")
+    assert driven.node("root.1.0").superseded
+    assert driven.node("root.1.0.1.0").superseded
+
+
+def test_groups_in_a_failed_group_go_on_too() -> None:
+    driven = planned(group("outer"), settings=replace(DEFAULTS, max_retries=0))
+    driven.answer("root.1.0", of(group("inner")))
+    inner = "root.1.0.1.0"
+    driven.answer(inner, of(task("one"), task("two")))
+    driven.answer(f"{inner}.1.0", done())
+    driven.answer(f"{inner}.1.1", failed())
+    driven.answer(inner, failed(ErrorClass.DEPENDENCY_FAILED))
+    assert driven.state("root.1.0") is S.FAILED
+    assert driven.project() is ProjectState.FAILED
+    assert driven.reopen(REPLAN, "root")[0] is CommandState.APPLIED
+    driven.answer("root", of(group("outer")))
+    driven.answer("root.1.0", of(group("inner")))
+    driven.answer(inner, of(task("one"), task("two")))
+    assert driven.node(inner).children == (f"{inner}.1.0", f"{inner}.2.1")
