@@ -20,16 +20,26 @@ from tests.bench.report import Report
 
 _PATH = ("ramify.bench.Echo", "Frames")
 _FRAME_BYTES = 64
+_PER_SECOND = 4_000  #: frames sent for each second that is asked for
 
 
 async def frames(report: Report, seconds: float) -> None:
     """Frames per second through a bare bidirectional stream, one process each side."""
+    report.add("bare echo stream, frames/s (the limit)", await _rate(seconds))
+
+
+async def beside(report: Report) -> None:
+    """Measure the echo that the next rate is compared with: machines swing within minutes."""
+    report.echo = await _rate(1.0)
+
+
+async def _rate(seconds: float) -> float:
     async with (
         service("tests.bench.echo") as process,
         grpc.aio.insecure_channel(process.address) as channel,
     ):
         call: Any = channel.stream_stream("/{}/{}".format(*_PATH))()
-        count = int(4_000 * seconds)
+        count = int(_PER_SECOND * seconds)
 
         async def transmit() -> None:
             for _ in range(count):
@@ -42,9 +52,7 @@ async def frames(report: Report, seconds: float) -> None:
             tasks.create_task(transmit())
             for _ in range(count):
                 await call.read()
-        elapsed = time.perf_counter() - started
-        report.echo = count / elapsed
-        report.add("bare echo stream, frames/s (the limit)", report.echo)
+        return count / (time.perf_counter() - started)
 
 
 async def _serve(listen: str) -> None:

@@ -18,6 +18,7 @@ from ramify.v1 import state_service_pb2_grpc as rpc
 from ramify.v1.mutation_pb2 import Delta
 from ramify.v1.node_pb2 import NodeState
 from ramify.v1.project_pb2 import ExecutionSettings, ProjectState
+from tests.bench import echo
 from tests.bench.processes import service
 from tests.bench.producer import percentile
 from tests.bench.report import Report
@@ -34,6 +35,7 @@ _ENDED = frozenset(
 async def no_op_nodes(report: Report, seconds: float) -> None:
     """A flat plan of no-op nodes, every state change durable."""
     nodes = 10_000
+    await echo.beside(report)
     started, ended, _ = await _run(nodes, chain=False, slots=256)
     report.add_rate(f"no-op nodes/s, flat plan of {nodes}", nodes / (ended - started))
 

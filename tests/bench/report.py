@@ -11,7 +11,7 @@ class Report:
     """Figures in the order they were measured."""
 
     rows: list[tuple[str, float, dict[str, float]]] = field(default_factory=list)
-    echo: float | None = None  #: frames/s of the bare echo, if it was measured in this run
+    echo: float | None = None  #: frames/s of the bare echo when it was measured last
 
     def add(self, name: str, value: float, **more: float) -> None:
         """Add a figure and say so at once."""
@@ -20,9 +20,13 @@ class Report:
         sys.stdout.flush()
 
     def add_rate(self, name: str, value: float, **more: float) -> None:
-        """Add a figure per second, with how many times the bare echo it is."""
+        """Add a figure per second, with how many times the bare echo it is.
+
+        `echo.beside` measures that just before.
+        """
         if self.echo:
             more["times_echo"] = value / self.echo
+            more["echo"] = self.echo
         self.add(name, value, **more)
 
     def markdown(self) -> str:

@@ -17,6 +17,7 @@ from ramify.v1 import orchestrator_service_pb2_grpc as orchestrator_rpc
 from ramify.v1 import state_service_pb2 as pb
 from ramify.v1 import state_service_pb2_grpc as rpc
 from ramify.v1.project_pb2 import ExecutionSettings, Project, ProjectState
+from tests.bench import echo
 from tests.bench.processes import Process, service
 from tests.bench.report import Report
 
@@ -91,6 +92,7 @@ async def sizes(report: Report, seconds: float) -> None:
     for nodes in SIZES:
         async with _pair() as pair:
             process = pair.orchestrator
+            await echo.beside(report)
             before, processor = process.resident_bytes(), process.cpu_seconds()
             started = time.perf_counter()
             project = await pair.start(nodes)
@@ -140,6 +142,7 @@ async def fairness(report: Report, seconds: float) -> None:
             async with gate:
                 await pair.start(PROJECT_NODES, f"p{number}", slots=10)
 
+        await echo.beside(report)
         began = time.perf_counter()
         await asyncio.gather(*(start(number) for number in range(PROJECTS)))
         spent: list[float] = []

@@ -9,6 +9,7 @@ import grpc
 
 from ramify.v1 import state_service_pb2 as pb
 from ramify.v1 import state_service_pb2_grpc as rpc
+from tests.bench import echo
 from tests.bench.processes import Process, service
 from tests.bench.producer import Producer, create_batch, frame, patch_batch, percentile
 from tests.bench.report import Report
@@ -40,6 +41,7 @@ async def throughput(report: Report, seconds: float) -> None:
                 for number in range(count)
             ]
             producer.ack_seconds.clear()
+            await echo.beside(report)
             disk, cpu = _disk(process), process.cpu_seconds()
             started = time.perf_counter()
             await producer.run(frames, "p", 2, window=_SATURATED)

@@ -11,6 +11,7 @@ import grpc
 
 from ramify.v1 import state_service_pb2 as pb
 from ramify.v1 import state_service_pb2_grpc as rpc
+from tests.bench import echo
 from tests.bench.processes import Process, service
 from tests.bench.producer import Producer, create_batch, frame, patch_batch, result_batch
 from tests.bench.report import Report
@@ -36,6 +37,7 @@ async def results(report: Report, seconds: float) -> None:
             frame([result_batch("p", n + 2, n * _SIZE, _SIZE, _NODES, _RESULT_BYTES)])
             for n in range(count)
         ]
+        await echo.beside(report)
         disk = _disk(process)
         started = time.perf_counter()
         await producer.run(frames, "p", 2, window=_SATURATED)
@@ -50,9 +52,11 @@ async def results(report: Report, seconds: float) -> None:
 
 async def interleaved(report: Report, seconds: float) -> None:
     """The same frames for one project and for 200 in turn."""
+    await echo.beside(report)
     alone = await _in_turn(seconds, 1)
-    many = await _in_turn(seconds, _PROJECTS)
     report.add_rate("durable mutations/s, 50 per frame, one project", alone)
+    await echo.beside(report)
+    many = await _in_turn(seconds, _PROJECTS)
     report.add_rate(
         f"durable mutations/s, 50 per frame, {_PROJECTS} projects in turn",
         many,
