@@ -2,28 +2,48 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self, TypeVar
-
-from google.protobuf.struct_pb2 import Value
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from functools import wraps
+from inspect import signature
+from types import GenericAlias, TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, get_args
 
 from ramify.calls import CallPolicy
 from ramify.client import AsyncClient
-from ramify.cursor import WatchOptions, WatchStart
-from ramify.events import WatchEvent
-from ramify.v1 import orchestrator_service_pb2 as orchestrator_pb2
-from ramify.v1 import state_service_pb2 as state_pb2
-from ramify.v1.explain_pb2 import Explanation
-from ramify.v1.node_pb2 import Node, NodeState
-from ramify.v1.payload_pb2 import Payload
-from ramify.v1.plan_pb2 import Plan
-from ramify.v1.project_pb2 import ExecutionSettings, Project, ProjectState, StateSettings
-from ramify.v1.review_pb2 import ProposedPlan, Review, ReviewDecision, ReviewState
-from ramify.v1.stage_pb2 import StageRecord
-from ramify.watch import WatchPolicy
 
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
+
+
+def _blocking(
+    method: Callable[Concatenate[AsyncClient, _P], Coroutine[Any, Any, _T]],
+) -> Callable[Concatenate["RamifyClient", _P], _T]:
+    """Return a method that waits for the one of `AsyncClient`."""
+
+    @wraps(method)
+    def call(self: "RamifyClient", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return self._run(method(self._client, *args, **kwargs))
+
+    return call
+
+
+def _iterating(
+    method: Callable[Concatenate[AsyncClient, _P], AsyncGenerator[_T, None]],
+) -> Callable[Concatenate["RamifyClient", _P], Iterator[_T]]:
+    """Return a method that yields what the one of `AsyncClient` does.
+
+    Close the iterator, or leave it to the garbage collector, to end the call before its end.
+    """
+
+    @wraps(method)
+    def call(self: "RamifyClient", /, *args: _P.args, **kwargs: _P.kwargs) -> Iterator[_T]:
+        return self._iterate(lambda: method(self._client, *args, **kwargs))
+
+    asynchronous = signature(method)
+    (item, _) = get_args(asynchronous.return_annotation)
+    told = asynchronous.replace(return_annotation=GenericAlias(Iterator, item))
+    call.__signature__ = told  # type: ignore[attr-defined]
+    return call
 
 
 class RamifyClient:
@@ -47,6 +67,8 @@ class RamifyClient:
         )
         self._thread.start()
         self._client = self._run(_open(state, orchestrator, actor, policy))
+        self.state_address = self._client.state_address
+        self.orchestrator_address = self._client.orchestrator_address
 
     def __enter__(self) -> Self:
         """Return the client itself."""
@@ -71,170 +93,51 @@ class RamifyClient:
         self._thread.join()
         self._loop.close()
 
-    def start_project(
-        self,
-        goal: str = "",
-        *,
-        plan: Plan | None = None,
-        project_id: str = "",
-        profile: str = "",
-        settings: ExecutionSettings | None = None,
-        state_settings: StateSettings | None = None,
-        agent_options: Mapping[str, Value] | None = None,
-        labels: Mapping[str, str] | None = None,
-        request_id: str = "",
-    ) -> Project:
-        """Create a project and begin to execute it."""
-        return self._run(
-            self._client.start_project(
-                goal,
-                plan=plan,
-                project_id=project_id,
-                profile=profile,
-                settings=settings,
-                state_settings=state_settings,
-                agent_options=agent_options,
-                labels=labels,
-                request_id=request_id,
-            )
-        )
+    # What each does, and with which arguments, is written once, at `AsyncClient`.
 
-    def cancel_project(
-        self, project_id: str, *, reason: str = ""
-    ) -> orchestrator_pb2.CancelProjectResponse:
-        """Order the end of a run."""
-        return self._run(self._client.cancel_project(project_id, reason=reason))
+    start_project = _blocking(AsyncClient.start_project)
+    cancel_project = _blocking(AsyncClient.cancel_project)
+    pause_project = _blocking(AsyncClient.pause_project)
+    resume_project = _blocking(AsyncClient.resume_project)
+    cancel_node = _blocking(AsyncClient.cancel_node)
+    retry_node = _blocking(AsyncClient.retry_node)
+    replan_node = _blocking(AsyncClient.replan_node)
+    get_runner = _blocking(AsyncClient.get_runner)
+    explain_project = _blocking(AsyncClient.explain_project)
+    explain_node = _blocking(AsyncClient.explain_node)
 
-    def explain_project(self, project_id: str) -> Explanation:
-        """Return why a project is not running, or what it does."""
-        return self._run(self._client.explain_project(project_id))
+    watch = _iterating(AsyncClient.watch)
+    wait = _blocking(AsyncClient.wait)
 
-    def explain_node(self, project_id: str, node_id: str) -> Explanation:
-        """Return why a node is not running, with its latest changes of state."""
-        return self._run(self._client.explain_node(project_id, node_id))
+    get_review = _blocking(AsyncClient.get_review)
+    list_reviews = _iterating(AsyncClient.list_reviews)
+    resolve_review = _blocking(AsyncClient.resolve_review)
 
-    def pause_project(
-        self, project_id: str, *, reason: str = ""
-    ) -> orchestrator_pb2.CommandReceipt:
-        """Let a run dispatch nothing more; the receipt says what still runs."""
-        return self._run(self._client.pause_project(project_id, reason=reason))
+    get_project = _blocking(AsyncClient.get_project)
+    list_projects = _iterating(AsyncClient.list_projects)
+    get_node = _blocking(AsyncClient.get_node)
+    list_nodes = _iterating(AsyncClient.list_nodes)
+    list_stages = _iterating(AsyncClient.list_stages)
+    get_stats = _blocking(AsyncClient.get_stats)
+    get_server_info = _blocking(AsyncClient.get_server_info)
 
-    def resume_project(
-        self, project_id: str, *, reason: str = ""
-    ) -> orchestrator_pb2.CommandReceipt:
-        """Let a paused run go on."""
-        return self._run(self._client.resume_project(project_id, reason=reason))
+    create_project = _blocking(AsyncClient.create_project)
+    commit_batch = _blocking(AsyncClient.commit_batch)
+    flush_project = _blocking(AsyncClient.flush_project)
 
-    def cancel_node(
-        self, project_id: str, node_id: str, *, reason: str = ""
-    ) -> orchestrator_pb2.CommandReceipt:
-        """Cancel a node with everything below it."""
-        return self._run(self._client.cancel_node(project_id, node_id, reason=reason))
+    diff_project = _iterating(AsyncClient.diff_project)
+    fork_project = _blocking(AsyncClient.fork_project)
+    compact_project = _blocking(AsyncClient.compact_project)
+    pin_revision = _blocking(AsyncClient.pin_revision)
+    unpin_revision = _blocking(AsyncClient.unpin_revision)
+    delete_project = _blocking(AsyncClient.delete_project)
 
-    def retry_node(
-        self, project_id: str, node_id: str, *, reason: str = ""
-    ) -> orchestrator_pb2.CommandReceipt:
-        """Give a failed node another attempt."""
-        return self._run(self._client.retry_node(project_id, node_id, reason=reason))
-
-    def replan_node(
-        self, project_id: str, node_id: str, *, reason: str = ""
-    ) -> orchestrator_pb2.CommandReceipt:
-        """Let a node be planned anew; the planner is told the reason."""
-        return self._run(self._client.replan_node(project_id, node_id, reason=reason))
-
-    def wait(self, project_id: str) -> Project:
-        """Return the project once it has ended."""
-        return self._run(self._client.wait(project_id))
-
-    def watch(
-        self,
-        project_id: str,
-        start: WatchStart | None = None,
-        *,
-        filter: state_pb2.WatchFilter | None = None,  # noqa: A002 - the contract's word
-        policy: WatchPolicy | None = None,
-        options: WatchOptions | None = None,
-    ) -> Iterator[WatchEvent]:
-        """Yield every change of a project; close the iterator or leave the loop to stop."""
-        return self._iterate(
-            self._client.watch(project_id, start, filter=filter, policy=policy, options=options)
-        )
-
-    def get_project(self, project_id: str) -> Project:
-        """Return a project with its counts, state and head revision."""
-        return self._run(self._client.get_project(project_id))
-
-    def list_projects(
-        self,
-        *,
-        states: Sequence[ProjectState.ValueType] = (),
-        labels: Mapping[str, str] | None = None,
-    ) -> Iterator[Project]:
-        """Yield projects in the order of their creation."""
-        return self._iterate(self._client.list_projects(states=states, labels=labels))
-
-    def get_node(self, project_id: str, node_id: str) -> Node:
-        """Return one node with its result."""
-        return self._run(self._client.get_node(project_id, node_id))
-
-    def list_nodes(
-        self, project_id: str, *, states: Sequence[NodeState.ValueType] = ()
-    ) -> Iterator[Node]:
-        """Yield nodes in the order of their creation, all as of one revision."""
-        return self._iterate(self._client.list_nodes(project_id, states=states))
-
-    def get_review(self, project_id: str, review_id: str) -> Review:
-        """Return one review, open or closed."""
-        return self._run(self._client.get_review(project_id, review_id))
-
-    def list_reviews(
-        self, project_id: str = "", *, states: Sequence[ReviewState.ValueType] = ()
-    ) -> Iterator[state_pb2.ListedReview]:
-        """Yield the reviews of a project, or of all projects, oldest first."""
-        return self._iterate(self._client.list_reviews(project_id, states=states))
-
-    def resolve_review(
-        self,
-        project_id: str,
-        review_id: str,
-        decision: ReviewDecision.ValueType,
-        *,
-        etag: int = 0,
-        instructions: str = "",
-        modified_plan: ProposedPlan | None = None,
-        comment: str = "",
-        request_id: str = "",
-    ) -> Review:
-        """Decide an open review; return it as it is then."""
-        return self._run(
-            self._client.resolve_review(
-                project_id,
-                review_id,
-                decision,
-                etag=etag,
-                instructions=instructions,
-                modified_plan=modified_plan,
-                comment=comment,
-                request_id=request_id,
-            )
-        )
-
-    def list_stages(self, project_id: str, *, node_id: str = "") -> Iterator[StageRecord]:
-        """Yield what happened in the stages of a run or of one node, oldest first."""
-        return self._iterate(self._client.list_stages(project_id, node_id=node_id))
-
-    def put_payload(self, data: bytes | str, *, content_type: str = "") -> Payload:
-        """Store a body; return it as a batch names it."""
-        return self._run(self._client.put_payload(data, content_type=content_type))
-
-    def get_payload(self, project_id: str, digest: str) -> bytes:
-        """Return the bytes of a body that a run references."""
-        return self._run(self._client.get_payload(project_id, digest))
-
-    def get_stats(self, project_id: str = "") -> state_pb2.GetStatsResponse:
-        """Return the counters of one project, or of the whole service."""
-        return self._run(self._client.get_stats(project_id))
+    put_payload = _blocking(AsyncClient.put_payload)
+    get_payload = _blocking(AsyncClient.get_payload)
+    whole = _blocking(AsyncClient.whole)
+    backup = _iterating(AsyncClient.backup)
+    export_project = _iterating(AsyncClient.export_project)
+    import_project = _blocking(AsyncClient.import_project)
 
     def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -244,7 +147,8 @@ class RamifyClient:
             future.cancel()
             raise
 
-    def _iterate(self, items: AsyncGenerator[_T, None]) -> Iterator[_T]:
+    def _iterate(self, make: Callable[[], AsyncGenerator[_T, None]]) -> Iterator[_T]:
+        items = self._run(_make(make))
         try:
             while True:
                 try:
@@ -261,6 +165,11 @@ async def _open(
 ) -> AsyncClient:
     """Create the client on the loop that its channels will belong to."""
     return AsyncClient(state, orchestrator, actor=actor, policy=policy)
+
+
+async def _make(make: Callable[[], AsyncGenerator[_T, None]]) -> AsyncGenerator[_T, None]:
+    """Begin a stream on the loop that its call belongs to."""
+    return make()
 
 
 async def _next(items: AsyncGenerator[_T, None]) -> _T:

@@ -1,11 +1,15 @@
 """The blocking client does what the asynchronous one does, from a thread without a loop."""
 
 import asyncio
+import inspect
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
+from types import GenericAlias
+from typing import get_args, get_origin
 
 import pytest
 
-from ramify import RamifyClient, WatchSnapshot
+from ramify import AsyncClient, RamifyClient, WatchSnapshot
 from ramify.errors import ProjectNotFoundError
 from ramify.v1.project_pb2 import ProjectState
 from tests.unit.clients.fake_project import node_created, project_state
@@ -35,5 +39,42 @@ async def test_a_script_starts_watches_and_reads_a_run(
             with pytest.raises(ProjectNotFoundError):
                 client.get_project("other")
         client.close()
+
+    await asyncio.to_thread(script)
+
+
+def public(client: type) -> dict[str, inspect.Signature]:
+    """Return the public methods of a class with what they take and return."""
+    return {
+        name: inspect.signature(member)
+        for name, member in inspect.getmembers(client, callable)
+        if not name.startswith("_")
+    }
+
+
+def blocking(returned: object) -> object:
+    """Return what a blocking method returns for an asynchronous one."""
+    if get_origin(returned) is not AsyncGenerator:
+        return returned
+    return GenericAlias(Iterator, get_args(returned)[0])
+
+
+def test_every_method_is_there_under_its_name_with_its_arguments_and_documented() -> None:
+    expected = {
+        name: taken.replace(return_annotation=blocking(taken.return_annotation))
+        for name, taken in public(AsyncClient).items()
+    }
+    expected["close"] = expected.pop("aclose")
+    assert public(RamifyClient) == expected
+    assert inspect.signature(RamifyClient) == inspect.signature(AsyncClient)
+    for name in expected:
+        assert not inspect.iscoroutinefunction(getattr(RamifyClient, name))
+        assert (getattr(RamifyClient, name).__doc__ or "").strip()
+
+
+async def test_both_clients_tell_whom_they_talk_to(services: FakeServices) -> None:
+    def script() -> None:
+        with RamifyClient(services.address, services.address) as client:
+            assert client.state_address == client.orchestrator_address == services.address
 
     await asyncio.to_thread(script)
