@@ -2,8 +2,8 @@
 
 `RAMIFY_FAILPOINTS="before_commit=kill@3"` kills the process (SIGKILL, so that no code runs) the
 third time the place is reached. Actions: `kill`, `error` (raises OSError), `sleep:SECONDS`,
-`hold:FILE` (waits as long as the file is there); `@N` means the Nth time only, without it every
-time. Nothing is checked when the variable is unset.
+`hold:FILE` (writes a line into the file and waits as long as it is there); `@N` means the Nth time
+only, without it every time. Nothing is checked when the variable is unset.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,5 +83,12 @@ def failpoint(name: str) -> None:
     elif action.kind == "sleep":
         time.sleep(action.seconds)
     else:
-        while action.file.exists():
-            time.sleep(_HOLD_SECONDS)
+        _wait_for_the_end_of(action.file)
+
+
+def _wait_for_the_end_of(file: Path) -> None:
+    # Not in a way that would make the file: it may be gone already.
+    with suppress(FileNotFoundError), file.open("r+") as held:
+        held.write("held\n")
+    while file.exists():
+        time.sleep(_HOLD_SECONDS)

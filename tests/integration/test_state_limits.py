@@ -101,7 +101,7 @@ async def test_calls_are_refused_while_what_is_pending_fills_its_bound(
         project_id = (await wire.create_project()).project_id
         large = {"text": "x" * 600_000}
         first = asyncio.create_task(wire.commit(project_id, create("first")))
-        await eventually(state.writing, "a commit, so that all others are pending")
+        await eventually(hold.reached, "a commit, so that all others are pending")
         calls = [
             wire.stub.CommitBatch(
                 CommitBatchRequest(

@@ -149,7 +149,7 @@ async def test_a_commit_of_many_large_batches_can_be_watched_later(
                 for n in range(1, 6)
             ]
             first = asyncio.create_task(wire.commit(project_id, create("first")))
-            await eventually(state.writing, "the slow commit")
+            await eventually(hold.reached, "the slow commit")
             for item in pile:
                 await producer.send(item)
             await wire.accepted(project_id, "n5-4")

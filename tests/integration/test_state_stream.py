@@ -295,7 +295,7 @@ async def test_of_two_epochs_that_open_at_once_only_the_newer_may_write(
         project_id = (await wire.create_project()).project_id
         opening = asyncio.create_task(open_and_write(wire, project_id, 5))
         # The commit of epoch 5 is being written when nothing else could be: then comes 6.
-        await eventually(state.writing, "epoch 5 is being written")
+        await eventually(hold.reached, "epoch 5 is being written")
         call = other.stub.StreamMutations()
         await call.write(StreamMutationsRequest(open=OpenStream(producer_id="prod", epoch=6)))
 

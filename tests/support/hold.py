@@ -15,6 +15,10 @@ class Hold:
     def __str__(self) -> str:
         return str(self.path)
 
+    def reached(self) -> bool:
+        """Whether somebody is held up."""
+        return bool(self.path.stat().st_size)
+
     def release(self) -> None:
         """Let what waits go on. Idempotent."""
         self.path.unlink(missing_ok=True)

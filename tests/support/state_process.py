@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-import apsw
-
 from tests.support.bound import WAIT_SECONDS
 
 #: Logs of the processes that the running test (or its module) has started: path and where the
@@ -124,18 +122,6 @@ class StateProcess:
     def read_log(self) -> str:
         """Return what the service has logged so far."""
         return self.log.read_text("utf-8", "replace") if self.log.exists() else ""
-
-    def writing(self) -> bool:
-        """Whether a commit is being written at this moment."""
-        database = apsw.Connection(str(self.data / "state.sqlite3"))
-        try:
-            database.execute("BEGIN IMMEDIATE")
-            database.execute("ROLLBACK")
-        except apsw.BusyError:
-            return True
-        finally:
-            database.close()
-        return False
 
     def memory(self) -> int:
         """Return the resident bytes of the process."""

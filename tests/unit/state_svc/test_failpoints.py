@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from threading import Thread
 
@@ -10,6 +11,7 @@ import pytest
 
 from state_svc import failpoints
 from state_svc.failpoints import NAMES, failpoint, parse
+from tests.support.bound import WAIT_SECONDS
 from tests.support.hold import Hold
 
 _SOURCE = Path(failpoints.__file__).parent
@@ -66,12 +68,16 @@ def test_a_hold_lasts_as_long_as_its_file(monkeypatch: pytest.MonkeyPatch, tmp_p
     hold = Hold(tmp_path / "hold")
     monkeypatch.setattr(failpoints, "_actions", parse(f"before_commit=hold:{hold}@2"))
     failpoint("before_commit")
+    assert not hold.reached()
     held = Thread(target=failpoint, args=("before_commit",))
     held.start()
-    held.join(0.05)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not hold.reached():
+        assert time.monotonic() < deadline, "it does not say that it waits"
     assert held.is_alive()
     hold.release()
     held.join()
+    assert not hold.path.exists()
 
 
 def test_the_names_are_the_places_in_the_code() -> None:
