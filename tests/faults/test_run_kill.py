@@ -311,7 +311,7 @@ async def test_while_state_svc_is_away_requests_are_refused_for_now(
 async def test_a_store_that_hangs_for_longer_than_the_lease_does_no_harm(
     make_services: Callable[..., Services], corpus: Path, undisturbed: Undisturbed
 ) -> None:
-    async with running(make_services("--lease-ttl-seconds", "1")) as (services, runs):
+    async with running(make_services("--lease-ttl-seconds", "3")) as (services, runs):
         hold = services.orchestrator.hold_roots()
         project = await start(runs, corpus, {"max_concurrent_nodes": 2})
         async with runs.follow(project) as follower:

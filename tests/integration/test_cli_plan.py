@@ -55,7 +55,7 @@ def test_the_research_is_read_changed_approved_and_finished_in_a_terminal(up: Up
     walk.expect("plan of 7 tasks.*pprove, ")
     assert "answered elsewhere" not in str(walk.before) + str(walk.after)
     walk.sendline("a")
-    walk.expect("root.r3: approve", timeout=60)
+    walk.expect("root.r3: approve")
     walk.expect("COMPLETED", timeout=240)
     walk.expect(pexpect.EOF)
     walk.close()

@@ -59,7 +59,7 @@ def test_ctrl_c_detaches_and_a_paused_run_goes_on_when_its_cause_is_mended(tmp_p
     try:
         run = ("run", "--plan", plan, "--project", "widget", "--set", "on_exhausted=pause")
         terminal = on_terminal(*run, env=up.env)
-        terminal.expect("PAUSED", timeout=60)
+        terminal.expect("PAUSED")
         terminal.sendintr()
         terminal.expect("eep watching")
         terminal.sendline("d")

@@ -17,7 +17,7 @@ from tests.support.state_process import StateProcess
 
 BATCHES = 40
 QUICK = Backoff(base=0.05, cap=0.2)
-PATIENT = CallPolicy(timeout=WAIT_SECONDS, max_attempts=200, backoff=QUICK)
+PATIENT = CallPolicy(timeout=WAIT_SECONDS, max_attempts=10_000, backoff=QUICK)
 POLICY = WatchPolicy(on_gap="raise", backoff=QUICK)
 
 

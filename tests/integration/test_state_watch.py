@@ -133,7 +133,7 @@ async def test_a_default_bookmark_comes_within_ten_seconds(shared_wire: Wire) ->
     wire = shared_wire
     project_id = (await wire.create_project()).project_id
     async with wire.watch(project_id, head=True) as watch:
-        await watch.until(lambda log: log.bookmarks, seconds=30)
+        await watch.until(lambda log: log.bookmarks)
     assert watch.log.resume == 1
 
 

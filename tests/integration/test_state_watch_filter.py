@@ -118,7 +118,7 @@ async def test_a_snapshot_and_the_log_show_the_same_filtered_view(
         async with wire.watch(
             project_id, filter=view_filter, bookmark_interval_ms=100, **start
         ) as watch:
-            log = await watch.until(lambda log: log.bookmarks)
+            log = await watch.until(lambda log: log.announced >= 2 and log.bookmarks)
             assert log.messages[0].created.filter == view_filter
             assert log.view is not None
             assert set(log.view.nodes) == set(shown.split())
