@@ -44,6 +44,7 @@ from state_svc.rpc.stream import StreamSessions
 from state_svc.service import Service
 from state_svc.store.base import Commit
 from state_svc.store.memory import MemoryStore
+from tests.support.bound import WAIT_SECONDS
 from tests.support.embedded import Embedded
 from tests.support.mutations import batch, create
 from tests.support.pipe import Pipe
@@ -111,7 +112,7 @@ class ServiceMachine(RuleBasedStateMachine):
 
     def do(self, work: Awaitable[_T]) -> _T:
         async def run() -> _T:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(WAIT_SECONDS):
                 return await work
 
         return self.loop.run_until_complete(run())

@@ -48,6 +48,7 @@ from state_svc.watch import feed, permit, snapshot
 from state_svc.watch import hub as hub_module
 from state_svc.watch.hub import WatchHub
 from state_svc.watch.session import WatchSession
+from tests.support.bound import WAIT_SECONDS
 from tests.support.mutations import PENDING, READY, RUNNING, change_project, create, delete, patch
 from tests.support.view import checksum
 
@@ -245,7 +246,7 @@ class _Client:
     snapshot: SnapshotChunk = field(default_factory=SnapshotChunk)
 
     async def read(self) -> WatchProjectResponse:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_SECONDS):
             message = WatchProjectResponse.FromString(await anext(self.messages))
         if message.HasField("compressed"):
             assert self.request.accept_encodings

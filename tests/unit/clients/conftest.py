@@ -8,6 +8,7 @@ from ramify.backoff import Backoff
 from ramify.calls import CallPolicy
 from ramify.client import AsyncClient
 from ramify.watch import WatchPolicy
+from tests.support.bound import WAIT_SECONDS
 from tests.unit.clients.fake_state import FakeServices, fake_services
 
 AT_ONCE = Backoff(base=0.0, cap=0.0)
@@ -23,7 +24,7 @@ async def services() -> AsyncIterator[FakeServices]:
 @pytest.fixture
 async def client(services: FakeServices) -> AsyncIterator[AsyncClient]:
     """A client of the fakes that retries without waiting."""
-    policy = CallPolicy(timeout=5.0, backoff=AT_ONCE)
+    policy = CallPolicy(timeout=WAIT_SECONDS, backoff=AT_ONCE)
     async with AsyncClient(services.address, services.address, policy=policy) as running:
         yield running
 

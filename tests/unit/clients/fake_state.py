@@ -38,7 +38,7 @@ def status_of(
     """Return a status that carries an `ErrorInfo` as state_svc sends it."""
     info, retry = AnyMessage(), AnyMessage()
     info.Pack(error_details_pb2.ErrorInfo(reason=reason, domain="ramify", metadata=metadata))
-    delay = Duration(nanos=retry_ms * 1_000_000)
+    delay = Duration(seconds=retry_ms // 1_000, nanos=retry_ms % 1_000 * 1_000_000)
     retry.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
     details = [retry, info] if retry_ms else [info]
     status = status_pb2.Status(code=code.value[0], message=message, details=details)

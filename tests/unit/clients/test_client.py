@@ -21,6 +21,7 @@ from ramify.errors import (
 from ramify.v1.error_pb2 import ErrorReason
 from ramify.v1.node_pb2 import NodeState
 from ramify.v1.project_pb2 import ProjectState
+from tests.support.bound import WAIT_SECONDS
 from tests.unit.clients.conftest import AT_ONCE
 from tests.unit.clients.fake_project import node_created, project_state
 from tests.unit.clients.fake_state import FakeServices, fake_services, status_of
@@ -80,13 +81,13 @@ async def test_a_retry_waits_as_long_as_the_server_asks(
 
 async def test_a_wait_beyond_the_deadline_is_not_begun(services: FakeServices) -> None:
     services.state.failures = [
-        status_of(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "full", retry_ms=2_100)
+        status_of(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "full", retry_ms=60_100)
     ]
-    policy = CallPolicy(timeout=2.0)
+    policy = CallPolicy(timeout=WAIT_SECONDS)
     async with AsyncClient(services.address, services.address, policy=policy) as hasty:
         with pytest.raises(OverloadedError) as caught:
             await hasty.get_project("p")
-    assert caught.value.retry_after == 2.1
+    assert caught.value.retry_after == 60.1
 
 
 async def test_other_failures_are_not_repeated(services: FakeServices, client: AsyncClient) -> None:

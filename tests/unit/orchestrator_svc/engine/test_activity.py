@@ -14,6 +14,7 @@ from orchestrator_svc.engine.calls import call_agent
 from orchestrator_svc.graph.event import Produced
 from orchestrator_svc.graph.types import Stage
 from orchestrator_svc.graph.usage import Usage
+from tests.support.bound import WAIT_SECONDS
 
 
 class Talker(ScriptedAgents):
@@ -30,7 +31,7 @@ async def test_a_note_from_a_thread_is_published_and_a_wish_to_stop_is_heard() -
     activity = Activity(noted.put_nowait)
     before = activity.last_sign
     task = AgentInput.model_construct(project_id="p", node_id="n", options={})
-    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(WAIT_SECONDS), asyncio.TaskGroup() as group:
         call = group.create_task(call_agent(Talker(), Stage.EXECUTE, task, 20, activity))
         assert await noted.get() == "halfway"
         assert activity.last_sign >= before
@@ -45,7 +46,7 @@ async def test_notes_are_published_now_and_then_and_the_latest_one_wins() -> Non
     activity = Activity(noted.append)
     for number in range(100):
         activity.report(f"step {number}")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT_SECONDS):
         while not noted:  # noqa: ASYNC110 - a turn of the loop, no time
             await asyncio.sleep(0)
     activity.report("not yet")
@@ -61,7 +62,7 @@ async def test_what_a_long_call_has_spent_is_published_while_it_goes_on(
     published = asyncio.Event()
     activity = Activity(lambda _: published.set())
     await asyncio.to_thread(activity.spend, Usage(1, 2, 3))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT_SECONDS):
         await published.wait()
     assert activity.usage == Usage(1, 2, 3)
     published.clear()

@@ -9,6 +9,7 @@ import pytest
 from orchestrator_svc.engine.context import agent_input, missing_results
 from orchestrator_svc.graph.node import Result
 from orchestrator_svc.graph.types import NodeState, ProjectState
+from tests.support.bound import WAIT_SECONDS
 from tests.unit.orchestrator_svc.driven import done, draft, planned
 from tests.unit.orchestrator_svc.engine.test_supervisor import World
 from tests.unit.orchestrator_svc.ledger import Ledger
@@ -33,14 +34,14 @@ async def test_results_are_fetched_so_many_at_one_time(page: int, pages: list[in
     world = World()
     hang = {"node": "root", "stage": "aggregate", "attempts": [1], "hang": True}
     ledger = world.store.add(breadth=5, rules=[hang], settings={"knowledge_store_batch_size": page})
-    async with asyncio.timeout(30), world.running():
+    async with asyncio.timeout(WAIT_SECONDS), world.running():
         await world.until(lambda: "root" in ledger.nodes)
         await world.until(lambda: ledger.nodes["root"].state is NodeState.AGGREGATING)
         assert world.store.fetched == [], "what is held is not fetched"
         await world.supervisor.drain(grace=0.0, deadline=5.0)
     drop_results(ledger)
     again = World(world.store, world.leases)
-    async with asyncio.timeout(30), again.running():
+    async with asyncio.timeout(WAIT_SECONDS), again.running():
         assert (await world.store.until_ended()).state is ProjectState.COMPLETED
     assert [len(ids) for ids in world.store.fetched] == pages
     assert ledger.nodes["root"].result is not None

@@ -9,6 +9,7 @@ import pytest
 from orchestrator_svc.graph.mutation import PatchNode
 from orchestrator_svc.graph.settings import Scalar
 from orchestrator_svc.graph.types import NodeState, ProjectState
+from tests.support.bound import WAIT_SECONDS
 from tests.unit.orchestrator_svc.engine.test_supervisor import World
 
 NOTES = 5
@@ -27,7 +28,7 @@ async def notes_and_moves(**settings: Scalar) -> tuple[list[str], list[NodeState
             notes.append(mutation.changes["progress"])
 
     ledger._patch = keep  # type: ignore[method-assign]
-    async with asyncio.timeout(30), world.running():
+    async with asyncio.timeout(WAIT_SECONDS), world.running():
         await world.store.until_ended()
     assert ledger.state is ProjectState.COMPLETED
     return notes, [state for id_, state, _ in ledger.moves if id_ == "root.1.0"]

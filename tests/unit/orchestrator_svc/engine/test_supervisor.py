@@ -19,6 +19,7 @@ from orchestrator_svc.errors import InvalidMutation, ProducerFenced, StoreUnavai
 from orchestrator_svc.graph.node import Result
 from orchestrator_svc.graph.types import CommandState, ErrorClass, NodeState, ProjectState
 from orchestrator_svc.metrics import Metrics
+from tests.support.bound import WAIT_SECONDS
 from tests.unit.orchestrator_svc.engine.fake_store import FakeLeases, FakeStore
 
 S = NodeState
@@ -120,7 +121,7 @@ async def test_every_batch_carries_the_lease_epoch() -> None:
 async def test_a_hanging_agent_times_out_and_is_retried() -> None:
     world = World()
     world.store.add(
-        settings={"node_execution_timeout_seconds": 0.02},
+        settings={"node_execution_timeout_seconds": 2.0},  # no other call lasts so long
         breadth=2,
         rules=[{"node": "root.1.0", "attempts": [1], "hang": True}],
     )
@@ -403,7 +404,7 @@ async def test_draining_gives_running_nodes_back_and_another_process_goes_on_at_
     ledger = world.store.add(breadth=2, rules=[{"node": "root.1.*", "attempts": [1], "hang": True}])
     async with world.running():
         await world.until(lambda: len(ledger.nodes) == 3 and ledger.moves[-1][1] is S.RUNNING)
-        await world.supervisor.drain(grace=0.0, deadline=5.0)
+        await world.supervisor.drain(grace=0.0, deadline=WAIT_SECONDS)
         assert not world.supervisor.active()
     assert not world.leases.holders
     assert [ledger.nodes[f"root.1.{n}"].state for n in (0, 1)] == [S.READY, S.READY]
@@ -420,7 +421,7 @@ async def test_a_lease_that_is_granted_during_a_drain_is_given_back() -> None:
     world.leases.answering.clear()
     async with world.running():
         await world.until(lambda: world.leases.holders)
-        drain = asyncio.create_task(world.supervisor.drain(grace=0.0, deadline=60.0))
+        drain = asyncio.create_task(world.supervisor.drain(grace=0.0, deadline=WAIT_SECONDS))
         await asyncio.sleep(0)
         world.leases.answering.set()
         await drain
@@ -435,7 +436,7 @@ async def test_a_call_that_a_drain_gives_back_is_recorded_with_what_it_has_cost(
     )
     async with world.running():
         await world.until(lambda: ledger.states().get("root.1.0") is S.DONE)
-        await world.supervisor.drain(grace=0.0, deadline=5.0)
+        await world.supervisor.drain(grace=0.0, deadline=WAIT_SECONDS)
     (record,) = [stage for stage in world.store.stages if stage.node_id == "root.1.1"]
     assert record.error is not None
     assert record.error.error_class is ErrorClass.CANCELLED
@@ -458,7 +459,7 @@ def test_a_drain_gives_calls_back_however_its_time_is_rounded() -> None:
         ledger = world.store.add(breadth=1, rules=[{"node": "root.1.0", "hang": True}])
         async with world.running():
             await world.until(lambda: len(ledger.nodes) == 2 and ledger.moves[-1][1] is S.RUNNING)
-            await world.supervisor.drain(grace=0.0004, deadline=60.0)
+            await world.supervisor.drain(grace=0.0004, deadline=WAIT_SECONDS)
         assert ledger.nodes["root.1.0"].state is S.READY
 
     uvloop.run(drain())
@@ -469,7 +470,7 @@ async def test_calls_that_end_within_the_grace_of_a_drain_are_kept() -> None:
     ledger = world.store.add(breadth=1, rules=[{"node": "root.1.0", "delay_ms": 30}])
     async with world.running():
         await world.until(lambda: len(ledger.nodes) == 2 and ledger.moves[-1][1] is S.RUNNING)
-        await world.supervisor.drain(grace=5.0, deadline=10.0)
+        await world.supervisor.drain(grace=WAIT_SECONDS, deadline=WAIT_SECONDS)
     assert ledger.states() == {"root": S.PLAN_DONE, "root.1.0": S.DONE}
 
 

@@ -16,6 +16,7 @@ from orchestrator_svc.graph.patience import Patience
 from orchestrator_svc.graph.rate import RateWindow
 from orchestrator_svc.graph.settings import Settings
 from orchestrator_svc.graph.types import ErrorClass, Stage
+from tests.support.bound import WAIT_SECONDS
 
 NEVER = Settings(timeout_warning_seconds=0, timeout_soft_seconds=0, timeout_hard_seconds=0)
 TASK = AgentInput.model_construct(project_id="p", node_id="n", options={})
@@ -49,7 +50,7 @@ class Lively(ScriptedAgents):
 
 async def call(agents: ScriptedAgents, settings: Settings, notes: list[str]) -> Outcome:
     """Return what comes of a call under these thresholds."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(WAIT_SECONDS):
         activity = Activity(notes.append)
         patience = Patience(settings)
         return await call_agent(agents, Stage.EXECUTE, TASK, 20, activity, patience)
@@ -66,8 +67,8 @@ async def test_an_agent_that_does_not_stop_is_cancelled_hard() -> None:
     settings = replace(
         NEVER,
         timeout_warning_seconds=0.01,
-        timeout_soft_seconds=0.5,
-        timeout_hard_seconds=1.0,
+        timeout_soft_seconds=1.0,
+        timeout_hard_seconds=2.0,
     )
     outcome = await call(Deaf(), settings, notes)
     assert isinstance(outcome, Failed)
@@ -83,7 +84,7 @@ async def test_signs_of_life_start_the_count_anew() -> None:
 
 
 async def test_the_time_of_the_attempt_ends_a_lively_call_too() -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(WAIT_SECONDS):
         activity = Activity(lambda _: None)
         outcome = await call_agent(Lively(), Stage.EXECUTE, TASK, 0.01, activity, Patience(NEVER))
     assert isinstance(outcome, Failed)

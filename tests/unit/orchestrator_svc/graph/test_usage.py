@@ -17,6 +17,7 @@ from orchestrator_svc.graph.usage import Usage
 from orchestrator_svc.publish.convert import read_node, to_message
 from ramify.v1.node_pb2 import Node as NodeMessage
 from ramify.v1.node_pb2 import NodeState as NodeStateEnum
+from tests.support.bound import WAIT_SECONDS
 from tests.unit.orchestrator_svc.driven import Driven, done, draft, failed, planned
 
 COST = Usage(100, 20, 7)
@@ -105,6 +106,6 @@ async def test_an_agent_reports_what_it_spends() -> None:
         project_id="p", node_id="n", attempt=1, options={"input_tokens": 5, "cost_micro_usd": 2}
     )
     activity = Activity(lambda note: None)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(WAIT_SECONDS):
         await call_agent(ScriptedAgents(), Stage.EXECUTE, task, 20, activity)
     assert activity.usage == Usage(5, 0, 2)

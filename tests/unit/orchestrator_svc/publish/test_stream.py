@@ -13,6 +13,7 @@ from orchestrator_svc.errors import (
 )
 from orchestrator_svc.publish.stream import MutationStream
 from ramify.v1 import error_pb2, mutation_pb2
+from tests.support.bound import WAIT_SECONDS
 from tests.unit.orchestrator_svc.publish.fake_server import FakeServer, serving
 
 
@@ -166,7 +167,7 @@ async def test_a_server_that_drains_gets_its_acks_off_and_is_not_kept_waiting() 
         await stream.open_lane("p", "uid")
         sent = await write(stream, "before")
         await fake.drain()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT_SECONDS):
             await fake.half_closed.wait()
         assert await sent == 11
         assert await (await write(stream, "after")) == 12
@@ -178,7 +179,7 @@ async def test_a_stream_that_is_stopped_while_its_connection_ends_stops() -> Non
     """Each try meets another moment between the hang-up and the next connection."""
     for turns in range(40):
         fake = FakeServer()
-        async with asyncio.timeout(20), serving(fake) as stream:
+        async with asyncio.timeout(WAIT_SECONDS), serving(fake) as stream:
             await stream.open_lane("p", "uid")
             fake.hang_up_after = 1
             _ = await write(stream, "ends the connection")

@@ -25,6 +25,7 @@ from state_svc.model.project import Applied, LiveProject, Origin
 from state_svc.model.storing import Storing, StoringRules
 from state_svc.store.base import Commit, ProducerRecord, RequestRecord
 from state_svc.store.memory import MemoryStore
+from tests.support.bound import WAIT_SECONDS
 from tests.support.live import NOW, live_project
 from tests.support.mutations import READY, change_project, create, patch
 
@@ -412,7 +413,7 @@ async def test_a_flush_does_not_wait_for_age_when_the_commit_before_it_fails(
         await asyncio.sleep(0)
         store.fail_next = "before"
         store.gate.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_SECONDS):
             await flush
     assert bench.log == [("failed", "p", (2,)), ("ack", "q", (2,)), ("publish", "q", (2,))]
 

@@ -199,11 +199,11 @@ async def test_a_task_is_tried_again_as_often_as_the_plan_says(tmp_path: Path) -
 async def test_a_task_that_takes_too_long_is_ended_with_all_it_started(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     shell = f"echo half way; sleep 600 & echo $! > {pid_file}; wait"
-    nodes = await run(f"- {{id: slow, timeout: 1s, command: {{shell: '{shell}'}}}}")
+    nodes = await run(f"- {{id: slow, timeout: 5s, command: {{shell: '{shell}'}}}}")
     error = nodes["slow"].error
     assert error is not None
     assert error.error_class is ErrorClass.TIMEOUT
-    assert error.message == "did not end within 1 s and was ended:\nhalf way"
+    assert error.message == "did not end within 5 s and was ended:\nhalf way"
     assert not is_alive(int(pid_file.read_text()))
 
 
@@ -236,9 +236,18 @@ async def test_cancelling_a_run_ends_its_processes(tmp_path: Path) -> None:
         assert not is_alive(int(pid_file.read_text()))
 
 
-async def test_what_a_task_prints_is_its_progress() -> None:
-    nodes = await run("- {id: a, command: {shell: 'echo step one; sleep 0.2'}}")
-    assert nodes["a"].progress == "step one"
+async def test_what_a_task_prints_is_its_progress(tmp_path: Path) -> None:
+    go_on = tmp_path / "go-on"
+    shell = f"echo step one; while [ ! -e {go_on} ]; do sleep 0.01; done"
+    plan = contract_plan(f"goal: a goal\ntasks:\n- {{id: a, command: {{shell: '{shell}'}}}}\n")
+    async with world_of_plans() as world:
+        options = MessageToDict(plan, preserving_proto_field_name=True)
+        ledger = world.store.add(profile="plan", plan=options)
+        world.supervisor.take_up("p")
+        await world.until(lambda: "step one" in [n.progress for n in ledger.nodes.values()])
+        go_on.touch()
+        await world.store.until_ended()
+    assert by_task(ledger)["a"].progress == "step one"
 
 
 @asynccontextmanager

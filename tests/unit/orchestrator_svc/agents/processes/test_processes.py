@@ -15,6 +15,7 @@ from orchestrator_svc.agents.base import AgentError, ErrorClass, open_call
 from orchestrator_svc.agents.processes.client import Command, Function, Processes, Refused
 from orchestrator_svc.agents.processes.wire import MAX_FRAME_BYTES
 from orchestrator_svc.engine.activity import Activity
+from tests.support.bound import WAIT_SECONDS
 from tests.support.wire import eventually
 
 ROOT = str(Path(__file__).parents[5])
@@ -118,7 +119,7 @@ async def test_lines_are_told_while_the_child_runs(processes: Processes, tmp_pat
     go_on = tmp_path / "go-on"
     lines: asyncio.Queue[str] = asyncio.Queue()
     script = f'echo begun; while [ ! -e "{go_on}" ]; do sleep 0.01; done'
-    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(WAIT_SECONDS), asyncio.TaskGroup() as group:
         command = Command(argv=[*SHELL, script])
         call = group.create_task(processes.run(command, on_line=lines.put_nowait))
         assert await lines.get() == "begun"
@@ -160,7 +161,7 @@ async def test_a_call_that_is_asked_to_stop_gets_the_output_so_far(processes: Pr
         command = Command(argv=[*SHELL, "echo begun; exec sleep 600"])
         return (await processes.run(command, on_line=lambda line: begun.set())).out
 
-    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(WAIT_SECONDS), asyncio.TaskGroup() as group:
         task = group.create_task(call())
         await begun.wait()
         activity.stop_wish.set()
@@ -244,10 +245,10 @@ async def test_a_call_whose_time_is_over_ends_its_child_and_gives_the_output_so_
 ) -> None:
     pid_file = tmp_path / "pids"
     script = f'echo begun; sleep 600 & echo $$ $! > "{pid_file}"; wait'
-    ended = await processes.run(Command(argv=[*SHELL, script]), timeout=1.0)
+    ended = await processes.run(Command(argv=[*SHELL, script]), timeout=5.0)
     assert (ended.timed_out, ended.out) == (True, b"begun\n")
     await gone(*await appears(pid_file))
-    assert not (await processes.run(Command(argv=["true"]), timeout=60.0)).timed_out
+    assert not (await processes.run(Command(argv=["true"]), timeout=WAIT_SECONDS)).timed_out
 
 
 async def test_an_order_that_is_too_large_is_refused_and_harms_no_other(
@@ -268,7 +269,7 @@ async def test_what_a_function_prints_is_told_while_it_runs(
     go_on = tmp_path / "go-on"
     lines: asyncio.Queue[str] = asyncio.Queue()
     function = target("print_and_wait", "half of it", str(go_on))
-    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(WAIT_SECONDS), asyncio.TaskGroup() as group:
         call = group.create_task(processes.run(function, cwd=ROOT, on_line=lines.put_nowait))
         assert await lines.get() == "half of it"
         go_on.touch()
@@ -289,11 +290,11 @@ async def test_the_time_of_a_call_begins_with_its_turn(
 
     async def second() -> bool:
         open_call.set(Activity(published))
-        return (await processes.run(Command(argv=["true"]), timeout=20.0)).timed_out
+        return (await processes.run(Command(argv=["true"]), timeout=WAIT_SECONDS)).timed_out
 
     wait = f'while [ ! -e "{go_on}" ]; do sleep 0.01; done'
     try:
-        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(WAIT_SECONDS), asyncio.TaskGroup() as group:
             first = group.create_task(processes.run(Command(argv=[*SHELL, wait])))
             await asyncio.sleep(0)
             late = group.create_task(second())
