@@ -71,7 +71,10 @@ async def build(store: StateStore, settings: Settings) -> Service:
         metrics=metrics,
         max_pending_bytes=settings.max_pending_bytes,
     )
-    projects = ProjectRegistry(store, lambda *what: snapshots.replayed(*what), limits=limits)
+    avoided = metrics.damaged_snapshots.inc
+    projects = ProjectRegistry(
+        store, lambda *what: snapshots.replayed(*what), avoided=avoided, limits=limits
+    )
 
     async def settled() -> None:
         for project in projects.live():
@@ -105,7 +108,7 @@ async def build(store: StateStore, settings: Settings) -> Service:
         hub=hub,
         snapshots=snapshots,
         retention=Retention(store, projects, snapshots, rules),
-        past=Past(store),
+        past=Past(store, avoided),
         leases=LeaseTable(now=lease_now()),
         metrics=metrics,
         limits=limits,

@@ -150,6 +150,9 @@ class ServiceMetrics:
         self._payloads = self._gauge("payloads", "Bodies in the payload store.")
         self._original_bytes = self._gauge("payload_original_bytes", "Their bytes as put.")
         self._stored_bytes = self._gauge("payload_stored_bytes", "Their bytes as stored.")
+        self.damaged_snapshots = self._counter(
+            "damaged_snapshots", "Times that the log had to replace a damaged snapshot."
+        )
         self.watch_messages = self._counter("watch_messages", "Messages sent to watchers.")
         self.resyncs = self._counter(
             "watch_overflows", "Watches that fell behind and read on from the store."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from ramify.v1.node_pb2 import Node
 from ramify.v1.project_pb2 import Project, ProjectState
@@ -25,8 +25,9 @@ _STAMPS = frozenset({"version", "update_time", "update_revision"})
 class Past:
     """Rebuilds views and keeps the latest ones. Owned by the event loop."""
 
-    def __init__(self, store: StateStore) -> None:
+    def __init__(self, store: StateStore, avoided: Callable[[], None] = lambda: None) -> None:
         self._store = store
+        self._avoided = avoided
         self._views: OrderedDict[tuple[str, int], tuple[View, int]] = OrderedDict()
         self._bytes = 0
         self._permits = asyncio.Semaphore(REBUILDS)
@@ -52,7 +53,8 @@ class Past:
             if past is not None:  # another caller was faster
                 return past
             try:
-                past = (await rebuild(self._store, project.uid, revision)).view
+                replay = await rebuild(self._store, project.uid, revision, self._avoided)
+                past = replay.view
             except CorruptRecord:
                 if revision < view.compacted:  # it was dropped meanwhile
                     raise RevisionCompacted(

@@ -56,9 +56,14 @@ class ProjectRegistry:
         store: StateStore,
         replayed: Callable[[LiveProject, int], None] = lambda *_: None,
         *,
+        avoided: Callable[[], None] = lambda: None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        """`replayed` is told how many changes loading a project took, beyond its snapshot."""
+        """`replayed` is told how many changes loading a project took, beyond its snapshot.
+
+        `avoided` is told when it took a way round a damaged one.
+        """
+        self._avoided = avoided
         self._store = store
         self._replayed = replayed
         self._limits = limits
@@ -221,7 +226,7 @@ class ProjectRegistry:
 
     async def _load(self, entry: _Entry) -> LiveProject:
         uid = entry.record.project_uid
-        replay = await rebuild(self._store, uid, entry.revision)
+        replay = await rebuild(self._store, uid, entry.revision, self._avoided)
         if replay.view.revision != entry.revision or replay.view.entity.project_uid != uid:
             raise CorruptRecord(
                 project_uid=uid,

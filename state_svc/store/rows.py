@@ -130,4 +130,4 @@ def read_meta(db: apsw.Connection, key: str) -> str | None:
 
 
 def _decode(value: Value) -> Value:
-    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value

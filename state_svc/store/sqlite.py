@@ -532,18 +532,16 @@ def _list_snapshots(db: apsw.Connection, project_uid: str) -> list[int]:
 
 
 def _read_snapshot(db: apsw.Connection, project_uid: str, revision: int) -> list[SnapshotRecord]:
-    key = _project_key(db, project_uid)
-    complete = [found for found in _list_snapshots(db, project_uid) if found <= revision]
-    if not complete:
-        return []
+    # One statement, so that it sees all chunks or none while they are dropped.
     query = (
-        "SELECT chunk, last, format_version, codec, checksum, data FROM snapshots"
-        " WHERE project_key = ? AND revision = ? ORDER BY chunk"
+        "SELECT revision, chunk, last, format_version, codec, checksum, data FROM snapshots"
+        " WHERE project_key = ?1 AND revision = (SELECT max(revision) FROM snapshots"
+        " WHERE project_key = ?1 AND last AND revision <= ?2) ORDER BY chunk"
     )
     return [
         SnapshotRecord(
             project_uid=project_uid,
-            revision=complete[-1],
+            revision=found,
             chunk=chunk,
             last=bool(last),
             format_version=version,
@@ -551,7 +549,9 @@ def _read_snapshot(db: apsw.Connection, project_uid: str, revision: int) -> list
             checksum=checksum,
             data=data,
         )
-        for chunk, last, version, codec, checksum, data in db.execute(query, (key, complete[-1]))
+        for found, chunk, last, version, codec, checksum, data in db.execute(
+            query, (_project_key(db, project_uid), revision)
+        )
     ]
 
 

@@ -127,6 +127,22 @@ async def test_a_producer_whose_epoch_is_damaged_does_not_write_again(
                 assert producer.welcome is not None
 
 
+async def test_a_row_whose_text_is_none_any_more_harms_nobody_else(
+    sample: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(sample, tmp_path / "data"))
+    database = apsw.Connection(str(data / FILE_NAME))
+    database.execute("UPDATE producers SET producer_id = CAST(x'f77269746572' AS TEXT)")
+    database.close()
+    [problem] = find_problems(data)
+    assert "\\xf7riter 3" in str(problem), "it can be printed"
+    async with embedded(data) as store:
+        with pytest.raises(CorruptRecord):
+            store.service.damage.check("producers", "writer")
+        store.service.damage.check("producers", "other")
+        assert await store.commit("p", create("next")) == 4
+
+
 @pytest.mark.parametrize("deleted", [1, 2])
 async def test_a_project_that_a_flipped_bit_calls_deleted_loses_nothing(
     start_state: Start, deleted: int
