@@ -8,7 +8,8 @@ is read by nobody.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -26,7 +27,7 @@ _log = structlog.get_logger(__name__)
 
 
 class AgentTask:
-    """The task of an agent, which ends itself after `timeout` seconds if it can.
+    """The task of an agent call, which ends itself in time if the agent lets it.
 
     `over` is called exactly once, on the loop: with what came of the work, with `CANCELLED` if
     `cancel` came first, with an exception that is nobody's outcome, or when it is abandoned.
@@ -37,7 +38,6 @@ class AgentTask:
     def __init__(
         self,
         work: Coroutine[Any, Any, Outcome],
-        timeout: float,
         over: Callable[[Outcome | BaseException], None],
         *,
         grace: float = CANCEL_GRACE,
@@ -48,19 +48,31 @@ class AgentTask:
         self._told = False  #: whether it was cancelled from outside
         self._task = loop.create_task(work, name="agent")
         self._task.add_done_callback(self._ended)
-        self._timer = loop.call_later(timeout + grace, self._outlived, timeout)
+        self._timer: asyncio.TimerHandle | None = None
+
+    @contextmanager
+    def asking(self, timeout: float) -> Iterator[None]:
+        """Abandon an agent that is still asked at the end of its time, of which it is told.
+
+        What comes before and after is not its time.
+        """
+        timer = self._task.get_loop().call_later(timeout + self._grace, self._outlived, timeout)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def cancel(self) -> None:
         """Tell the agent to end; it gets its grace."""
         if self._told or self._task.done():
             return
         self._told = True
-        self._timer.cancel()
         self._timer = self._task.get_loop().call_later(self._grace, self._abandon, CANCELLED)
         self._task.cancel()
 
     def _ended(self, task: asyncio.Task[Outcome]) -> None:
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._told or task.cancelled():
             if not task.cancelled():
                 task.exception()  # read, so that nobody reports it as lost
@@ -69,6 +81,8 @@ class AgentTask:
             self._say(task.exception() or task.result())
 
     def _outlived(self, timeout: float) -> None:
+        if self._told:
+            return
         text = (
             f"no answer within {timeout:g} s, nor an end {self._grace:g} s after it was cancelled"
         )

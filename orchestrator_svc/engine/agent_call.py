@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from orchestrator_svc.agents.base import AgentInput
@@ -16,7 +17,7 @@ from orchestrator_svc.graph.scene import OpenCall
 class AgentCall:
     """One call, from when its agent is asked to when it has ended. Owned by the runner."""
 
-    __slots__ = ("_agent", "_began", "_started", "activity", "call", "task")
+    __slots__ = ("_agent", "_began", "_started", "_took", "activity", "call", "task")
 
     def __init__(self, call: Call, task: AgentInput, activity: Activity, started: float) -> None:
         self.call = call
@@ -24,12 +25,13 @@ class AgentCall:
         self.activity = activity
         self._started = started  #: Unix seconds
         self._began = time.monotonic()
+        self._took: float | None = None  #: seconds, once the agent has answered
         self._agent: AgentTask | None = None
 
     @property
     def seconds(self) -> float:
         """How long it has taken so far."""
-        return time.monotonic() - self._began
+        return time.monotonic() - self._began if self._took is None else self._took
 
     def begin(
         self,
@@ -37,7 +39,18 @@ class AgentCall:
         over: Callable[[AgentCall, Outcome | BaseException], None],
     ) -> None:
         """Let the agent work; `over` is called once, whatever it does (`AgentTask`)."""
-        self._agent = AgentTask(work, self.call.timeout, lambda outcome: over(self, outcome))
+        self._agent = AgentTask(work, lambda outcome: over(self, outcome))
+
+    @contextmanager
+    def asking(self, timeout: float) -> Iterator[None]:
+        """Count as the call's time what its agent takes to answer, and bound it."""
+        assert self._agent is not None
+        self._began = time.monotonic()
+        try:
+            with self._agent.asking(timeout):
+                yield
+        finally:
+            self._took = time.monotonic() - self._began
 
     def cancel(self) -> None:
         """Tell the agent to end."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import structlog
 
@@ -40,11 +42,14 @@ async def call_agent(
     timeout: float,
     monitor: Activity,
     patience: Patience = _PATIENCE,
+    asking: Callable[[float], AbstractContextManager[object]] = nullcontext,
 ) -> Outcome:
     """Return what came of a call. Raises only `CancelledError`, when this task is cancelled.
 
     On timeout, be it of the attempt or of the patience with a silent agent, the agent is
-    cancelled and waited for: an agent must not swallow the cancellation.
+    cancelled and waited for: an agent must not swallow the cancellation. `asking` is entered with
+    the timeout while the agent is asked; what is made of its answer takes time of its own, in the
+    line for the thread of `aside`.
     To be called in a task of its own: `monitor` stays the open call of that task.
     """
     open_call.set(monitor)
@@ -52,7 +57,7 @@ async def call_agent(
     watchdog = Watchdog(monitor, patience, deadline, task)
     try:
         async with deadline:
-            with watchdog:
+            with asking(timeout), watchdog:
                 answer = await _ask(agents, stage, task)
     except TimeoutError as error:
         if watchdog.bitten_after is not None:

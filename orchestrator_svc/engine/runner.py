@@ -352,7 +352,13 @@ class Runner:
         await self.lease.valid()
         call = at_work.call
         return await call_agent(
-            self._agents, call.stage, at_work.task, call.timeout, at_work.activity, self._patience
+            self._agents,
+            call.stage,
+            at_work.task,
+            call.timeout,
+            at_work.activity,
+            self._patience,
+            at_work.asking,
         )
 
     async def _fetch_results(self, node_ids: list[str]) -> dict[str, Result]:
