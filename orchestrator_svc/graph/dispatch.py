@@ -186,6 +186,7 @@ def exhaust(run: Run, node: Node) -> None:
             continue
         if other.state is NodeState.AGGREGATING and other.waiting_on:
             continue  # its result is there and only needs a human
+        run.cut()
         finish(run, other, state=NodeState.FAILED, error=failure)
 
 

@@ -409,8 +409,13 @@ class Run:
         self.held.clear()
 
     def resume_budgets(self, paused: float, *, more: bool) -> None:
-        """Write what the end of a pause changes of the budgets."""
+        """Write what the end of a pause changes of the budgets.
+
+        Where they are more than a batch and a crash comes between two of them, those that are not
+        written count the pause as their time.
+        """
         for node, allowance in self.accounts.resumed(paused, self.now, more=more):
+            self.cut()
             self.patch(node, allowance=allowance)
 
     # Stage records

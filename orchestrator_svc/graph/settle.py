@@ -77,6 +77,7 @@ def _skip_what_is_left(run: Run) -> None:
         if node.open_call:
             run.cancel_call(node)
         reason = "the root has ended without it"
+        run.cut()
         forced = Forced(
             Pattern.PARENT_CHILD_SYNC, Action.SKIP, node.state, NodeState.CANCELLED, reason
         )
