@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import zstandard
@@ -95,6 +95,20 @@ def decode_payload(record: PayloadRecord, max_bytes: int) -> bytes:
     if len(body) != record.original_bytes or digest_of(body) != record.digest:
         raise CorruptRecord(digest=record.digest, problem="the bytes do not have the digest")
     return body
+
+
+def is_damaged(stored: PayloadRecord, right: PayloadRecord) -> bool:
+    """Whether a stored body is not the one it should be; `right` is one with the same digest.
+
+    It may be stored in another way: compressed by another rule, or another version.
+    """
+    if replace(stored, micros=right.micros) == right:
+        return False
+    try:
+        decode_payload(stored, right.original_bytes)
+    except CorruptRecord:
+        return True
+    return False
 
 
 def to_ref(info: PayloadInfo) -> PayloadRef:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
-from state_svc.codec.payload import PayloadInfo, PayloadRecord
+from state_svc.codec.payload import PayloadInfo, PayloadRecord, is_damaged
 from state_svc.errors import StoreUnavailable
 from state_svc.store.payloads import ArchiveRecord, PayloadTotals, ReferenceRecord
 
@@ -51,6 +51,8 @@ class MemoryPayloads:
     async def put(self, record: PayloadRecord) -> PayloadInfo:
         """See `PayloadStore`."""
         known = self.records.get(record.digest, record)
+        if is_damaged(known, record):
+            known = record
         micros = max(known.micros, record.micros)
         self.records[record.digest] = replace(known, micros=micros)
         return (await self.find([record.digest]))[0]

@@ -2,7 +2,8 @@
 
 A backend must hold, besides what `base.py` says of every store:
 
-- A payload is stored once by its digest. To put it again changes nothing but its time.
+- A payload is stored once by its digest. To put it again changes nothing but its time, unless what
+  is stored is damaged: then it is replaced.
 - A commit that names a payload which is not there fails whole, with `StoreUnavailable`.
 - Of two references of one project to one payload the later revision counts, for the log and for
   the archive each on its own.
@@ -63,7 +64,10 @@ class PayloadStore(Protocol):
         """Return how much is there, without looking at each body."""
 
     async def put(self, record: PayloadRecord) -> PayloadInfo:
-        """Store a body durably, or renew the time of the one that is there; return what is."""
+        """Store a body durably, or renew the time of the one that is there; return what is.
+
+        One that is damaged is replaced.
+        """
 
     async def find(self, digests: Collection[str]) -> list[PayloadInfo]:
         """Return which of some bodies are there."""

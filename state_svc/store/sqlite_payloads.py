@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import apsw
 
-from state_svc.codec.payload import PayloadInfo, PayloadRecord
+from state_svc.codec.payload import PayloadInfo, PayloadRecord, is_damaged
 from state_svc.codec.segment import SegmentRecord
 from state_svc.errors import CorruptRecord, StoreUnavailable
 from state_svc.failpoints import failpoint
@@ -42,8 +43,26 @@ class SqlitePayloads:
     async def put(self, record: PayloadRecord) -> PayloadInfo:
         """See `PayloadStore`."""
 
+        stored = await self.read(record.digest)
+        damaged = stored is not None and await asyncio.to_thread(is_damaged, stored, record)
+
         def work(db: apsw.Connection) -> PayloadInfo:
             there = _find(db, [record.digest])
+            if there and damaged:
+                totals = read_totals(db).plus(0, 0, len(record.data) - there[0].stored_bytes)
+                db.execute(
+                    "UPDATE payloads SET codec = ?, original_bytes = ?, micros = ?, data = ?"
+                    " WHERE digest = ?",
+                    (
+                        record.codec,
+                        record.original_bytes,
+                        record.micros,
+                        record.data,
+                        record.digest,
+                    ),
+                )
+                _note_totals(db, totals)
+                return _find(db, [record.digest])[0]
             if there:
                 db.execute(
                     "UPDATE payloads SET micros = max(micros, ?) WHERE digest = ?",

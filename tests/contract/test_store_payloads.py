@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -222,6 +223,27 @@ async def test_a_backup_holds_bodies_references_and_the_archive(
         assert await copy.payloads.read_archive("u", 0, _MANY) == [archived]
     finally:
         await copy.aclose()
+
+
+@pytest.mark.parametrize("column", ["data", "codec", "original_bytes"])
+async def test_a_body_that_is_put_again_replaces_a_damaged_one(
+    store: StateStore, column: str
+) -> None:
+    right = _payload("a", micros=10)
+    info = await store.payloads.put(right)
+    totals = await store.payloads.totals()
+    wrong = {"data": right.data[:-9] + b"?" + right.data[-8:], "codec": 0, "original_bytes": 7}
+    if isinstance(store, MemoryStore):
+        changed = {column: wrong[column]}
+        store.payloads.records[right.digest] = replace(right, **changed)  # type: ignore[arg-type]
+    elif isinstance(store, SqliteStore):
+        await store.write(
+            lambda db: db.execute(f"UPDATE payloads SET {column} = ?", (wrong[column],))
+        )
+    again = replace(right, micros=20)
+    assert await store.payloads.put(again) == info
+    assert await store.payloads.read(right.digest) == again
+    assert await store.payloads.totals() == totals
 
 
 async def test_the_totals_are_those_of_the_bodies_that_are_there(store: StateStore) -> None:
