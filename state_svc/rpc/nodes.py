@@ -19,13 +19,15 @@ from ramify.v1.state_service_pb2 import (
     NodeHistoryEntry,
 )
 from state_svc.codec.segment import SegmentRecord, check_contiguous, decode_delta, decode_segment
-from state_svc.errors import InvalidRequest, NodeNotFound
+from state_svc.errors import CorruptRecord, InvalidRequest, NodeNotFound, ProjectNotFound
 from state_svc.model.node import LiveNode
 from state_svc.rpc.convert import MAX_PAGE_BYTES, check_enum, page_size, parse_place
 from state_svc.service import Service
 
 _MAX_LISTINGS = 64  #: listings with pages to come; the oldest is forgotten
-_HISTORY_BYTES = 4 << 20  #: stored bytes searched at a time
+_READ_BYTES = 4 << 20  #: stored bytes of a history searched at a time
+_SEARCH_BYTES = 32 << 20  #: stored bytes searched for one page
+_END = 1 << 32  #: behind every index of a revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +81,36 @@ class NodeRpcs:
         return response
 
     async def list_node_history(self, request: ListNodeHistoryRequest) -> ListNodeHistoryResponse:
-        """Return one page of the changes of a node; the token is `revision.index`."""
+        """Return one page of the changes of a node; the token is `revision.index`.
+
+        A page ends when so much of the log has been searched, whatever was found.
+        """
         size = page_size(request.page_size)
         project = await self._service.live(request.project_id)
         view = project.view
         if request.node_id not in view.nodes and request.node_id not in view.deleted:
             raise NodeNotFound(project_id=request.project_id, node_id=request.node_id)
-        after = (request.after_revision, 1 << 32)
+        after = (request.after_revision, _END)
         if request.page_token:
             after = parse_place(request.page_token)
         response = ListNodeHistoryResponse()
-        at = max(after[0] - 1, 0)
+        at = after[0] if after[1] == _END else max(after[0] - 1, 0)
         until = view.revision
+        searched = 0
         while at < until:
-            records = await self._service.store.read_segments(project.uid, at, _HISTORY_BYTES)
-            if not records:
+            if searched >= _SEARCH_BYTES:
+                response.next_page_token = f"{at}.{_END}"
                 break
+            records = await self._service.store.read_segments(project.uid, at, _READ_BYTES)
+            if not records and project.deleted:
+                raise ProjectNotFound(project_id=project.project_id)
+            if not records and at >= view.compacted:
+                raise CorruptRecord(
+                    project_uid=project.uid, revision=at + 1, problem="the revision is missing"
+                )
+            if not records:
+                at = view.compacted
+                continue
             check_contiguous(project.uid, max(at, view.compacted), records)
             entries = await asyncio.to_thread(
                 _search, records, request.node_id, after, until, size + 1 - len(response.entries)
@@ -107,6 +123,7 @@ class NodeRpcs:
                 response.next_page_token = f"{last.revision.revision}.{last.index}"
                 break
             at = records[-1].last_revision
+            searched += sum(len(record.data) for record in records)
         return response
 
     async def _begin(self, request: ListNodesRequest) -> _Listing:

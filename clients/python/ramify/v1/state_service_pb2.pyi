@@ -2015,7 +2015,7 @@ class ListNodeHistoryRequest(_message.Message):
     after_revision: _builtins.int
     """Only changes after this revision."""
     page_size: _builtins.int
-    """Most entries in the answer; 1 to 1 000. 0: 100."""
+    """Most entries in the answer; 1 to 1 000. 0: 100. A page also ends at 2 MiB."""
     page_token: _builtins.str
     """`next_page_token` of the page before."""
     def __init__(
@@ -2078,7 +2078,9 @@ class ListNodeHistoryResponse(_message.Message):
     ENTRIES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty on the last."""
+    """Token of the next page; empty on the last. A long history is searched a part at a time, so
+    a page may have few entries, or none, and still have a token.
+    """
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeHistoryEntry]:
         """The changes, oldest first."""
