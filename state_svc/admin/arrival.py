@@ -191,6 +191,7 @@ def records_of(stream: BinaryIO, identity: Identity, micros: int) -> Iterator[Re
             chunk = record.snapshot
             identity.chunk(chunk)
             chunk.ClearField("producers")
+            chunk.ClearField("forgot_producers")
             yield encode_chunk(chunk)
         elif record.WhichOneof("record") == "payload":
             yield payload_record(record.payload, micros)

@@ -51,6 +51,7 @@ class Frozen:
     reviews: Sequence[Review]
     deleted: Sequence[str]
     producers: Sequence[tuple[str, int, int, list[Run]]]  #: id, epoch, committed, runs
+    forgot_producers: bool
 
 
 def freeze(project: LiveProject) -> Frozen:
@@ -70,6 +71,7 @@ def freeze(project: LiveProject) -> Frozen:
             for producer_id, position in project.producers.items()
             if position.committed
         ],
+        view.forgot_producers,
     )
 
 
@@ -82,6 +84,7 @@ def encode_snapshot(frozen: Frozen) -> Iterator[SnapshotRecord]:
         commands=[command.SerializeToString() for command in frozen.commands],
         commit_micros=frozen.micros,
         deleted_node_ids=frozen.deleted,
+        forgot_producers=frozen.forgot_producers,
     )
     for producer_id, epoch, committed, runs in frozen.producers:
         producer = chunk.producers.add(
@@ -157,6 +160,7 @@ def decode_snapshot(
             view.revision = chunk.revision
             view.micros = chunk.commit_micros
             view.deleted = set(chunk.deleted_node_ids)
+            view.forgot_producers = chunk.forgot_producers
             for data in chunk.commands:
                 command = Command.FromString(data)
                 view.commands[command.command_id] = command

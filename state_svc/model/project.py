@@ -70,6 +70,7 @@ class View:
     reviews: dict[str, Review] = field(default_factory=dict)  #: in the order of their creation
     deleted: set[str] = field(default_factory=set)  #: ids that existed; never reused (SEM 9)
     counts: dict[int, int] = field(default_factory=dict)  #: nodes by state
+    forgot_producers: bool = False  #: an ephemeral producer without a position may have written
 
     def put_node(self, node_id: str, node: LiveNode | None) -> None:
         """Replace, add or (None) delete one node and keep the counts."""

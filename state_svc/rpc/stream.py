@@ -8,6 +8,7 @@ session stops reading, and HTTP/2 flow control holds the producer back.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ from state_svc.rpc.convert import check_parsed, limits_message
 from state_svc.rpc.error_map import to_error
 from state_svc.service import Service, new_id, now_micros
 
+_EPHEMERAL = "ephemeral"
+_EPHEMERAL_ID = re.compile(rf"{_EPHEMERAL}-[0-9a-f]{{12}}")  #: as `new_id` makes them
 _MAX_EPOCH = (1 << 63) - 1  #: what every store can hold
 
 ServicerContext = grpc.aio.ServicerContext[StreamMutationsRequest, StreamMutationsResponse]
@@ -85,7 +88,7 @@ class StreamSessions:
                 raise InvalidRequest(
                     field="open.epoch", problem="a producer with an id must name its epoch"
                 )
-            producer_id, epoch = new_id("ephemeral"), 1
+            producer_id, epoch = new_id(_EPHEMERAL), 1
         if not is_producer_id(producer_id):
             raise InvalidRequest(field="open.producer_id", problem="is not a valid producer id")
         if epoch > _MAX_EPOCH:
@@ -95,6 +98,9 @@ class StreamSessions:
             raise ProducerFenced(producer_id=producer_id, current_epoch=current)
         service.damage.check("producers", producer_id)
         session.producer_id, session.epoch = producer_id, epoch
+        session.may_have_written = (
+            not assigned and epoch == 1 and _EPHEMERAL_ID.fullmatch(producer_id) is not None
+        )
         if epoch > current and not assigned:
             most = service.limits.max_producers
             if not current and len(service.producers) >= most:
@@ -157,6 +163,7 @@ class StreamSession:
         self._context = context
         self.producer_id = ""
         self.epoch = 0
+        self.may_have_written = False  #: under an id that the server gave to a stream before
         self._outgoing: deque[_Outgoing] = deque()
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
@@ -371,12 +378,21 @@ class StreamSession:
             raise SequenceGap(expected_sequence=expected_sequence(position, self.epoch))
 
     def _make_room(self, project: LiveProject, lease_epoch: int) -> None:
-        """Make room for one more producer of a project. Raises `LimitReached`.
+        """Make room for one more producer of a project.
 
-        Whoever holds the lease is let in all the same: nobody else can carry the run on.
+        Whoever holds the lease is let in all the same: nobody else can carry the run on. Raises
+        `LimitReached`, or `ProducerFenced` if what the producer has written may be forgotten: a
+        repeat would then be carried out again.
         """
+        view = project.view
+        if view.forgot_producers and self.may_have_written:
+            problem = "its place in this project may be forgotten; read, and begin with epoch 0"
+            raise ProducerFenced(producer_id=self.producer_id, problem=problem)
         most = self._service.limits.max_project_producers
-        if trim(project.producers, most - 1, self._sessions.may_write):
+        known = len(project.producers)
+        fits = trim(project.producers, most - 1, self._sessions.may_write)
+        view.forgot_producers |= len(project.producers) < known
+        if fits:
             return
         lease = project.entity.lease
         if not lease.holder or lease_epoch != lease.lease_epoch:

@@ -136,6 +136,7 @@ class SnapshotChunk(_message.Message):
     PRODUCERS_FIELD_NUMBER: _builtins.int
     COMMIT_MICROS_FIELD_NUMBER: _builtins.int
     DELETED_NODE_IDS_FIELD_NUMBER: _builtins.int
+    FORGOT_PRODUCERS_FIELD_NUMBER: _builtins.int
     REVIEWS_FIELD_NUMBER: _builtins.int
     project_uid: _builtins.str
     """Identity of the project."""
@@ -149,6 +150,8 @@ class SnapshotChunk(_message.Message):
     """In the first chunk: encoded `ramify.v1.Project`."""
     commit_micros: _builtins.int
     """In the first chunk: commit time of the revision, microseconds since 1970."""
+    forgot_producers: _builtins.bool
+    """In the first chunk: whether positions of ephemeral producers were forgotten."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SnapshotNode]:
         """Nodes in the order of their creation."""
@@ -182,11 +185,12 @@ class SnapshotChunk(_message.Message):
         producers: _abc.Iterable[Global___SnapshotProducer] | None = ...,
         commit_micros: _builtins.int = ...,
         deleted_node_ids: _abc.Iterable[_builtins.str] | None = ...,
+        forgot_producers: _builtins.bool = ...,
         reviews: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "commands", b"commands", "commit_micros", b"commit_micros", "deleted_node_ids", b"deleted_node_ids", "last", b"last", "nodes", b"nodes", "producers", b"producers", "project", b"project", "project_uid", b"project_uid", "reviews", b"reviews", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "commands", b"commands", "commit_micros", b"commit_micros", "deleted_node_ids", b"deleted_node_ids", "forgot_producers", b"forgot_producers", "last", b"last", "nodes", b"nodes", "producers", b"producers", "project", b"project", "project_uid", b"project_uid", "reviews", b"reviews", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -101,6 +101,36 @@ async def test_a_project_keeps_the_place_of_named_producers_and_forgets_ephemera
         await _wrote(running, "a", 2, batch("p", 1, patch("n", output_summary="again")))
 
 
+async def test_a_forgotten_producer_that_comes_back_writes_nothing_twice() -> None:
+    """Nobody knows whether its batch was committed: not now, and not after a restart (SEM 5)."""
+    store, first = MemoryStore(), batch("p", 1, create("n"))
+    async with embedded(store) as running:
+        running.service.limits = replace(running.service.limits, max_project_producers=1)
+        for project_id in ("p", "q"):
+            await running.create(project_id)
+        await _wrote(running, "", 0, first)
+        project = await running.service.live("p")
+        (forgotten,) = project.producers
+        repeat = await _answer(running, forgotten, 1, first)
+        assert [ack.revision for ack in repeat.acks.acks] == [2], "it is not forgotten yet"
+    async with embedded(store) as running:
+        running.service.limits = replace(running.service.limits, max_project_producers=1)
+        running.service.producers.clear()  # as if it had not come back
+        await _wrote(running, "", 0, batch("p", 1, patch("n", output_summary="x")))
+        project = await running.service.live("p")
+        assert forgotten not in project.producers
+        assert await running.service.snapshots.take(project) == 3
+    for _ in range(2):
+        async with embedded(store) as running:
+            reject = (await _answer(running, forgotten, 1, first)).reject
+            assert reject.error.reason == ErrorReason.ERROR_REASON_PRODUCER_FENCED
+            assert (await running.service.live("p")).view.revision == 3
+    async with embedded(store) as running:
+        await _wrote(running, forgotten, 1, batch("q", 1, create("n")))
+        await _wrote(running, "newcomer", 1, batch("p", 1, create("m")))
+        await _wrote(running, "", 0, batch("p", 1, create("o")))
+
+
 async def test_an_open_stream_keeps_its_place_however_many_others_write() -> None:
     store = MemoryStore()
     async with embedded(store) as running:

@@ -231,7 +231,9 @@ class OpenStream(_message.Message):
     """Id of the producer, `[A-Za-z0-9._~/-]{1,128}`; empty with `epoch` 0, and only then."""
     epoch: _builtins.int
     """Generation of the producer. A higher one fences the lower, for ever and in every project.
-    0 asks the server for an ephemeral producer, whose id comes with `welcome`.
+    0 asks the server for an ephemeral producer, whose id comes with `welcome`. With that id and
+    epoch 1 it may come back; where its place in a project may be forgotten (1 000 other producers
+    have written there since its stream ended) its batches are refused with PRODUCER_FENCED.
     """
     def __init__(
         self,
