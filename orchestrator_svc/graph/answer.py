@@ -82,7 +82,7 @@ def _budget_answered(run: Run, owner: Node, review: Review, answer: Answer) -> N
     if answer.decision is ReviewDecision.APPROVE:
         allowance = run.accounts.raised(owner, run.now)
     elif answer.decision is ReviewDecision.REJECT:
-        allowance = replace(allowance, final=True)
+        allowance = replace(allowance, final=True, short=False)  # a smaller plan may still fit
     run.patch(owner, allowance=replace(allowance, review_id=""))
     run.release_held()
 
@@ -98,13 +98,18 @@ def _adopt(run: Run, node: Node, review: Review, answer: Answer) -> None:
         adopt_plan(run, node, tasks)
 
 
-def plan_problems(run: Run, node: Node, tasks: tuple[DraftTask, ...]) -> list[str]:
-    """Return every reason why tasks cannot become the node's children."""
+def plan_problems(
+    run: Run, node: Node, tasks: tuple[DraftTask, ...], *, room: bool = True
+) -> list[str]:
+    """Return every reason why tasks cannot become the node's children.
+
+    That there is no `room` for so many in a budget of nodes may be left out.
+    """
     new = [task.budget for task in tasks if not task.reuse]
     return [
         *check_plan(tasks, layer=node.layer, max_depth=run.max_layer(node), objective=run.goal),
         *reuse_problems(run, node, tasks),
-        *run.accounts.plan_problems(node, new, run.now),
+        *run.accounts.plan_problems(node, new, run.now, room=room),
     ]
 
 

@@ -20,6 +20,7 @@ from orchestrator_svc.graph.types import (
     TERMINAL_PROJECT_STATES,
     ErrorClass,
     NodeState,
+    NodeType,
     ProjectState,
 )
 
@@ -82,7 +83,7 @@ def project_blockers(scene: Scene, budgets: Sequence[Use] = ()) -> Iterator[Bloc
         )
         raises = scene.settings.budget_policy is BudgetPolicy.PAUSE
         for use in budgets:
-            if raises and use.used_up and use.resource != "nodes":
+            if raises and use.forbids(plans=True):
                 yield Blocker(
                     kind=BlockerKind.BUDGET,
                     blocked="",
@@ -258,7 +259,8 @@ def _ready(scene: Scene, node: Node, now: float) -> Blocker:
         message = f"max_execution_steps of {settings.max_execution_steps} is used up"
         remedy = "ramify run GOAL --set max_execution_steps=0"
         return _leaf(scene, node, BlockerKind.STEPS, message, remedy, live=live is not None)
-    breach = scene.accounts.breach(node, now)
+    plans = node.node_type is NodeType.PLAN and node.state is not NodeState.PLAN_DONE
+    breach = scene.accounts.breach(node, now, plans=plans)
     if breach is not None:
         return _budget(scene, node, breach)
     slots = settings.slots

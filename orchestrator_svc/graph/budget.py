@@ -53,9 +53,11 @@ class Allowance:
     """What became of a node's budget: when its time began, and what was decided about it since."""
 
     since: float | None = None  #: Unix seconds, moved on by every pause; None: not started
-    tokens: int = 0  #: beyond the limit, as the two that follow
+    tokens: int = 0  #: beyond the limit, as the three that follow
     cost_usd: float = 0.0
     wall_seconds: float = 0.0
+    nodes: int = 0
+    short: bool = False  #: whether a plan waits that needs more nodes than are left
     final: bool = False  #: whether a human has refused to allow more
     review_id: str = ""  #: of the human who is being asked, if one is
 
@@ -71,14 +73,22 @@ class Use:
     resource: str  #: field of `Budget`
     limit: float
     used: float
+    short: bool = False  #: whether a plan waits that needs more of it than is left
 
     @property
     def used_up(self) -> bool:
-        """Whether nothing more may be spent."""
-        return self.used >= self.limit
+        """Whether nothing more may be spent, or what is left is not enough."""
+        return self.short or self.used >= self.limit
+
+    def forbids(self, *, plans: bool) -> bool:
+        """Return whether another call may not begin; nodes are counted when they are planned."""
+        return self.short and plans if self.resource == "nodes" else self.used_up
 
     def __str__(self) -> str:
         name = self.resource.replace("_", " ")
+        if self.short:
+            of = f"budget of {self.limit:g} {name} for {self.node_id}"
+            return f"a plan needs more than is left of the {of}: {self.used:g} used"
         return f"budget of {self.limit:g} {name} for {self.node_id} is used up: {self.used:g}"
 
 
@@ -105,12 +115,12 @@ class _Account:
             limit = getattr(self.budget, resource)
             if limit:
                 limit += getattr(allowance, resource, 0)
-                yield Use(self.node.node_id, resource, limit, amount)
+                short = allowance.short and resource == "nodes"
+                yield Use(self.node.node_id, resource, limit, amount, short)
 
-    def used_up(self, now: float) -> Use | None:
-        """Return a limit that forbids another call; nodes are counted when they are planned."""
-        found = (use for use in self.uses(now) if use.used_up and use.resource != "nodes")
-        return next(found, None)
+    def used_up(self, now: float, *, plans: bool) -> Use | None:
+        """Return a limit that forbids another call, of a planner if it `plans`."""
+        return next((use for use in self.uses(now) if use.forbids(plans=plans)), None)
 
     def raised(self, now: float) -> Allowance:
         """Return what allows as much again of everything that is used up."""
@@ -121,6 +131,8 @@ class _Account:
             tokens=int(used.get("tokens", allowance.tokens)),
             cost_usd=used.get("cost_usd", allowance.cost_usd),
             wall_seconds=used.get("wall_seconds", allowance.wall_seconds),
+            nodes=int(used.get("nodes", allowance.nodes)),
+            short=False,
         )
 
 
@@ -185,9 +197,9 @@ class Accounts:
                 yield at.node_id, account
             at = self._nodes.get(at.parent_id)
 
-    def breach(self, node: Node, now: float) -> Use | None:
-        """Return a limit that forbids another call of `node`; None if there is none."""
-        found = (account.used_up(now) for _, account in self._covering(node))
+    def breach(self, node: Node, now: float, *, plans: bool) -> Use | None:
+        """Return a limit that forbids another call of `node`, of its planner if it `plans`."""
+        found = (account.used_up(now, plans=plans) for _, account in self._covering(node))
         return next((use for use in found if use is not None), None)
 
     def report(self, now: float) -> list[Use]:
@@ -221,14 +233,24 @@ class Accounts:
         limits = (a.node.layer + a.budget.depth for _, a in self._covering(node) if a.budget.depth)
         return min((most, *limits))
 
-    def plan_problems(self, node: Node, budgets: Sequence[Budget | None], now: float) -> list[str]:
-        """Return why children with these budgets do not fit into what is left for `node`."""
+    def no_room(self, node: Node, count: int, now: float) -> Use | None:
+        """Return a limit of nodes that leaves less than `count` to a plan of `node`."""
+        uses = (use for _, account in self._covering(node) for use in account.uses(now))
+        return next((u for u in uses if u.resource == "nodes" and u.used + count > u.limit), None)
+
+    def plan_problems(
+        self, node: Node, budgets: Sequence[Budget | None], now: float, *, room: bool = True
+    ) -> list[str]:
+        """Return why children with these budgets do not fit into what is left for `node`.
+
+        Whether there is `room` for so many nodes may be left out.
+        """
         problems = []
         for owner, account in self._covering(node):
             for use in account.uses(now):
                 left = max(0.0, use.limit - use.used)
                 if use.resource == "nodes":
-                    asked: float = len(budgets)
+                    asked: float = len(budgets) if room else 0
                 elif use.resource == "wall_seconds":
                     asked = max(_asked(budgets, use.resource), default=0.0)
                 else:

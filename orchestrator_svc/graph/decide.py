@@ -15,6 +15,7 @@ from orchestrator_svc.graph.dispatch import (
     begin_stage,
     fill_slots,
     may_dispatch,
+    wait_for_room,
 )
 from orchestrator_svc.graph.doctor import consult, patrol
 from orchestrator_svc.graph.event import (
@@ -188,6 +189,8 @@ def _planned(run: Run, node: Node, tasks: tuple[DraftTask, ...], stage: Stage, n
     problems = plan_problems(run, node, tasks)
     if asked and is_staged(tasks, run.goal):
         problems.append(f"a plan to be reviewed has at most {MAX_BATCH_TASKS} tasks and 2.5 MB")
+    elif problems and stage is Stage.PLAN and _waits_for_room(run, node, tasks):
+        return
     if problems:
         text = "invalid plan: " + "; ".join(problems)
         if modified and asked_again(run, node, Stage.MODIFY):
@@ -199,6 +202,13 @@ def _planned(run: Run, node: Node, tasks: tuple[DraftTask, ...], stage: Stage, n
         ask(run, node, checkpoint, tasks)
     else:
         adopt_plan(run, node, tasks)
+
+
+def _waits_for_room(run: Run, node: Node, tasks: tuple[DraftTask, ...]) -> bool:
+    """Let a plan that a budget of nodes alone forbids wait, if it may; return whether it does."""
+    if plan_problems(run, node, tasks, room=False):
+        return False
+    return wait_for_room(run, node, sum(not task.reuse for task in tasks))
 
 
 def _give_back(run: Run, event: Draining, now: float) -> None:

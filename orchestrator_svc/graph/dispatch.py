@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from orchestrator_svc.graph.budget import Use
 from orchestrator_svc.graph.checkpoint import ask, ask_for_more, asks, modifies
 from orchestrator_svc.graph.mutation import NodeChanges
@@ -133,7 +135,7 @@ def begin_stage(run: Run, node: Node, stage: Stage, changes: NodeChanges) -> Non
     if limit and run.steps >= limit:
         exhaust(run, node)
         return
-    breach = run.accounts.breach(node, run.now)
+    breach = run.accounts.breach(node, run.now, plans=stage is Stage.PLAN)
     if breach is not None:
         _refuse(run, node, changes, breach)
         return
@@ -172,6 +174,26 @@ def _refuse(run: Run, node: Node, changes: NodeChanges, breach: Use) -> None:
     run.queue.appendleft(node.node_id)
     if run.state is ProjectState.RUNNING:
         run.patch_project(ProjectState.PAUSING, pause_time=run.now)
+
+
+def wait_for_room(run: Run, node: Node, count: int) -> bool:
+    """Let a node whose plan has more nodes than a budget leaves wait for what the policy says.
+
+    Return whether it does; otherwise the plan is refused. The planner is called again then, with
+    what the tree is like by that time.
+    """
+    use = run.accounts.no_room(node, count, run.now)
+    if use is None or run.settings.budget_policy is BudgetPolicy.FAIL:
+        return False
+    owner = run.nodes[use.node_id]
+    if owner.allowance.final:
+        return False
+    use = replace(use, short=True)
+    run.stage_failed(node, Failure(ErrorClass.LIMIT, str(use)))
+    run.patch(owner, allowance=replace(owner.allowance, short=True))
+    announce_attempt(run, node, NodeChanges(attempt=node.attempt + 1))
+    run.queue.appendleft(node.node_id)
+    return True
 
 
 def exhaust(run: Run, node: Node) -> None:

@@ -266,7 +266,7 @@ class Run:
 
         The time of its budget begins anew, and a human who has refused to raise it is asked again.
         """
-        allowance = replace(node.allowance, since=None, final=False)
+        allowance = replace(node.allowance, since=None, final=False, short=False)
         if allowance != node.allowance:
             self.patch(node, allowance=allowance)
         parent = self.nodes.get(node.parent_id)

@@ -245,6 +245,8 @@ def _read_allowance(record: Json) -> Allowance:
         tokens=int(_amount(record.get("tokens"))),
         cost_usd=_amount(record.get("cost_usd")),
         wall_seconds=_amount(record.get("wall_seconds")),
+        nodes=int(_amount(record.get("nodes"))),
+        short=record.get("short") is True,
         final=record.get("final") is True,
         review_id=review_id if isinstance(review_id, str) else "",
     )

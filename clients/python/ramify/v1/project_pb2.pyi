@@ -421,7 +421,9 @@ class ExecutionSettings(_message.Message):
     budget_wall_seconds: _builtins.float
     """Seconds since the run's root was started; 0 is unlimited."""
     budget_nodes: _builtins.int
-    """Nodes of the run, replaced ones included; 0 is unlimited. A plan beyond it is refused."""
+    """Nodes of the run, replaced ones included; 0 is unlimited. A plan beyond it is refused, or
+    waits as `budget_policy` says.
+    """
     budget_policy: Global___BudgetPolicy.ValueType
     """What happens to calls that a used-up budget forbids."""
     max_context_tokens: _builtins.int
