@@ -79,6 +79,7 @@ ENFORCED: dict[str, object] = {
     "producers that have written to a project": "max_project_producers",
     "answers to request ids within 24 hours": service.Requests.MOST,
     "bytes of a page": convert.MAX_PAGE_BYTES,
+    "stored bytes of a log that are searched for one page": nodes._SEARCH_BYTES,
     "violations of a rejected batch": "MAX_VIOLATIONS",
     "bytes of an error": 8 << 10,
     "seconds between bookmarks": int(session.MAX_BOOKMARK_SECONDS),
