@@ -240,16 +240,18 @@ class WatchHub:
                 watcher.through = last
 
     async def checksum(self, watcher: Watcher) -> int | None:
-        """Return the checksum of a watcher's view at the head as it is now; None with a mask.
+        """Return the checksum of a watcher's view at the head as it is now.
 
+        None with a mask, and when the view is ahead of what was published: then the commit loop
+        has died between the two, and the process ends.
         Large views are added up in pieces, so that commits go on meanwhile.
         """
         channel, view_filter = watcher.channel, watcher.group.style.filter
-        if view_filter.mask is not None:
+        revision = channel.feed.head
+        if view_filter.mask is not None or channel.project.view.revision != revision:
             return None
         nodes = channel.project.view.nodes
         running, group = channel.checksum, watcher.group
-        revision = channel.feed.head
         if view_filter.shows_all_nodes and running.is_complete:
             return running.value(nodes)
         if group.checksum is not None and group.checksum[0] == revision:

@@ -201,6 +201,18 @@ async def test_a_checksum_is_that_of_the_moment_it_was_asked_for(
     assert await hub.checksum(watchers[0]) == present != expected
 
 
+@pytest.mark.parametrize("asked_before", [False, True])
+async def test_what_was_not_published_is_in_no_checksum(asked_before: bool) -> None:
+    """A commit loop that died between the two leaves it so, and bookmarks may still be sent."""
+    hub, project = _hub(), live_project(create("a"))
+    watcher = _join(hub, project)
+    if asked_before:
+        assert await hub.checksum(watcher)
+    write(project, patch("a", output_summary="durable, and told to nobody"), create("b"))
+    assert watcher.through < project.view.revision
+    assert await hub.checksum(watcher) is None
+
+
 async def test_equal_watches_share_one_encoding() -> None:
     hub, project = _hub(), live_project(create("a"))
     watchers = [_join(hub, project, accept_encodings=["zstd"]) for _ in range(5)]
