@@ -26,6 +26,7 @@ from tests.support.research import (
     start,
     undisturbed,
 )
+from tests.support.wire import eventually
 
 __all__ = ["corpus", "undisturbed"]
 
@@ -104,12 +105,15 @@ async def test_a_run_on_the_standard_library_survives_kills_while_it_is_indexed(
 ) -> None:
     expected = await make_undisturbed("stdlib", make_services)
     async with running(make_services()) as (services, runs):
+        hold = services.orchestrator.hold_index()
         project = await start(runs, "stdlib", ONE_BY_ONE)
         async with runs.follow(project) as follower:
             for attempt in range(1, kills + 1):
                 await follower.until(lambda h, n=attempt: h.is_running("root", n))  # type: ignore[misc]
-                await asyncio.sleep(0.3 * attempt)
+                await eventually(hold.reached, "it is indexed")
+                hold.rearm()
                 await services.kill_and_restart([ORCHESTRATOR, STATE])
+            hold.release()
             calls = services.orchestrator.calls
             history = await prove(runs, project, follower, expected, calls)
     assert history.nodes["root"].attempt == kills + 1

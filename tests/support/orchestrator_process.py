@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.support.hold import Hold
 from tests.support.state_process import StateProcess
-from tests.support.witness import AgentCall, hold_roots, read_calls
+from tests.support.witness import AgentCall, hold_index, hold_roots, read_calls
 
 ORCHESTRATOR = "orchestrator"
 STATE = "state"
@@ -25,6 +25,10 @@ class OrchestratorProcess(StateProcess):
     def hold_roots(self, stage: str = "aggregate") -> Hold:
         """Keep its runs from ending; see `witness.hold_roots`."""
         return hold_roots(self.data, stage)
+
+    def hold_index(self) -> Hold:
+        """Keep what it indexes from being complete; see `witness.hold_index`."""
+        return hold_index(self.data)
 
     def calls(self) -> list[AgentCall]:
         """Return the agent calls of this process and of those before it, oldest first."""

@@ -1,11 +1,12 @@
 """`python -m tests.support.witness`: orchestrator_svc whose agents note each call in a file.
 
 The service, its flags and its agents are the real ones; only the agents' Protocol seam is
-wrapped. A line is written before the agent begins, so it outlives a SIGKILL: the file of
-`read_calls` is what really was called, whatever the store says.
+wrapped, and what fills an index. A line is written before the agent begins, so it outlives a
+SIGKILL: the file of `read_calls` is what really was called, whatever the store says.
 
 `hold_roots` holds up the planning or the aggregation of roots, so that a run is certainly not over
 yet, however late a busy machine lets the test do what it means to do in the middle of it.
+`hold_index` does so with the indexing of a corpus.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from typing import Any
 from orchestrator_svc import __main__ as service
 from orchestrator_svc import app
 from orchestrator_svc.agents.base import AgentInput, Modifier, Output, Plan, Verdict
+from orchestrator_svc.agents.corpus import index
 from orchestrator_svc.agents.profile import (
     AgentSet,
     ProfileEntry,
     ProfileRegistry,
     built_in_profiles,
 )
-from tests.support.hold import Hold
+from tests.support.hold import Hold, wait
 
 _HOLD_SECONDS = 0.005
 
@@ -53,6 +55,11 @@ def calls_file(data: Path) -> Path:
 def hold_roots(data: Path, stage: str = "aggregate") -> Hold:
     """Hold up this call of every root of a service, by its data folder; it is announced first."""
     return Hold(_hold_file(data, stage))
+
+
+def hold_index(data: Path) -> Hold:
+    """Hold up every index of a service when all is in it, and before it is complete."""
+    return Hold(_hold_file(data, "index"))
 
 
 def _hold_file(data: Path, stage: str) -> Path:
@@ -133,7 +140,19 @@ def main() -> int:
         return ProfileRegistry({name: _wrap(entry, data) for name, entry in entries if entry})
 
     app.built_in_profiles = witnessed  # type: ignore[attr-defined]
+    _wrap_index(_hold_file(data, "index"))
     return service.main()
+
+
+def _wrap_index(hold: Path) -> None:
+    fill = index._fill
+
+    def held(*arguments: Any) -> int:
+        count = fill(*arguments)
+        wait(hold)
+        return count
+
+    index._fill = held  # type: ignore[assignment]
 
 
 def _wrap(entry: ProfileEntry, data: Path) -> ProfileEntry:
