@@ -113,6 +113,35 @@ BAD_PLANS = [
         "tasks[0].retries",
         "",
     ),
+    BadPlan(
+        "a policy that is none",
+        "goal: a goal\ntasks:\n- id: a\n  on_exhausted: 9\n  command: {shell: ls}\n",
+        4,
+        "tasks[0].on_exhausted",
+        "",
+    ),
+    BadPlan(
+        "a policy about dependencies that is none",
+        "goal: a goal\ntasks:\n- id: a\n  on_dependency_failure: 9\n  command: {shell: ls}\n",
+        4,
+        "tasks[0].on_dependency_failure",
+        "",
+    ),
+    BadPlan(
+        "a budget of tokens",
+        "goal: a goal\ntasks:\n- id: a\n  command: {shell: ls}\n"
+        "  budget: {wall_seconds: 5, tokens: 7}\n",
+        5,
+        "tasks[0].budget.tokens",
+        "",
+    ),
+    BadPlan(
+        "a budget of no time",
+        "goal: a goal\ntasks:\n- id: a\n  command: {shell: ls}\n  budget: {wall_seconds: -1}\n",
+        5,
+        "tasks[0].budget.wall_seconds",
+        "",
+    ),
     BadPlan("no tasks", "goal: a goal\ntasks: []\n", 2, "tasks", ""),
     BadPlan("a short goal", "goal: ab\ntasks:\n- {id: a, command: {shell: ls}}\n", 1, "goal", ""),
 ]

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ramify.plan_source import Place, PlanFileError, PlanProblem, Source
 from ramify.plan_spec import Inherited, PlanSpec, TaskSpec
+from ramify.v1.node_pb2 import DependencyPolicy, ExhaustedPolicy
 from ramify.v1.plan_pb2 import Plan, PlanOutput, PlanTask
 
 MAX_BYTES = 4 << 20
@@ -22,6 +23,18 @@ _PAIR = re.compile(
     r"\\\\|\\u(?P<high>d[89ab][0-9a-f]{2})\\u(?P<low>d[c-f][0-9a-f]{2})", re.IGNORECASE
 )
 _OUTPUTS = {"text": PlanOutput.PLAN_OUTPUT_TEXT, "json": PlanOutput.PLAN_OUTPUT_JSON}
+_EXHAUSTED = {
+    "fail": ExhaustedPolicy.EXHAUSTED_POLICY_FAIL,
+    "pause": ExhaustedPolicy.EXHAUSTED_POLICY_PAUSE,
+    "replan": ExhaustedPolicy.EXHAUSTED_POLICY_REPLAN,
+    "ask": ExhaustedPolicy.EXHAUSTED_POLICY_ASK,
+}
+_DEPENDENCY_FAILURE = {
+    "fail": DependencyPolicy.DEPENDENCY_POLICY_FAIL,
+    "run": DependencyPolicy.DEPENDENCY_POLICY_RUN,
+    "replan": DependencyPolicy.DEPENDENCY_POLICY_REPLAN,
+    "skip": DependencyPolicy.DEPENDENCY_POLICY_SKIP,
+}
 _ADVICE = {
     "extra_forbidden": "is not a key here",
     "missing": "is needed",
@@ -187,6 +200,10 @@ def _task(spec: TaskSpec) -> PlanTask:
         pass_dependencies=spec.pass_dependencies,
     )
     _set_inherited(task, spec)
+    if spec.on_dependency_failure is not None:
+        task.on_dependency_failure = _DEPENDENCY_FAILURE[spec.on_dependency_failure]
+    if spec.budget is not None:
+        task.budget.wall_seconds = spec.budget.wall_seconds
     if spec.command is not None:
         if isinstance(spec.command, str):
             task.command.shell = spec.command
@@ -218,6 +235,8 @@ def _set_inherited(target: Plan | PlanTask, spec: Inherited) -> None:
         target.timeout.FromNanoseconds(round(spec.timeout_seconds * 1e9))
     if spec.retries is not None:
         target.retries = spec.retries
+    if spec.on_exhausted is not None:
+        target.on_exhausted = _EXHAUSTED[spec.on_exhausted]
 
 
 def _shown(value: bool | float | str) -> str:

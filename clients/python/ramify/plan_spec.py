@@ -78,6 +78,12 @@ class HttpSpec(Strict):
     expected_status: list[Annotated[int, Field(ge=100, le=599)]] = Field(default_factory=list)
 
 
+class BudgetSpec(Strict):
+    """What a task, or a group with everything in it, may use."""
+
+    wall_seconds: float = Field(gt=0, le=1_000_000_000)
+
+
 class Inherited(Strict):
     """What a plan and a group hand down to their tasks."""
 
@@ -85,6 +91,7 @@ class Inherited(Strict):
     env: Env = Field(default_factory=dict)
     timeout_seconds: Seconds | None = None
     retries: Retries | None = None
+    on_exhausted: Literal["fail", "pause", "replan", "ask"] | None = None
 
 
 class TaskSpec(Inherited):
@@ -100,6 +107,8 @@ class TaskSpec(Inherited):
     http: HttpSpec | None = None
     output: Literal["text", "json"] = "text"
     pass_dependencies: bool = False
+    on_dependency_failure: Literal["fail", "run", "replan", "skip"] | None = None
+    budget: BudgetSpec | None = None
     tasks: list["TaskSpec"] = Field(default_factory=list)
 
     @property

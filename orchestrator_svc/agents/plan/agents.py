@@ -154,6 +154,9 @@ def planned(task: Task) -> PlannedTask:
         depends_on=task.depends_on,
         details={TASK_KEY: message.id},
         max_retries=task.retries,
+        on_exhausted=task.on_exhausted,
+        on_dependency_failure=task.on_dependency_failure,
+        budget=task.budget,
     )
 
 

@@ -11,11 +11,15 @@ from urllib.parse import urlsplit, urlunsplit
 
 from google.protobuf.duration_pb2 import Duration
 
+from orchestrator_svc.graph.budget import Budget
 from orchestrator_svc.graph.plan import (
     MAX_GOAL_CHARS,
     MAX_TASK_DEPENDENCIES,
     MIN_GOAL_CHARS,
 )
+from orchestrator_svc.graph.types import OnDependencyFailure, OnExhausted
+from ramify.v1.budget_pb2 import TaskBudget
+from ramify.v1.node_pb2 import DependencyPolicy, ExhaustedPolicy
 from ramify.v1.plan_pb2 import Plan, PlanTask
 
 TASK_KEY = "task"  #: detail of a node that names its task
@@ -27,6 +31,13 @@ MAX_REPORTED_PROBLEMS = 50
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _MAX_SHOWN_CHARS = 120
+_EXHAUSTED = {
+    ExhaustedPolicy.Value(f"EXHAUSTED_POLICY_{policy.upper()}"): policy for policy in OnExhausted
+}
+_DEPENDENCY_FAILED = {
+    DependencyPolicy.Value(f"DEPENDENCY_POLICY_{policy.upper()}"): policy
+    for policy in OnDependencyFailure
+}
 _MAX_STEPS = 10_000  #: of `max_execution_steps`
 
 
@@ -61,6 +72,9 @@ class Task:
     env: Mapping[str, str]
     timeout: float | None  #: seconds of one attempt
     retries: int
+    on_exhausted: OnExhausted | None  #: None: as the run's settings say
+    on_dependency_failure: OnDependencyFailure | None = None
+    budget: Budget | None = None
     depends_on: tuple[int, ...] = ()  #: indices of siblings, in the order they are named
     tasks: list[Task] = field(default_factory=list)
 
@@ -135,12 +149,13 @@ def read_plan(plan: Plan) -> PlanTree:
         reader.report("goal", f"has {MIN_GOAL_CHARS} to {MAX_GOAL_CHARS} characters")
     if plan.working_directory and not plan.working_directory.startswith("/"):
         reader.report("working_directory", "is an absolute path")
-    top = Task(PlanTask(), "", 0, 0, None, plan.working_directory, dict(plan.env), None, 0)
+    top = Task(PlanTask(), "", 0, 0, None, plan.working_directory, dict(plan.env), None, 0, None)
     reader.check_env("env", plan.env)
     if plan.HasField("timeout"):
         top.timeout = reader.timeout("timeout", plan.timeout)
     if plan.HasField("retries"):
         top.retries = reader.retries("retries", plan.retries)
+    top.on_exhausted = reader.exhausted("on_exhausted", plan.on_exhausted)
     if not plan.tasks:
         reader.report("tasks", "at least one task is needed")
     reader.read_tasks(top, plan.tasks)
@@ -172,6 +187,7 @@ class _Reader:
                 {**parent.env, **message.env} if message.env else parent.env,
                 parent.timeout,
                 parent.retries,
+                parent.on_exhausted,
             )
             parent.tasks.append(task)
             self._check(task)
@@ -197,6 +213,13 @@ class _Reader:
             task.timeout = self.timeout(f"{path}.timeout", message.timeout)
         if message.HasField("retries"):
             task.retries = self.retries(f"{path}.retries", message.retries)
+        own = self.exhausted(f"{path}.on_exhausted", message.on_exhausted)
+        task.on_exhausted = own or task.on_exhausted
+        if message.on_dependency_failure:
+            at = f"{path}.on_dependency_failure"
+            task.on_dependency_failure = self._dependency_failed(at, message.on_dependency_failure)
+        if message.HasField("budget"):
+            task.budget = self._budget(f"{path}.budget", message.budget)
         kind = message.WhichOneof("action")
         if message.tasks and kind is not None:
             self.report(path, f"{message.id} has both tasks and an action")
@@ -222,6 +245,28 @@ class _Reader:
         if retries > MAX_RETRIES:
             self.report(path, f"is at most {MAX_RETRIES}")
         return retries
+
+    def exhausted(self, path: str, policy: ExhaustedPolicy.ValueType) -> OnExhausted | None:
+        if policy and policy not in _EXHAUSTED:
+            self.report(path, f"{policy} is no policy that is known here")
+        return _EXHAUSTED.get(policy)
+
+    def _dependency_failed(
+        self, path: str, policy: DependencyPolicy.ValueType
+    ) -> OnDependencyFailure | None:
+        if policy not in _DEPENDENCY_FAILED:
+            self.report(path, f"{policy} is no policy that is known here")
+        return _DEPENDENCY_FAILED.get(policy)
+
+    def _budget(self, path: str, budget: TaskBudget) -> Budget | None:
+        for name in ("tokens", "cost_usd", "nodes", "depth"):
+            if getattr(budget, name):
+                self.report(f"{path}.{name}", "is not for tasks of a plan, only wall_seconds is")
+        try:
+            return Budget(wall_seconds=budget.wall_seconds) or None
+        except ValueError as error:
+            self.report(f"{path}.wall_seconds", str(error))
+            return None
 
     # Dependencies
 

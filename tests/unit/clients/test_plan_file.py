@@ -35,6 +35,7 @@ working_directory: sub
 env: {A: b, PORT: 8080}
 timeout_seconds: 1.5
 retries: 2
+on_exhausted: pause
 settings: {max_concurrent_nodes: 3, skip_atomization: true}
 labels: {team: docs}
 tasks:
@@ -47,7 +48,10 @@ tasks:
   output: json
   pass_dependencies: true
   retries: 0
+  on_exhausted: ask
+  on_dependency_failure: run
 - id: group
+  budget: {wall_seconds: 90}
   env: {C: d}
   tasks:
   - {id: fn, python: "a.b:c", args: [1, x, [null]], kwargs: {k: {deep: true}}}
@@ -65,6 +69,7 @@ tasks:
         "env": {"A": "b", "PORT": "8080"},
         "timeout": "1.500s",
         "retries": 2,
+        "on_exhausted": "EXHAUSTED_POLICY_PAUSE",
         "tasks": [
             {
                 "id": "shell",
@@ -77,9 +82,12 @@ tasks:
                 "command": {"argv": ["sleep", "1"], "output": "PLAN_OUTPUT_JSON"},
                 "pass_dependencies": True,
                 "retries": 0,
+                "on_exhausted": "EXHAUSTED_POLICY_ASK",
+                "on_dependency_failure": "DEPENDENCY_POLICY_RUN",
             },
             {
                 "id": "group",
+                "budget": {"wall_seconds": 90.0},
                 "env": {"C": "d"},
                 "tasks": [
                     {

@@ -24,9 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from ramify.v1 import budget_pb2 as ramify_dot_v1_dot_budget__pb2
+from ramify.v1 import node_pb2 as ramify_dot_v1_dot_node__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14ramify/v1/plan.proto\x12\tramify.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xf4\x01\n\x04Plan\x12\x0c\n\x04goal\x18\x01 \x01(\t\x12\"\n\x05tasks\x18\x02 \x03(\x0b\x32\x13.ramify.v1.PlanTask\x12\x19\n\x11working_directory\x18\x03 \x01(\t\x12%\n\x03\x65nv\x18\x04 \x03(\x0b\x32\x18.ramify.v1.Plan.EnvEntry\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x07retries\x18\x06 \x01(\rH\x00\x88\x01\x01\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\n\n\x08_retries\"\xc0\x03\n\x08PlanTask\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04goal\x18\x02 \x01(\t\x12\x12\n\ndepends_on\x18\x03 \x03(\t\x12+\n\x07\x63ommand\x18\x04 \x01(\x0b\x32\x18.ramify.v1.CommandActionH\x00\x12)\n\x06python\x18\x05 \x01(\x0b\x32\x17.ramify.v1.PythonActionH\x00\x12%\n\x04http\x18\x06 \x01(\x0b\x32\x15.ramify.v1.HttpActionH\x00\x12\"\n\x05tasks\x18\x07 \x03(\x0b\x32\x13.ramify.v1.PlanTask\x12\x19\n\x11working_directory\x18\x08 \x01(\t\x12)\n\x03\x65nv\x18\t \x03(\x0b\x32\x1c.ramify.v1.PlanTask.EnvEntry\x12*\n\x07timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x07retries\x18\x0b \x01(\rH\x01\x88\x01\x01\x12\x19\n\x11pass_dependencies\x18\x0c \x01(\x08\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06\x61\x63tionB\n\n\x08_retries\"S\n\rCommandAction\x12\x0c\n\x04\x61rgv\x18\x01 \x03(\t\x12\r\n\x05shell\x18\x02 \x01(\t\x12%\n\x06output\x18\x03 \x01(\x0e\x32\x15.ramify.v1.PlanOutput\"\xc2\x01\n\x0cPythonAction\x12\x10\n\x08\x66unction\x18\x01 \x01(\t\x12$\n\x04\x61rgs\x18\x02 \x03(\x0b\x32\x16.google.protobuf.Value\x12\x33\n\x06kwargs\x18\x03 \x03(\x0b\x32#.ramify.v1.PythonAction.KwargsEntry\x1a\x45\n\x0bKwargsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value:\x02\x38\x01\"\xdc\x01\n\nHttpAction\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12\x33\n\x07headers\x18\x03 \x03(\x0b\x32\".ramify.v1.HttpAction.HeadersEntry\x12\x0c\n\x04\x62ody\x18\x04 \x01(\t\x12\x17\n\x0f\x65xpected_status\x18\x05 \x03(\r\x12%\n\x06output\x18\x06 \x01(\x0e\x32\x15.ramify.v1.PlanOutput\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*U\n\nPlanOutput\x12\x1b\n\x17PLAN_OUTPUT_UNSPECIFIED\x10\x00\x12\x14\n\x10PLAN_OUTPUT_TEXT\x10\x01\x12\x14\n\x10PLAN_OUTPUT_JSON\x10\x02\x42\x30\n\rdev.ramify.v1P\x01Z\x1dramify.dev/ramify/v1;ramifyv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14ramify/v1/plan.proto\x12\tramify.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x16ramify/v1/budget.proto\x1a\x14ramify/v1/node.proto\"\xa6\x02\n\x04Plan\x12\x0c\n\x04goal\x18\x01 \x01(\t\x12\"\n\x05tasks\x18\x02 \x03(\x0b\x32\x13.ramify.v1.PlanTask\x12\x19\n\x11working_directory\x18\x03 \x01(\t\x12%\n\x03\x65nv\x18\x04 \x03(\x0b\x32\x18.ramify.v1.Plan.EnvEntry\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x07retries\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x30\n\x0con_exhausted\x18\x07 \x01(\x0e\x32\x1a.ramify.v1.ExhaustedPolicy\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\n\n\x08_retries\"\xd5\x04\n\x08PlanTask\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04goal\x18\x02 \x01(\t\x12\x12\n\ndepends_on\x18\x03 \x03(\t\x12+\n\x07\x63ommand\x18\x04 \x01(\x0b\x32\x18.ramify.v1.CommandActionH\x00\x12)\n\x06python\x18\x05 \x01(\x0b\x32\x17.ramify.v1.PythonActionH\x00\x12%\n\x04http\x18\x06 \x01(\x0b\x32\x15.ramify.v1.HttpActionH\x00\x12\"\n\x05tasks\x18\x07 \x03(\x0b\x32\x13.ramify.v1.PlanTask\x12\x19\n\x11working_directory\x18\x08 \x01(\t\x12)\n\x03\x65nv\x18\t \x03(\x0b\x32\x1c.ramify.v1.PlanTask.EnvEntry\x12*\n\x07timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x07retries\x18\x0b \x01(\rH\x01\x88\x01\x01\x12\x19\n\x11pass_dependencies\x18\x0c \x01(\x08\x12\x30\n\x0con_exhausted\x18\r \x01(\x0e\x32\x1a.ramify.v1.ExhaustedPolicy\x12:\n\x15on_dependency_failure\x18\x0e \x01(\x0e\x32\x1b.ramify.v1.DependencyPolicy\x12%\n\x06\x62udget\x18\x0f \x01(\x0b\x32\x15.ramify.v1.TaskBudget\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06\x61\x63tionB\n\n\x08_retries\"S\n\rCommandAction\x12\x0c\n\x04\x61rgv\x18\x01 \x03(\t\x12\r\n\x05shell\x18\x02 \x01(\t\x12%\n\x06output\x18\x03 \x01(\x0e\x32\x15.ramify.v1.PlanOutput\"\xc2\x01\n\x0cPythonAction\x12\x10\n\x08\x66unction\x18\x01 \x01(\t\x12$\n\x04\x61rgs\x18\x02 \x03(\x0b\x32\x16.google.protobuf.Value\x12\x33\n\x06kwargs\x18\x03 \x03(\x0b\x32#.ramify.v1.PythonAction.KwargsEntry\x1a\x45\n\x0bKwargsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value:\x02\x38\x01\"\xdc\x01\n\nHttpAction\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12\x33\n\x07headers\x18\x03 \x03(\x0b\x32\".ramify.v1.HttpAction.HeadersEntry\x12\x0c\n\x04\x62ody\x18\x04 \x01(\t\x12\x17\n\x0f\x65xpected_status\x18\x05 \x03(\r\x12%\n\x06output\x18\x06 \x01(\x0e\x32\x15.ramify.v1.PlanOutput\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*U\n\nPlanOutput\x12\x1b\n\x17PLAN_OUTPUT_UNSPECIFIED\x10\x00\x12\x14\n\x10PLAN_OUTPUT_TEXT\x10\x01\x12\x14\n\x10PLAN_OUTPUT_JSON\x10\x02\x42\x30\n\rdev.ramify.v1P\x01Z\x1dramify.dev/ramify/v1;ramifyv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,24 +44,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PYTHONACTION_KWARGSENTRY']._serialized_options = b'8\001'
   _globals['_HTTPACTION_HEADERSENTRY']._loaded_options = None
   _globals['_HTTPACTION_HEADERSENTRY']._serialized_options = b'8\001'
-  _globals['_PLANOUTPUT']._serialized_start=1300
-  _globals['_PLANOUTPUT']._serialized_end=1385
-  _globals['_PLAN']._serialized_start=98
-  _globals['_PLAN']._serialized_end=342
-  _globals['_PLAN_ENVENTRY']._serialized_start=288
-  _globals['_PLAN_ENVENTRY']._serialized_end=330
-  _globals['_PLANTASK']._serialized_start=345
-  _globals['_PLANTASK']._serialized_end=793
-  _globals['_PLANTASK_ENVENTRY']._serialized_start=288
-  _globals['_PLANTASK_ENVENTRY']._serialized_end=330
-  _globals['_COMMANDACTION']._serialized_start=795
-  _globals['_COMMANDACTION']._serialized_end=878
-  _globals['_PYTHONACTION']._serialized_start=881
-  _globals['_PYTHONACTION']._serialized_end=1075
-  _globals['_PYTHONACTION_KWARGSENTRY']._serialized_start=1006
-  _globals['_PYTHONACTION_KWARGSENTRY']._serialized_end=1075
-  _globals['_HTTPACTION']._serialized_start=1078
-  _globals['_HTTPACTION']._serialized_end=1298
-  _globals['_HTTPACTION_HEADERSENTRY']._serialized_start=1252
-  _globals['_HTTPACTION_HEADERSENTRY']._serialized_end=1298
+  _globals['_PLANOUTPUT']._serialized_start=1545
+  _globals['_PLANOUTPUT']._serialized_end=1630
+  _globals['_PLAN']._serialized_start=144
+  _globals['_PLAN']._serialized_end=438
+  _globals['_PLAN_ENVENTRY']._serialized_start=384
+  _globals['_PLAN_ENVENTRY']._serialized_end=426
+  _globals['_PLANTASK']._serialized_start=441
+  _globals['_PLANTASK']._serialized_end=1038
+  _globals['_PLANTASK_ENVENTRY']._serialized_start=384
+  _globals['_PLANTASK_ENVENTRY']._serialized_end=426
+  _globals['_COMMANDACTION']._serialized_start=1040
+  _globals['_COMMANDACTION']._serialized_end=1123
+  _globals['_PYTHONACTION']._serialized_start=1126
+  _globals['_PYTHONACTION']._serialized_end=1320
+  _globals['_PYTHONACTION_KWARGSENTRY']._serialized_start=1251
+  _globals['_PYTHONACTION_KWARGSENTRY']._serialized_end=1320
+  _globals['_HTTPACTION']._serialized_start=1323
+  _globals['_HTTPACTION']._serialized_end=1543
+  _globals['_HTTPACTION_HEADERSENTRY']._serialized_start=1497
+  _globals['_HTTPACTION_HEADERSENTRY']._serialized_end=1543
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,8 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from ramify.v1 import budget_pb2 as _budget_pb2
+from ramify.v1 import node_pb2 as _node_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -79,6 +81,7 @@ class Plan(_message.Message):
     ENV_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     RETRIES_FIELD_NUMBER: _builtins.int
+    ON_EXHAUSTED_FIELD_NUMBER: _builtins.int
     goal: _builtins.str
     """What the run is for; 3 to 10 000 characters."""
     working_directory: _builtins.str
@@ -87,6 +90,10 @@ class Plan(_message.Message):
     """
     retries: _builtins.int
     """How often a failed task that does not say it itself is tried again; 0 to 100. Default 0."""
+    on_exhausted: _node_pb2.ExhaustedPolicy.ValueType
+    """What to do when a task that does not say it itself has failed for good; unspecified: as the
+    run's settings say.
+    """
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanTask]:
         """Tasks of the first level, in order; at least one."""
@@ -110,10 +117,11 @@ class Plan(_message.Message):
         env: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
         retries: _builtins.int | None = ...,
+        on_exhausted: _node_pb2.ExhaustedPolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_retries", b"_retries", "retries", b"retries", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retries", b"_retries", "env", b"env", "goal", b"goal", "retries", b"retries", "tasks", b"tasks", "timeout", b"timeout", "working_directory", b"working_directory"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retries", b"_retries", "env", b"env", "goal", b"goal", "on_exhausted", b"on_exhausted", "retries", b"retries", "tasks", b"tasks", "timeout", b"timeout", "working_directory", b"working_directory"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__retries: _TypeAlias = _typing.Literal["retries"]  # noqa: Y015
     _WhichOneofArgType__retries: _TypeAlias = _typing.Literal["_retries", b"_retries"]  # noqa: Y015
@@ -159,6 +167,9 @@ class PlanTask(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     RETRIES_FIELD_NUMBER: _builtins.int
     PASS_DEPENDENCIES_FIELD_NUMBER: _builtins.int
+    ON_EXHAUSTED_FIELD_NUMBER: _builtins.int
+    ON_DEPENDENCY_FAILURE_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id: `[A-Za-z0-9_][A-Za-z0-9._-]{0,63}`, unique in the whole plan."""
     goal: _builtins.str
@@ -171,6 +182,12 @@ class PlanTask(_message.Message):
     """Whether the results of the tasks of its own group that it depends on are handed to a command
     as JSON on its standard input, to a function as the argument `dependencies`: an object by
     task id.
+    """
+    on_exhausted: _node_pb2.ExhaustedPolicy.ValueType
+    """What to do when the task has failed for good, for a group: each of its tasks."""
+    on_dependency_failure: _node_pb2.DependencyPolicy.ValueType
+    """What to do when something that the task or the group depends on has failed; unspecified: as the
+    run's settings say. Tasks in a group do not inherit it.
     """
     @_builtins.property
     def depends_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -202,6 +219,12 @@ class PlanTask(_message.Message):
     def timeout(self) -> _duration_pb2.Duration:
         """Longest time of one attempt; more than 0, at most 24 hours."""
 
+    @_builtins.property
+    def budget(self) -> _budget_pb2.TaskBudget:
+        """How long the task, or the group with everything in it, may take with all attempts. Only
+        `wall_seconds` may be set: the tasks of a plan report no tokens and no cost.
+        """
+
     def __init__(
         self,
         *,
@@ -217,10 +240,13 @@ class PlanTask(_message.Message):
         timeout: _duration_pb2.Duration | None = ...,
         retries: _builtins.int | None = ...,
         pass_dependencies: _builtins.bool = ...,
+        on_exhausted: _node_pb2.ExhaustedPolicy.ValueType = ...,
+        on_dependency_failure: _node_pb2.DependencyPolicy.ValueType = ...,
+        budget: _budget_pb2.TaskBudget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_retries", b"_retries", "action", b"action", "command", b"command", "http", b"http", "python", b"python", "retries", b"retries", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_retries", b"_retries", "action", b"action", "budget", b"budget", "command", b"command", "http", b"http", "python", b"python", "retries", b"retries", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retries", b"_retries", "action", b"action", "command", b"command", "depends_on", b"depends_on", "env", b"env", "goal", b"goal", "http", b"http", "id", b"id", "pass_dependencies", b"pass_dependencies", "python", b"python", "retries", b"retries", "tasks", b"tasks", "timeout", b"timeout", "working_directory", b"working_directory"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retries", b"_retries", "action", b"action", "budget", b"budget", "command", b"command", "depends_on", b"depends_on", "env", b"env", "goal", b"goal", "http", b"http", "id", b"id", "on_dependency_failure", b"on_dependency_failure", "on_exhausted", b"on_exhausted", "pass_dependencies", b"pass_dependencies", "python", b"python", "retries", b"retries", "tasks", b"tasks", "timeout", b"timeout", "working_directory", b"working_directory"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__retries: _TypeAlias = _typing.Literal["retries"]  # noqa: Y015
     _WhichOneofArgType__retries: _TypeAlias = _typing.Literal["_retries", b"_retries"]  # noqa: Y015

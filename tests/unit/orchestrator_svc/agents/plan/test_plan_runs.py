@@ -185,6 +185,37 @@ async def test_a_group_is_done_when_the_rest_of_it_was_skipped() -> None:
     assert nodes["group"].error.message.startswith("1 of 3 tasks are not done: fails\nfails: ")
 
 
+async def test_each_task_has_the_policies_that_the_plan_gives_it(tmp_path: Path) -> None:
+    once = f"test -e {tmp_path}/again || {{ touch {tmp_path}/again; exit 1; }}"
+    nodes = await run(f"""
+- {{id: fails, command: {{shell: 'exit 1'}}}}
+- id: skipped
+  depends_on: [fails]
+  on_dependency_failure: DEPENDENCY_POLICY_SKIP
+  command: {{argv: ['true']}}
+- id: cleans
+  depends_on: [fails]
+  on_dependency_failure: DEPENDENCY_POLICY_RUN
+  command: {{argv: ['true']}}
+- {{id: needs, depends_on: [fails], command: {{argv: ['true']}}}}
+- id: group
+  tasks:
+  - {{id: fine, command: {{argv: ['true']}}}}
+  - {{id: again, on_exhausted: EXHAUSTED_POLICY_REPLAN, command: {{shell: '{once}'}}}}
+- id: slow
+  budget: {{wall_seconds: 0.000001}}
+  tasks: [{{id: late, command: {{argv: ['true']}}}}]
+""")
+    states = {id_: node.state for id_, node in nodes.items() if not node.superseded}
+    assert states["skipped"] is S.CANCELLED
+    assert states["cleans"] is S.DONE
+    assert states["needs"] is S.FAILED
+    assert (states["again"], states["group"]) == (S.DONE, S.DONE)
+    error = nodes["late"].error
+    assert error is not None
+    assert error.error_class is ErrorClass.LIMIT
+
+
 async def test_a_task_is_tried_again_as_often_as_the_plan_says(tmp_path: Path) -> None:
     count = 'echo x >> "$FILE"; test $(wc -l < "$FILE") -ge 3'
     nodes = await run(f"""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from orchestrator_svc.agents.plan.agents import planned
 from orchestrator_svc.agents.plan.tree import InvalidPlan, PlanTree, read_plan
+from orchestrator_svc.graph.budget import Budget
+from orchestrator_svc.graph.types import OnDependencyFailure, OnExhausted
 from ramify.v1.plan_pb2 import Plan, PlanTask
 from tests.support.plans import BAD_PLANS, BadPlan, contract_plan
 
@@ -117,3 +120,32 @@ def test_a_task_without_a_goal_is_named_after_what_it_does() -> None:
     )
     goals = {id_: task.goal for id_, task in read.by_id.items()}
     assert goals == {"a": "a: echo 'two words'", "b": "why", "c": "group c", "d": "d: m:f"}
+
+
+def test_a_policy_is_handed_down_a_budget_and_what_a_failed_dependency_means_are_not() -> None:
+    read = read_plan(
+        contract_plan("""
+goal: a goal
+on_exhausted: EXHAUSTED_POLICY_PAUSE
+tasks:
+- {id: a, command: {shell: l}}
+- id: g
+  on_exhausted: EXHAUSTED_POLICY_ASK
+  on_dependency_failure: DEPENDENCY_POLICY_SKIP
+  budget: {wall_seconds: 60}
+  tasks:
+  - {id: b, command: {shell: l}}
+  - {id: c, command: {shell: l}, on_exhausted: EXHAUSTED_POLICY_FAIL, budget: {}}
+""")
+    )
+    made = {id_: planned(task) for id_, task in read.by_id.items()}
+    shown = {
+        id_: (task.on_exhausted, task.on_dependency_failure, task.budget)
+        for id_, task in made.items()
+    }
+    assert shown == {
+        "a": (OnExhausted.PAUSE, None, None),
+        "g": (OnExhausted.ASK, OnDependencyFailure.SKIP, Budget(wall_seconds=60.0)),
+        "b": (OnExhausted.ASK, None, None),
+        "c": (OnExhausted.FAIL, None, None),
+    }
