@@ -1,8 +1,9 @@
 """The mutation stream: frames in, acks and rejects out.
 
 A session reads a frame, admits its batches one after the other, and goes on reading; a second
-task writes what the commit loop reports. Credits bound what is in flight: beyond them the
-session stops reading, and HTTP/2 flow control holds the producer back.
+task writes what the commit loop reports. The next frame comes while one is being admitted, as that
+takes wake-ups of two threads. Credits bound what is in flight: beyond them the session reads no
+more than one frame, and HTTP/2 flow control holds the producer back.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from state_svc.ingest.committer import PendingBatch
 from state_svc.model.ids import is_producer_id
 from state_svc.model.producer import Verdict, expected_sequence, judge, trim
 from state_svc.model.project import LiveProject, Origin
+from state_svc.rpc.begun import Begun
 from state_svc.rpc.convert import check_parsed, limits_message
 from state_svc.rpc.error_map import to_error
 from state_svc.service import Service, new_id, now_micros
@@ -177,7 +179,7 @@ class StreamSession:
 
         Raises a `RamifyError` to end the call with it.
         """
-        first = await self._next()
+        first = _frame(await self._context.read())
         if first is None:
             return
         if first.WhichOneof("message") != "open":
@@ -249,27 +251,27 @@ class StreamSession:
 
     # Reading
 
-    async def _next(self) -> StreamMutationsRequest | None:
-        """Return the next frame; None after the producer's half-close."""
-        request: object = check_parsed(await self._context.read())
-        return request if isinstance(request, StreamMutationsRequest) else None
-
     async def _read(self) -> None:
-        while not self._closing:
-            request = await self._next()
-            if request is None:
-                return
-            kind = request.WhichOneof("message")
-            if kind == "frame":
-                await self._take_frame(request)
+        ahead = Begun(self._context.read())
+        try:
+            while not self._closing:
+                request = _frame(await ahead)
+                if request is None:
+                    return
+                ahead = Begun(self._context.read())
+                await self._take_request(request)
                 await self._wait_for_room()
-            elif kind == "attach":
-                await self._attach(request.attach)
-                await self._wait_for_room()
-            else:
-                raise InvalidRequest(
-                    field="message", problem="after open, attach or frame is expected"
-                )
+        finally:
+            ahead.cancel()
+
+    async def _take_request(self, request: StreamMutationsRequest) -> None:
+        kind = request.WhichOneof("message")
+        if kind == "frame":
+            await self._take_frame(request)
+        elif kind == "attach":
+            await self._attach(request.attach)
+        else:
+            raise InvalidRequest(field="message", problem="after open, attach or frame is expected")
 
     async def _take_frame(self, request: StreamMutationsRequest) -> None:
         limits = self._service.limits
@@ -457,3 +459,9 @@ class StreamSession:
         """After the producer's half-close: let the writer send the last acks and end."""
         self._closing = True
         self._wake.set()
+
+
+def _frame(read: object) -> StreamMutationsRequest | None:
+    """Return what was read; None after the producer's half-close."""
+    request: object = check_parsed(read)
+    return request if isinstance(request, StreamMutationsRequest) else None

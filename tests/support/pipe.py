@@ -25,11 +25,13 @@ class Pipe:
         self._requests: asyncio.Queue[StreamMutationsRequest | None] = asyncio.Queue()
         self._answers: asyncio.Queue[StreamMutationsResponse] = asyncio.Queue()
         self._session: asyncio.Task[None] | None = None
+        self._reads = asyncio.Semaphore(0)
 
     # The end of the session
 
     async def read(self) -> StreamMutationsRequest | None:
         """Return the next frame; None after the half-close."""
+        self._reads.release()
         return await self._requests.get()
 
     async def write(self, message: StreamMutationsResponse) -> None:
@@ -68,6 +70,12 @@ class Pipe:
         """Return the next answer."""
         async with asyncio.timeout(WAIT_SECONDS):
             return await self._answers.get()
+
+    async def asked(self, frames: int) -> None:
+        """Return once the session has asked for so many more frames."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            for _ in range(frames):
+                await self._reads.acquire()
 
     async def close(self) -> None:
         """Half-close; return when the session has ended, or raise what ended it."""

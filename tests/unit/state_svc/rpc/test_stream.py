@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
 from ramify.v1.error_pb2 import ErrorReason
+from state_svc.model.project import LiveProject
 from state_svc.rpc.stream import StreamSessions
 from state_svc.service import Service
 from state_svc.store.memory import MemoryStore
@@ -65,3 +67,24 @@ async def test_a_repeat_of_a_batch_that_then_fails_is_told_where_to_go_on(
         pipe.send(same)
         ack = (await pipe.answer()).acks.acks[0]
         assert (ack.first_sequence, ack.acked_sequence, ack.revision) == (1, 1, 2)
+
+
+async def test_the_next_frame_comes_while_one_is_taken(
+    service: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each frame needs wake-ups of two threads; they would add to what taking a frame costs."""
+    await service.create("p")
+    held = asyncio.Event()
+    live = Service.live
+
+    async def live_when_let(self: Service, project_id: str) -> LiveProject:
+        await held.wait()
+        return await live(self, project_id)
+
+    monkeypatch.setattr(Service, "live", live_when_let)
+    async with _stream(service.service) as pipe:
+        await pipe.asked(2)  # for the opening message, and for the first one after it
+        pipe.attach("p")
+        await pipe.asked(1)
+        held.set()
+        assert (await pipe.answer()).attached.project_id == "p"
