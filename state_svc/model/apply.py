@@ -76,6 +76,9 @@ def apply_batch(
     `micros` is the present time, microseconds since 1970; the commit time of a revision never
     goes back (SEM 14). `payloads` are those that are known to be stored. Raises `BatchRejected`
     with every violation, and with the digests that are not among them.
+
+    Fields of a newer contract are passed over: what is stored has only fields that are known
+    here, as no limit holds for others.
     """
     application = _Application(project, max(micros, project.micros), actor, traceparent, payloads)
     return application.run(mutations, origin, max_nodes)
@@ -224,6 +227,7 @@ class _Application:
             )
         node = Node()
         node.CopyFrom(request)
+        node.DiscardUnknownFields()
         node.node_id = node_id
         if node.state == NodeState.NODE_STATE_UNSPECIFIED:
             node.state = _PENDING
@@ -265,6 +269,8 @@ class _Application:
             if not version % _REWRITE_EVERY:
                 data = Node.FromString(data).SerializeToString()
         else:
+            request = NodePatch.FromString(effect)
+            request.DiscardUnknownFields()
             if request.result.HasField("ref"):
                 self._resolve(("node.patch.result", request.result))
             found = patch.node_effect(live, request, self._micros)
@@ -306,7 +312,10 @@ class _Application:
 
     # The project, its commands and its reviews
 
-    def _apply_other(self, index: int, mutation: Mutation) -> None:
+    def _apply_other(self, index: int, request: Mutation) -> None:
+        mutation = Mutation()
+        mutation.CopyFrom(request)
+        mutation.DiscardUnknownFields()
         kind = mutation.WhichOneof("target")
         if kind == "project":
             self._apply_project(index, mutation.project)

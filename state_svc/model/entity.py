@@ -10,7 +10,11 @@ from state_svc.model.project import Applied, LiveProject
 
 
 def create_project(entity: Project, *, micros: int, actor: str) -> Applied:
-    """Return revision 1 of a new project; `entity` has everything but its stamps."""
+    """Return revision 1 of a new project; `entity` has everything but its stamps.
+
+    Fields of a newer contract are taken from it, as `apply_batch` does.
+    """
+    entity.DiscardUnknownFields()
     entity.state = entity.state or ProjectState.PROJECT_STATE_PENDING
     entity.version = 1
     set_micros(entity.create_time, micros)

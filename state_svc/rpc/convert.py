@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from ramify.v1.state_service_pb2 import Limits as LimitsMessage
@@ -15,13 +16,20 @@ MAX_PAGE_SIZE = 1_000
 MAX_PAGE_BYTES = 2 << 20  #: a page ends before it, so that any client takes it
 
 
-UNPARSED = object()  #: in place of a request whose bytes are not a message
+@dataclass(frozen=True, slots=True)
+class Unparsed:
+    """In place of a request that is not taken, and why."""
+
+    problem: str
+
+
+NO_MESSAGE = Unparsed("the bytes are not a message of this method")
 
 
 def check_parsed(request: Any) -> Any:
-    """Return the request; raises `InvalidRequest` if its bytes are not a message."""
-    if request is UNPARSED:
-        raise InvalidRequest(field="", problem="the bytes are not a message of this method")
+    """Return the request; raises `InvalidRequest` if it was not taken."""
+    if isinstance(request, Unparsed):
+        raise InvalidRequest(field="", problem=request.problem)
     return request
 
 

@@ -19,7 +19,7 @@ from ramify.v1 import state_service_pb2
 from state_svc.errors import AddressInUse, RamifyError
 from state_svc.rpc.admin import AdminRpcs
 from state_svc.rpc.backup import BackupRpcs
-from state_svc.rpc.convert import UNPARSED, check_parsed
+from state_svc.rpc.convert import NO_MESSAGE, Unparsed, check_parsed
 from state_svc.rpc.error_map import to_status, unwrap
 from state_svc.rpc.gate import Gate
 from state_svc.rpc.history import HistoryRpcs
@@ -129,13 +129,17 @@ class RpcServer:
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         for method in SERVICE.methods:
             request = symbol_database.Default().GetSymbol(method.input_type.full_name)
+            parser = _parser(request, self._service.limits.max_message_bytes)
             if method.name == "StreamMutations":
                 handlers[method.name] = grpc.stream_stream_rpc_method_handler(
-                    self._stream_mutations, _parser(request), _serialize
+                    # Of a frame that is too large each batch is rejected.
+                    self._stream_mutations,
+                    _parser(request),
+                    _serialize,
                 )
             elif method.client_streaming:
                 handlers[method.name] = grpc.stream_unary_rpc_method_handler(
-                    _uploading(uploads[method.name], self._calls), _parser(request), _serialize
+                    _uploading(uploads[method.name], self._calls), parser, _serialize
                 )
             elif method.server_streaming:
                 handlers[method.name] = grpc.unary_stream_rpc_method_handler(
@@ -143,12 +147,12 @@ class RpcServer:
                     _watching(streams[method.name])
                     if method.name == "WatchProject"
                     else _downloading(streams[method.name], self._calls),
-                    _parser(request),
+                    parser,
                     _serialize,
                 )
             else:
                 handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-                    _unary(unary[method.name], self._calls), _parser(request), _serialize
+                    _unary(unary[method.name], self._calls), parser, _serialize
                 )
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE.full_name, handlers),)
@@ -258,14 +262,19 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) 
     await context.abort_with_status(rpc_status.to_status(to_status(cause)))
 
 
-def _parser(request: Any) -> Callable[[bytes], Any]:
-    """Return a deserializer that never raises: gRPC would answer UNKNOWN with our class names."""
+def _parser(request: Any, max_bytes: int | None = None) -> Callable[[bytes], Any]:
+    """Return a deserializer that never raises: gRPC would answer UNKNOWN with our class names.
+
+    It takes no message of more than `max_bytes`.
+    """
 
     def parse(data: bytes) -> Any:
+        if max_bytes is not None and len(data) > max_bytes:
+            return Unparsed(f"has {len(data)} bytes, at most {max_bytes} are allowed")
         try:
             return request.FromString(data)
         except DecodeError:
-            return UNPARSED
+            return NO_MESSAGE
 
     return parse
 

@@ -14,6 +14,8 @@ from ramify.v1.state_service_pb2 import (
     WatchProjectRequest,
 )
 from state_svc.errors import InvalidRequest
+from state_svc.model.ids import is_id
+from state_svc.model.validate import check_name
 from state_svc.service import Service
 from state_svc.watch.mask import NAMES
 from state_svc.watch.session import WatchSession
@@ -82,6 +84,11 @@ def check_request(request: WatchProjectRequest) -> None:
         "task_types": frozenset(TaskType.values()) - {0},
         "node_fields": NAMES,
     }
+    root = request.filter.subtree_root_node_id
+    if root and not is_id(root):
+        raise InvalidRequest(field="filter.subtree_root_node_id", problem="is not a valid id")
+    if problem := next(filter(None, map(check_name, request.filter.agent_names)), ""):
+        raise InvalidRequest(field="filter.agent_names", problem=problem)
     for field, value in request.filter.ListFields():
         if field.is_repeated and len(value) > _MAX_VALUES:
             raise InvalidRequest(

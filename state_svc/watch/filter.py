@@ -66,9 +66,11 @@ class ViewFilter:
     """
 
     def __init__(self, request: WatchFilter, mode: WatchMode.ValueType = _DIFF) -> None:
-        self.request = request
+        self.request = WatchFilter()  #: as it is understood, without fields of a newer contract
+        self.request.CopyFrom(request)
+        self.request.DiscardUnknownFields()
         self.mode = mode
-        self.key = (request.SerializeToString(deterministic=True), mode)
+        self.key = (self.request.SerializeToString(deterministic=True), mode)
         self.kinds = frozenset(request.kinds) or (
             _ENDING_KINDS if mode == _TERMINAL else _DEFAULT_KINDS
         )

@@ -13,6 +13,7 @@ import grpc
 import pytest
 from google.protobuf.struct_pb2 import Value
 
+from ramify.v1 import state_service_pb2
 from ramify.v1.error_pb2 import ErrorReason
 from ramify.v1.mutation_pb2 import Mutation, NodeMutation
 from ramify.v1.node_pb2 import Node, NodeError, NodePatch, TaskType
@@ -441,6 +442,24 @@ async def test_a_message_beyond_all_bounds_ends_its_call_and_nothing_else(
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await shared_wire.stub.CommitBatch(request)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_message_other_than_a_frame_has_a_greatest_size(shared_wire: Wire) -> None:
+    filler = GetProjectRequest(project_id="x" * (4 << 20)).SerializeToString()
+    for method in state_service_pb2.DESCRIPTOR.services_by_name["StateService"].methods:
+        path = f"/ramify.v1.StateService/{method.name}"
+        channel = shared_wire.channel
+        if method.name == "StreamMutations":
+            continue
+        if method.client_streaming:
+            call: Any = channel.stream_unary(path, bytes, bytes)(iter([filler]))
+        elif method.server_streaming:
+            call = channel.unary_stream(path, bytes, bytes)(filler).read()
+        else:
+            call = channel.unary_unary(path, bytes, bytes)(filler)
+        shown = await refusal(call)
+        assert (method.name, shown.reason) == (method.name, "INVALID_REQUEST")
+        assert "at most 4194304 are allowed" in shown.message
 
 
 async def test_bytes_that_are_no_message_are_refused(shared_wire: Wire, project_id: str) -> None:

@@ -32,6 +32,11 @@ BAD_WATCHES: dict[str, tuple[dict[str, Any], str]] = {
     "too many encodings": ({"accept_encodings": ["zstd"] * 11}, "accept_encodings"),
     "unknown field": ({"filter": WatchFilter(node_fields=["colour"])}, "filter.node_fields"),
     "too many agents": ({"filter": WatchFilter(agent_names=["a"] * 101)}, "filter.agent_names"),
+    "long agent": ({"filter": WatchFilter(agent_names=["a" * 256])}, "filter.agent_names"),
+    "root is no id": (
+        {"filter": WatchFilter(subtree_root_node_id="a" * 129)},
+        "filter.subtree_root_node_id",
+    ),
 }
 
 

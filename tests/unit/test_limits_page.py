@@ -32,6 +32,7 @@ ENFORCED: dict[str, object] = {
     "bytes in a batch": "max_batch_bytes",
     "batches in a frame": "max_frame_batches",
     "bytes in a frame": "max_message_bytes",
+    "bytes of any other message": "max_message_bytes",
     "nodes of a project": "max_project_nodes",
     "least characters of a goal": "MIN_GOAL_CHARS",
     "characters of a goal": "max_goal_chars",
