@@ -1,4 +1,4 @@
-"""Entry point of the `ramify` command: its sub-commands, and the one place that exits.
+"""The `ramify` command: its sub-commands, and the one place that exits.
 
 Nothing heavy is imported here or at the top of a sub-command's module, so that `--help` is quick.
 """
@@ -9,6 +9,7 @@ from io import TextIOWrapper
 from typing import Annotated
 
 import typer
+from typer.main import get_command
 
 from ramify.cli import (
     backup,
@@ -35,6 +36,7 @@ from ramify.cli import (
     watch,
 )
 from ramify.cli.exits import CliError, ExitCode
+from ramify.cli.group import Group
 
 EPILOG = """\b
 Exit codes:
@@ -48,6 +50,7 @@ Addresses: --state-svc or RAMIFY_STATE (127.0.0.1:7420),
 """
 
 app = typer.Typer(
+    cls=Group,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -117,19 +120,23 @@ def main() -> None:
 
 def invoke(args: list[str]) -> int:
     """Run the command with these arguments; return its exit code. Errors become one line."""
+    command = get_command(app)
     try:
-        code = app(args, prog_name="ramify", standalone_mode=False)
+        with command.make_context("ramify", args) as context:
+            code = command.invoke(context)
         sys.stdout.flush()  # here, so that a reader who has gone is noticed here
+    except typer.Exit as ending:  # after --help
+        return ending.exit_code
     except CliError as error:
         return _fail(error)
     except typer.TyperException as error:
-        command = getattr(getattr(error, "ctx", None), "command_path", "ramify")
-        return _fail(CliError(error.format_message(), f"see `{command} --help`", ExitCode.USAGE))
-    except (typer.Abort, KeyboardInterrupt):
+        path = getattr(getattr(error, "ctx", None), "command_path", "ramify")
+        return _fail(CliError(error.format_message(), f"see `{path} --help`", ExitCode.USAGE))
+    except (typer.Abort, KeyboardInterrupt, EOFError):
         typer.echo("interrupted", err=True)
         return ExitCode.INTERRUPTED
     except (BrokenPipeError, SystemExit):
-        # The reader has gone; typer and rich make a SystemExit of that. Not OK, because whatever
+        # The reader has gone; rich makes a SystemExit of that. Not OK, because whatever
         # was followed has not ended. Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.READER_GONE

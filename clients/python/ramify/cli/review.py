@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ramify.cli.exits import CliError, ExitCode
+from ramify.cli.group import Group
 from ramify.cli.options import (
     DEFAULT_ORCHESTRATOR,
     DEFAULT_STATE,
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
     from ramify.client import AsyncClient
     from ramify.v1.review_pb2 import ProposedPlan, Review, ReviewDecision
 
-app = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
+app = typer.Typer(
+    cls=Group,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 ReviewArgument = Annotated[
     str, typer.Argument(metavar="REVIEW", help="Which review; default: the only open one.")
@@ -58,6 +63,15 @@ def review(
       ramify review abort ID                  end the whole run
     """
     if context.invoked_subcommand is not None:
+        for name in ("state_svc", "orchestrator_svc"):
+            source = context.get_parameter_source(name)
+            if source is not None and source.name == "COMMANDLINE":
+                flag = "--" + name.replace("_", "-")
+                raise CliError(
+                    f"{flag} goes behind the command",
+                    f"ramify review {context.invoked_subcommand} {flag} ADDR",
+                    ExitCode.USAGE,
+                )
         return ExitCode.OK
     import sys
 
@@ -78,7 +92,9 @@ def list_reviews(
     json: Json = False,
     state_svc: StateAddress = DEFAULT_STATE,
 ) -> int:
-    """List open reviews, the oldest first; `--all` has the decided ones too.
+    """List open reviews, the oldest first.
+
+    With `--all` the decided ones too.
 
     \b
     Examples:
@@ -115,7 +131,9 @@ def show(
     json: Json = False,
     state_svc: StateAddress = DEFAULT_STATE,
 ) -> int:
-    """Show one review: what is asked, the proposed plan as a tree, or what was decided.
+    """Show what a review asks and proposes, or what was decided.
+
+    A proposed plan is shown as a tree.
 
     \b
     Examples:
@@ -153,7 +171,9 @@ def approve(
     state_svc: StateAddress = DEFAULT_STATE,
     orchestrator_svc: OrchestratorAddress = DEFAULT_ORCHESTRATOR,
 ) -> int:
-    """Go on with what is proposed, or with a plan of your own; try again; allow as much again.
+    """Go on with what is proposed, or with a plan of your own.
+
+    What is asked before a task is given up is tried again; of a budget, as much again is allowed.
 
     \b
     Examples:
@@ -191,7 +211,7 @@ def modify(
     state_svc: StateAddress = DEFAULT_STATE,
     orchestrator_svc: OrchestratorAddress = DEFAULT_ORCHESTRATOR,
 ) -> int:
-    """Ask the agent for another proposal; it comes back as another review.
+    """Ask for another proposal, which comes back as a review.
 
     The corpus and scripted agents understand, one per line or divided by `;`:
     drop 2, 4 - drop TEXT - keep 1, 3 - keep TEXT - add GOAL. Of a given plan, tasks can be
@@ -235,7 +255,9 @@ def reject(
     state_svc: StateAddress = DEFAULT_STATE,
     orchestrator_svc: OrchestratorAddress = DEFAULT_ORCHESTRATOR,
 ) -> int:
-    """Fail the node that asks, or what a budget forbids, without another try. The rest goes on.
+    """Fail the node that asks, without another try.
+
+    Of a budget, what it forbids fails. The rest of the run goes on.
 
     \b
     Examples:

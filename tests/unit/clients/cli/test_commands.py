@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -247,6 +248,7 @@ def test_a_service_that_is_not_there_is_exit_code_7(
         (["watch", "p", "--after", "3", "--tree"], "--after needs no"),
         (["show", "p", "n", "--tree"], "--tree shows a run"),
         (["up", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["review", "--state-svc", "h:1", "list"], "; ramify review list --state-svc ADDR"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_exit_code_2(
@@ -268,14 +270,32 @@ def test_every_command_explains_itself_with_examples(ramify: Ramify, command: st
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_fits_a_narrow_terminal_and_is_not_cut(
+def test_help_fits_a_narrow_terminal(
     ramify: Ramify, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     shown = ramify(*command.split(), "--help")
     assert shown.code == 0
     assert max(map(len, shown.out.splitlines())) <= 80
-    assert command or "...\n" not in shown.out.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize("group", ["", "review"])
+def test_every_command_is_listed_with_its_whole_first_sentence(
+    ramify: Ramify, monkeypatch: pytest.MonkeyPatch, group: str
+) -> None:
+    commands = [c.removeprefix(group).strip() for c in COMMANDS if c.startswith(group)]
+    expected = [c for c in commands if c and " " not in c]
+    for columns in (80, 50):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        listed = (
+            ramify(*group.split(), "--help").out.partition("Commands:\n")[2].partition("\n\n")[0]
+        )
+        rows = re.findall(r"^  (\w+) +(.+(?:\n {4,}.+)*)$", listed, re.MULTILINE)
+        assert sorted(name for name, _ in rows) == sorted(expected)
+        for name, text in rows:
+            assert text.endswith("."), f"{name}: {text} is cut"
+            assert not text.endswith("..")
+            assert columns < 80 or "\n" not in text, f"{name} has one line"
 
 
 def test_whoever_stops_reading_is_told_apart_from_a_run_that_is_done() -> None:
