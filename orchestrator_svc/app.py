@@ -20,9 +20,7 @@ from prometheus_client import start_http_server
 
 from orchestrator_svc import __version__
 from orchestrator_svc.agents.processes.client import Processes
-from orchestrator_svc.agents.profile import built_in_profiles
-from orchestrator_svc.agents.profile_file import InvalidProfile, with_files
-from orchestrator_svc.config import ServiceConfig
+from orchestrator_svc.config import ServiceConfig, load_profiles
 from orchestrator_svc.engine.leases import LeaseKeeper
 from orchestrator_svc.engine.supervisor import Supervisor
 from orchestrator_svc.errors import StartupError
@@ -38,7 +36,6 @@ from orchestrator_svc.rpc.servicer import OrchestratorServicer
 from orchestrator_svc.settings import settle
 from ramify.v1.state_service_pb2_grpc import StateServiceStub
 
-INDEX_FOLDER = "corpus-index"
 _GC_ALLOCATIONS = 50_000  #: objects made and kept, net, between two collections of the youngest
 _GC_YOUNG, _GC_OLD = 10, 10  #: collections of one generation per collection of the next
 LATE_CALL_SECONDS = 0.5  #: for RPCs that are still open when everything else is done
@@ -61,19 +58,7 @@ async def run(config: ServiceConfig) -> None:
     started.GetCurrentTime()
     metrics = Metrics()
     processes = Processes(config.max_processes)
-    profiles = built_in_profiles(
-        config.data / INDEX_FOLDER, processes=processes, plans_refused=config.plans_refused()
-    )
-    if config.profiles is not None:
-        try:
-            profiles = with_files(config.profiles, profiles)
-        except InvalidProfile as error:
-            raise StartupError(f"config: profiles: {error}") from error
-    if profiles.get(config.default_profile) is None:
-        known = ", ".join(profiles.names())
-        raise StartupError(
-            f"config: default_profile: there is no {config.default_profile!r}, choose of: {known}"
-        )
+    profiles = load_profiles(config, processes)
     channel = open_channel(config.state)
     stub = StateServiceStub(channel)
     epoch = new_epoch()

@@ -13,12 +13,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from orchestrator_svc.agents.profile import DEFAULT_MAX_PROCESSES, DEFAULT_PROFILE
+from orchestrator_svc.agents.profile import (
+    DEFAULT_MAX_PROCESSES,
+    DEFAULT_PROFILE,
+    ProfileRegistry,
+    built_in_profiles,
+)
+from orchestrator_svc.agents.profile_file import InvalidProfile, with_files
 from orchestrator_svc.errors import StartupError
 from orchestrator_svc.graph.settings import Scalar, choose
 from orchestrator_svc.settings import (
@@ -30,6 +36,10 @@ from orchestrator_svc.settings import (
     settle,
 )
 
+if TYPE_CHECKING:
+    from orchestrator_svc.agents.processes.client import Processes
+
+INDEX_FOLDER = "corpus-index"
 SECTION = "orchestrator_svc"
 EXECUTION_SECTION = "execution"
 ENV_PREFIX = "ORCHESTRATOR_SVC_"
@@ -128,7 +138,8 @@ def load_config(
 ) -> ServiceConfig:
     """Return the effective settings. Raises `StartupError` naming the first bad key.
 
-    Exits for --help and for --check-config, which prints them as a file that could be loaded.
+    Exits for --help and for --check-config, which reads the profiles too and then prints the
+    settings as a file that could be loaded.
     """
     flags = vars(_parser().parse_args(argv))
     file, check = flags.pop("config"), flags.pop("check_config")
@@ -152,9 +163,31 @@ def load_config(
             raise StartupError(f"config: {key} is needed, pass --{key} HOST:PORT") from error
         raise StartupError(f"config: {key}: {first['msg']}, not {first['input']!r}") from error
     if check:
+        load_profiles(config)
         print(show_config(config), end="")  # noqa: T201 - what was asked for
         raise SystemExit(0)
     return config
+
+
+def load_profiles(config: ServiceConfig, processes: Processes | None = None) -> ProfileRegistry:
+    """Return the profiles of the service; those of files are read, and their agents imported.
+
+    Raises `StartupError` naming the file and the key.
+    """
+    profiles = built_in_profiles(
+        config.data / INDEX_FOLDER, processes=processes, plans_refused=config.plans_refused()
+    )
+    if config.profiles is not None:
+        try:
+            profiles = with_files(config.profiles, profiles)
+        except InvalidProfile as error:
+            raise StartupError(f"config: profiles: {error}") from error
+    if profiles.get(config.default_profile) is None:
+        known = ", ".join(profiles.names())
+        raise StartupError(
+            f"config: default_profile: there is no {config.default_profile!r}, choose of: {known}"
+        )
+    return profiles
 
 
 def show_config(config: ServiceConfig) -> str:
@@ -224,7 +257,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file")
     parser.add_argument(
-        "--check-config", action="store_true", help="print the settings in force and exit"
+        "--check-config",
+        action="store_true",
+        help="read the profiles, print the settings in force, and exit",
     )
     for name, field in ServiceConfig.model_fields.items():
         if name != EXECUTION_SECTION:

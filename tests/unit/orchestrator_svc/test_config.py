@@ -149,6 +149,35 @@ def test_what_check_config_prints_is_a_file_that_gives_the_same(
     assert settle(config.execution) == settle({"max_retries": 7})
 
 
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("executor: nobody", r"words\.yaml: executor: 'nobody' is neither one of corpus, scripted"),
+        ("executor: scripted\ncolor: red", r"words\.yaml: color: Extra inputs"),
+        ("executor: 'absent_module:X'", r"words\.yaml: executor: absent_module:X: ModuleNotFound"),
+    ],
+)
+def test_check_config_reads_the_profiles_as_a_start_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    path = tmp_path / "words.yaml"
+    agents = "atomizer: scripted\nplanner: scripted\naggregator: scripted\n"
+    path.write_text(agents + text)
+    argv = [*STATE, "--profiles", str(tmp_path), "--check-config"]
+    with pytest.raises(StartupError, match=rf"^config: profiles: .*{said}"):
+        load_config(argv, {})
+    assert capsys.readouterr().out == ""
+    path.write_text(agents + "executor: scripted")
+    with pytest.raises(SystemExit):
+        load_config([*argv, "--default-profile", "words"], {})
+    assert "default_profile: words" in capsys.readouterr().out
+
+
+def test_check_config_refuses_a_default_profile_that_is_not_there() -> None:
+    with pytest.raises(StartupError, match="default_profile: there is no 'words', choose of: cor"):
+        load_config([*STATE, "--default-profile", "words", "--check-config"], {})
+
+
 def test_a_name_is_kept_so_that_a_restart_is_the_same_producer(tmp_path: Path) -> None:
     first = producer_id(tmp_path / "data", None)
     assert first.startswith("orchestrator/")
