@@ -22,6 +22,25 @@ class BadPlan:
     said: str  #: by both, a part of the message
 
 
+def _deep(levels: int) -> str:
+    """Return groups within groups, one to a line, around a task on the last of the levels."""
+    lines = ["goal: a goal", "tasks:"]
+    for level in range(levels - 1):
+        lines += [f"{'  ' * level}- id: g{level}", f"{'  ' * level}  tasks:"]
+    return "\n".join([*lines, f"{'  ' * (levels - 1)}- {{id: a, command: {{shell: l}}}}"]) + "\n"
+
+
+def _depending(count: int) -> str:
+    """Return so many tasks, and one more that depends on all of them."""
+    ids = [f"t{number}" for number in range(count)]
+    tasks = "".join(f"- {{id: {id_}, command: {{shell: l}}}}\n" for id_ in ids)
+    all_ids = ", ".join(ids)
+    last = f"- id: last\n  depends_on: [{all_ids}]\n  command: {{shell: l}}\n"
+    return "goal: a goal\ntasks:\n" + tasks + last
+
+
+#: The most that may be nested, and may be depended on.
+LARGEST_PLANS = [_deep(20), _depending(1_000)]
 BAD_PLANS = [
     BadPlan(
         "an id twice",
@@ -141,6 +160,12 @@ BAD_PLANS = [
         5,
         "tasks[0].budget.wall_seconds",
         "",
+    ),
+    BadPlan(
+        "groups too deep", _deep(21), 43, "tasks[0]" + ".tasks[0]" * 20, "deeper than 20 levels"
+    ),
+    BadPlan(
+        "too many dependencies", _depending(1_001), 1_005, "tasks[1001].depends_on", "at most 1000"
     ),
     BadPlan("no tasks", "goal: a goal\ntasks: []\n", 2, "tasks", ""),
     BadPlan("a short goal", "goal: ab\ntasks:\n- {id: a, command: {shell: ls}}\n", 1, "goal", ""),

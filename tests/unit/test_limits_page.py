@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator_svc.agents.plan import actions, tree
+from orchestrator_svc.agents.processes import function
+from orchestrator_svc.graph import plan
+from ramify import plan_file, plan_source, plan_spec
 from ramify.v1.error_pb2 import ErrorReason
 from state_svc import service
 from state_svc.codec import compression
@@ -88,6 +92,21 @@ ENFORCED: dict[str, object] = {
     "snapshots of a project": snapshots.KEPT,
     "projects with counters": _MAX_PROJECTS,
     "bytes that a stored record inflates to": compression.MAX_INFLATED_BYTES,
+    "bytes of a plan file": plan_file.MAX_BYTES,
+    "values in a plan file, those that aliases repeat included": plan_source.MAX_VALUES,
+    "levels of values in a plan file": plan_source.MAX_DEPTH,
+    "largest whole number of an argument": plan_spec.MAX_WHOLE_NUMBER,
+    "bytes of an encoded plan": tree.MAX_PLAN_BYTES,
+    "levels of tasks": tree.MAX_LEVELS,
+    "tasks that a task depends on": plan.MAX_TASK_DEPENDENCIES,
+    "characters of a task id": 64,
+    "retries of a task": tree.MAX_RETRIES,
+    "seconds of a task's time-out": int(tree.MAX_TIMEOUT),
+    "tasks side by side in a plan that is reviewed": plan.MAX_BATCH_TASKS,
+    "bytes of what a command prints": actions.MAX_OUTPUT_BYTES,
+    "bytes of an answer to a request": actions.MAX_OUTPUT_BYTES,
+    "redirects of a request": actions.MAX_REDIRECTS,
+    "bytes of the value of a function": function.MAX_VALUE_BYTES,
 }
 _NAMES = [value.name for value in ErrorReason.DESCRIPTOR.values]
 ROWS = {
@@ -115,6 +134,12 @@ def test_the_page_names_every_limit_with_the_value_that_is_enforced() -> None:
 
 def test_every_limit_of_the_code_is_on_the_page() -> None:
     assert set(_BY_NAME) - set(ENFORCED.values()) == set()
+
+
+def test_a_plan_file_has_the_limits_of_the_plan_that_it_becomes() -> None:
+    assert plan_file.MAX_PLAN_BYTES == tree.MAX_PLAN_BYTES == limits.MAX_PLAN_BYTES
+    assert plan_file.MAX_LEVELS == tree.MAX_LEVELS
+    assert plan_file.MAX_DEPENDENCIES == plan.MAX_TASK_DEPENDENCIES
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -16,7 +16,11 @@ from ramify.plan_spec import Inherited, PlanSpec, TaskSpec
 from ramify.v1.node_pb2 import DependencyPolicy, ExhaustedPolicy
 from ramify.v1.plan_pb2 import Plan, PlanOutput, PlanTask
 
-MAX_BYTES = 4 << 20
+MAX_BYTES = 4 << 20  #: of a file
+# Of what the orchestrator takes; here they are found without it, with their line.
+MAX_PLAN_BYTES = 1 << 20  #: encoded
+MAX_LEVELS = 20  #: of tasks
+MAX_DEPENDENCIES = 1_000  #: of a task
 
 #: An escaped backslash, which is no escape of what follows, or a surrogate pair.
 _PAIR = re.compile(
@@ -83,7 +87,11 @@ def read_plan_file(path: Path) -> PlanFile:
         raise PlanFileError(list(_shape_problems(source, failure))) from failure
     if problems := [source.problem(place, said) for place, said in _problems(spec)]:
         raise PlanFileError(sorted(problems, key=lambda problem: problem.line))
-    return PlanFile(_plan(spec, path.resolve().parent), spec, source)
+    plan = _plan(spec, path.resolve().parent)
+    if plan.ByteSize() > MAX_PLAN_BYTES:
+        said = f"the plan has {plan.ByteSize()} bytes, at most {MAX_PLAN_BYTES}"
+        raise PlanFileError([PlanProblem(path, said)])
+    return PlanFile(plan, spec, source)
 
 
 def _escaped_pairs_joined(text: str) -> str:
@@ -135,6 +143,10 @@ def _problems(spec: PlanSpec) -> list[tuple[Place, str]]:
         if task.id in lines:
             problems.append(((*place, "id"), f"the id {task.id} is used twice"))
         lines[task.id] = (*groups, task.id)
+        if len(groups) == MAX_LEVELS:
+            problems.append((place, f"is nested deeper than {MAX_LEVELS} levels"))
+        if len(task.depends_on) > MAX_DEPENDENCIES:
+            problems.append(((*place, "depends_on"), f"at most {MAX_DEPENDENCIES} ids"))
         problems += ((place, text) for text in _action_problems(task))
     waits: dict[str, set[str]] = {}  #: between siblings only, as the run will have them
     for task, place, groups in _walk(spec):

@@ -10,7 +10,7 @@ from google.protobuf.json_format import MessageToDict
 
 from ramify.plan_file import read_plan_file
 from ramify.plan_source import PlanFileError
-from tests.support.plans import BAD_PLANS, BadPlan, plan_file
+from tests.support.plans import BAD_PLANS, LARGEST_PLANS, BadPlan, plan_file
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -183,6 +183,17 @@ def test_a_file_that_would_never_be_read_is_refused_at_once(
     tmp_path: Path, text: str, said: str
 ) -> None:
     assert said in refusal(tmp_path, text)
+
+
+def test_a_file_or_a_plan_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    task = "goal: a goal\ntasks:\n- {id: a, command: 'echo %s'}\n"
+    assert refusal(tmp_path, task % ("x" * (1 << 20))).endswith("bytes, at most 1048576")
+    assert "has more than 4194304 bytes" in refusal(tmp_path, task % ("x" * (4 << 20)))
+
+
+@pytest.mark.parametrize("text", LARGEST_PLANS, ids=["levels", "dependencies"])
+def test_what_is_at_a_limit_is_read(tmp_path: Path, text: str) -> None:
+    assert read(tmp_path, text)["goal"] == "a goal"
 
 
 def test_aliases_stand_for_what_they_name(tmp_path: Path) -> None:

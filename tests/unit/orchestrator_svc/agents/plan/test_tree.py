@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from google.protobuf.json_format import ParseDict
 
 from orchestrator_svc.agents.plan.agents import planned
 from orchestrator_svc.agents.plan.tree import InvalidPlan, PlanTree, read_plan
 from orchestrator_svc.graph.budget import Budget
 from orchestrator_svc.graph.types import OnDependencyFailure, OnExhausted
 from ramify.v1.plan_pb2 import Plan, PlanTask
-from tests.support.plans import BAD_PLANS, BadPlan, contract_plan
+from tests.support.plans import BAD_PLANS, LARGEST_PLANS, BadPlan, contract_plan
+
+LIST: dict[str, object] = {"command": {"shell": "ls"}}
 
 
 def tree(tasks: str) -> PlanTree:
@@ -33,18 +36,37 @@ def test_many_problems_are_counted_and_the_first_ones_shown() -> None:
     assert len(error.value.problems) == 50
 
 
-def test_a_plan_that_is_too_large_or_too_deep_is_refused() -> None:
+@pytest.mark.parametrize("text", LARGEST_PLANS, ids=["levels", "dependencies"])
+def test_what_is_at_a_limit_is_taken(text: str) -> None:
+    assert read_plan(contract_plan(text)).by_id
+
+
+def test_the_numbers_of_a_task_have_ends() -> None:
+    good: list[dict[str, object]] = [
+        {"id": "a" * 64},
+        {"id": "a", "retries": 100},
+        {"id": "a", "timeout": "86400s"},
+    ]
+    bad: list[dict[str, object]] = [
+        {"id": "a" * 65},
+        {"id": "a", "retries": 101},
+        {"id": "a", "timeout": "86400.001s"},
+    ]
+    for keys in good:
+        tree_of = read_plan(ParseDict({"goal": "a goal", "tasks": [{**keys, **LIST}]}, Plan()))
+        assert keys["id"] in tree_of.by_id
+    for keys in bad:
+        with pytest.raises(InvalidPlan) as error:
+            read_plan(ParseDict({"goal": "a goal", "tasks": [{**keys, **LIST}]}, Plan()))
+        (problem,) = error.value.problems
+        assert problem.path == f"tasks[0].{list(keys)[-1]}"
+
+
+def test_a_plan_that_is_too_large_is_refused() -> None:
     plan = Plan(goal="a goal")
     plan.tasks.add(id="a").command.shell = "x" * (1 << 20)
     with pytest.raises(InvalidPlan, match="at most 1048576"):
         read_plan(plan)
-    deep = Plan(goal="a goal")
-    at = deep.tasks.add(id="g0")
-    for level in range(1, 21):
-        at = at.tasks.add(id=f"g{level}")
-    at.command.shell = "ls"
-    with pytest.raises(InvalidPlan, match="deeper than 20 levels"):
-        read_plan(deep)
 
 
 def test_tasks_inherit_what_they_do_not_say_themselves() -> None:

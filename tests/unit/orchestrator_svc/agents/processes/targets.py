@@ -35,6 +35,11 @@ def unshowable() -> object:
     return object()
 
 
+def text(length: int) -> str:
+    """Return a text."""
+    return "x" * length
+
+
 def hold_the_interpreter(pid_file: str) -> None:
     """Write a pid, start a daemon that leaves its group, ignore SIGTERM, never return."""
     import signal

@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator_svc.agents.base import AgentError, ErrorClass, open_call
 from orchestrator_svc.agents.processes.client import Command, Function, Processes, Refused
+from orchestrator_svc.agents.processes.function import MAX_VALUE_BYTES
 from orchestrator_svc.agents.processes.wire import MAX_FRAME_BYTES
 from orchestrator_svc.engine.activity import Activity
 from tests.support.bound import WAIT_SECONDS
@@ -85,6 +86,15 @@ async def test_a_function_gives_its_value_or_its_error(processes: Processes) -> 
     ended = await processes.run(target("fail", "broken"), cwd=ROOT)
     assert b"on the way" in ended.err
     assert b"Traceback" in ended.err
+
+
+async def test_the_value_of_a_function_has_a_greatest_size(processes: Processes) -> None:
+    quotes = 2
+    ended = await processes.run(target("text", MAX_VALUE_BYTES - quotes), cwd=ROOT)
+    assert (ended.status, len(ended.value)) == (0, MAX_VALUE_BYTES + len('{"value": }'))
+    ended = await processes.run(target("text", MAX_VALUE_BYTES), cwd=ROOT)
+    assert ended.status == 1
+    assert f"has {MAX_VALUE_BYTES + quotes} bytes, at most {MAX_VALUE_BYTES}" in ended.value
 
 
 async def test_a_child_has_its_place_and_its_variables_and_none_of_the_service(
