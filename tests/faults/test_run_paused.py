@@ -7,9 +7,13 @@ from collections.abc import Callable
 import pytest
 
 from ramify import AsyncClient
+from ramify.calls import CallPolicy
 from tests.integration.test_run_orders import ONE_HANGS, paused
+from tests.support.bound import WAIT_SECONDS
 from tests.support.orchestrator_process import ORCHESTRATOR, STATE, Services
 from tests.support.runs import connect_both
+
+PATIENT = CallPolicy(timeout=WAIT_SECONDS, max_attempts=10_000)
 
 
 @pytest.mark.parametrize("victims", [(ORCHESTRATOR,), (STATE,), (ORCHESTRATOR, STATE)])
@@ -25,7 +29,8 @@ async def test_a_run_stays_paused_over_kill_9_and_resumes(
             await services.kill_and_restart(victims)
             await runs.ready()
             assert (await runs.wire.project(project_id)).HasField("pause_time")
-            async with AsyncClient(services.state.address, services.orchestrator.address) as client:
+            addresses = (services.state.address, services.orchestrator.address)
+            async with AsyncClient(*addresses, policy=PATIENT) as client:
                 await client.resume_project(project_id)  # repeats until both are back
             assert await follower.ended() == "PARTIAL"
             assert follower.history.states[-3:] == ["PAUSED", "RUNNING", "PARTIAL"]

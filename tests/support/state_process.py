@@ -6,9 +6,11 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
@@ -27,7 +29,7 @@ class StartFailed(AssertionError):
 class StateProcess:
     """One service over one data directory; it can be killed and started again.
 
-    `address` stays the same over restarts unless `port` is left at 0.
+    `address` stays the same over restarts, and nobody else gets it meanwhile.
     """
 
     def __init__(self, data: Path, *flags: str, module: str = "state_svc") -> None:
@@ -37,6 +39,7 @@ class StateProcess:
         self.address = ""
         self.ready: dict[str, str] = {}
         self._module = module
+        self._listen = _reserve(self)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -50,10 +53,9 @@ class StateProcess:
         """Whether the process lives."""
         return self._process is not None and self._process.poll() is None
 
-    def start(self, *flags: str, failpoints: str = "", same_port: bool = True) -> StateProcess:
+    def start(self, *flags: str, failpoints: str = "") -> StateProcess:
         """Start and wait for the ready line. Raises `StartFailed`."""
         assert not self.running
-        listen = self.address if self.address and same_port else "127.0.0.1:0"
         env = {**environment(), "RAMIFY_FAILPOINTS": failpoints}
         logs.setdefault(self.log, 0)
         with self.log.open("ab") as errors:
@@ -62,7 +64,7 @@ class StateProcess:
                     "--data",
                     str(self.data),
                     "--listen",
-                    listen,
+                    self._listen,
                     *self.flags,
                     *flags,
                     module=self._module,
@@ -154,6 +156,20 @@ def run_to_end(
         env={**environment(), **(env or {})},
         check=False,
     )
+
+
+def _reserve(owner: object) -> str:
+    """Return an address that is given to nobody who asks for any, as long as its owner lives.
+
+    Its socket is bound and does not listen. Servers set SO_REUSEADDR too, so the one that is told
+    the address may listen there.
+    """
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        host, port = held.getsockname()
+        weakref.finalize(owner, os.close, held.detach())
+    return f"{host}:{port}"
 
 
 def _read_line(stream: IO[bytes], deadline: float) -> bytes:
