@@ -21,7 +21,8 @@ from state_svc.metrics import ServiceMetrics
 from state_svc.model.checksum import RunningChecksum, view_checksum
 from state_svc.model.node import NodeSpec
 from state_svc.model.project import Applied, LiveProject
-from state_svc.watch.feed import Feed
+from state_svc.watch import feed as feeds
+from state_svc.watch.feed import Feed, Held, fair_share
 from state_svc.watch.filter import find_in
 from state_svc.watch.group import Group, TooLarge
 from state_svc.watch.pause import Pauses
@@ -35,15 +36,16 @@ MAX_IMMEDIATE = 16  #: open watches that no pace holds back
 _TURN_WATCHERS = 32  #: served at one time; commits and calls get the loop in between
 _TRIM_ENTRIES = 64
 _KEPT_BYTES = 1 << 20  #: of the feed, while a watcher catches up with it
+_SHARED = 0.875  #: of the bound for all feeds is left when it is reached, so that that is rare
 _CHECKED_AT_ONCE = 500  #: nodes hashed before others get the loop
 
 
 class Channel:
     """The watchers of one project and what was committed lately."""
 
-    def __init__(self, project: LiveProject) -> None:
+    def __init__(self, project: LiveProject, held: Held) -> None:
         self.project = project
-        self.feed = Feed(project.view.revision)
+        self.feed = Feed(project.view.revision, held)
         self.watchers: set[Watcher] = set()
         self.groups: dict[tuple[object, ...], Group] = {}
         self.due: list[tuple[float, int, Watcher]] = []  #: heap by the time to be served
@@ -97,6 +99,7 @@ class WatchHub:
         self._frame_budget = frame_budget  #: seconds of fan-out per message
         self._max_watchers = max_watchers
         self._channels: dict[LiveProject, Channel] = {}
+        self._held = Held()
         self._count = self._immediate = 0
         self._turns: list[tuple[float, int, Channel]] = []  #: heap by the time to be served
         self._order = itertools.count()
@@ -139,7 +142,7 @@ class WatchHub:
             raise Overloaded(limit="max_immediate_watchers", value=MAX_IMMEDIATE)
         channel = self._channels.get(project)
         if channel is None:
-            channel = self._channels[project] = Channel(project)
+            channel = self._channels[project] = Channel(project, self._held)
         group = channel.groups.get(style.key)
         if group is None:
             group = channel.groups[style.key] = Group(style)
@@ -170,6 +173,7 @@ class WatchHub:
                 group.timer.cancel()
             del channel.groups[group.style.key]
         if not channel.watchers:
+            channel.feed.trim(channel.feed.head)
             del self._channels[channel.project]
 
     def notify(self, project: LiveProject, run: Sequence[Applied]) -> None:
@@ -185,9 +189,9 @@ class WatchHub:
             if group.idle:
                 self._open(channel, group, now)
         if lost:
-            for watcher in channel.watchers:
-                if watcher.synced and watcher.through < channel.feed.start:
-                    self._drop(watcher)
+            self._drop_behind(channel)
+        if self._held.bytes > feeds.MAX_FEEDS_BYTES:
+            self._share()
         self._pump()
 
     def ask(self, watcher: Watcher) -> None:
@@ -382,6 +386,20 @@ class WatchHub:
         if watcher.synced and not watcher.has_mail:
             watcher.group.idle[watcher] = None
         return watcher.has_mail
+
+    def _share(self) -> None:
+        """Make room in the feeds of all projects: those that hold most lose their oldest."""
+        most = int(feeds.MAX_FEEDS_BYTES * _SHARED)
+        share = fair_share([c.feed.bytes for c in self._channels.values()], most)
+        for channel in self._channels.values():
+            if channel.feed.shrink(share):
+                self._drop_behind(channel)
+
+    def _drop_behind(self, channel: Channel) -> None:
+        """Let those who need what the feed has lost read on from the store."""
+        for watcher in channel.watchers:
+            if watcher.synced and watcher.through < channel.feed.start:
+                self._drop(watcher)
 
     def _drop(self, watcher: Watcher) -> None:
         watcher.group.idle.pop(watcher, None)

@@ -69,6 +69,7 @@ ENFORCED: dict[str, object] = {
     "unacknowledged batches of a stream": "credit_batches",
     "unacknowledged bytes of a stream": "credit_bytes",
     "bytes of changes kept for the watches of a project": feed.MAX_FEED_BYTES,
+    "bytes of changes kept for the watches of all projects": feed.MAX_FEEDS_BYTES,
     "watches that replay the past through a filter": permit.MAX_REPLAYS,
     "immediate watches": hub.MAX_IMMEDIATE,
     "imports under way": portable._MAX_IMPORTS,
