@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from ramify.v1.project_pb2 import Project
-from state_svc.codec.project import ProjectRecord, decode_project, encode_project
+from state_svc.codec.project import decode_project
 from state_svc.errors import (
     CorruptRecord,
     LimitReached,
@@ -21,9 +21,10 @@ from state_svc.errors import (
 from state_svc.history.rebuild import rebuild
 from state_svc.model.limits import DEFAULT_LIMITS, Limits
 from state_svc.model.project import LiveProject, View
-from state_svc.store.base import StateStore
+from state_svc.store.base import ProjectHead, StateStore
 
 _SAMPLE = 1_000
+_READ_BYTES = 16 << 20  #: of records, read at one time
 _SLICE = 1_000  #: projects looked at before others have their turn
 
 _log = logging.getLogger(__name__)
@@ -31,17 +32,27 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Entry:
-    """A project: either its stored record, or the project in memory."""
+    """A project: either what a listing shows of it, or the project in memory."""
 
-    record: ProjectRecord
+    uid: str
     revision: int
+    shown: bytes = b""  #: of one that is not in memory: the encoded entity without its plan
     compacted: int = 0
     deleted: bool = False
     live: LiveProject | None = None
     loading: asyncio.Future[LiveProject] | None = None
     damage: CorruptRecord | None = None  #: why its record cannot be read
     used: int = 0  #: sweep in which it was last asked for
-    state: int = 0  #: of the stored record, so that a search need not decode it
+    state: int = 0  #: of what is shown, so that a search need not decode it
+
+    def show(self, entity: Project) -> None:
+        """Keep of a project what a listing shows; all else is read when it is loaded."""
+        if entity.HasField("plan"):
+            whole, entity = entity, Project()
+            entity.CopyFrom(whole)
+            entity.ClearField("plan")
+        self.shown = entity.SerializeToString()
+        self.state = entity.state
 
     def state_now(self) -> int:
         """Return the state of the project."""
@@ -74,23 +85,29 @@ class ProjectRegistry:
         """Read what the store has; projects themselves are loaded later."""
         for uid in await self._store.list_unfinished():  # a fork or import that was cut off
             await self._store.drop_unfinished(uid)
-        for head in await self._store.list_projects():
-            entry = _Entry(head.record, head.revision, head.compacted, head.deleted)
+        async for head in self._stored():
+            uid = head.record.project_uid
+            entry = _Entry(uid, head.revision, b"", head.compacted, head.deleted)
             if not head.deleted:
                 try:
-                    entry.state = decode_project(head.record).state
+                    entry.show(decode_project(head.record))
                 except CorruptRecord as error:  # of this project alone: the others are served
                     _log.error("project cannot be read", extra={"fields": error.fields})
                     entry.damage = error
                 if head.damaged and entry.damage is None:
-                    entry.damage = CorruptRecord(
-                        project_uid=head.record.project_uid, problem="its row does not match"
-                    )
+                    entry.damage = CorruptRecord(project_uid=uid, problem="its row does not match")
                     _log.error("project cannot be read", extra={"fields": entry.damage.fields})
                 if not head.revision and entry.damage is None:
-                    uid = head.record.project_uid
                     entry.damage = CorruptRecord(project_uid=uid, problem="it has no revisions")
             self._entries[head.record.project_id] = entry
+
+    async def _stored(self) -> AsyncGenerator[ProjectHead, None]:
+        """Yield what is stored, a part at a time: plans make records large."""
+        after = ""
+        while heads := await self._store.list_projects(after, _READ_BYTES):
+            for head in heads:
+                yield head
+            after = heads[-1].record.project_uid
 
     def loaded(self, project_id: str) -> LiveProject | None:
         """Return a project if it is in memory."""
@@ -141,16 +158,14 @@ class ProjectRegistry:
     @contextmanager
     def reserved(self, project_id: str) -> Iterator[None]:
         """Keep an id from being taken while a project is stored under it."""
-        record = ProjectRecord("", project_id, b"", 0)
-        self._entries[project_id] = _Entry(record, 0, deleted=True)
+        self._entries[project_id] = _Entry("", 0, deleted=True)
         yield
         # Not after an error: the store may hold a part of it, which the next start clears away.
         del self._entries[project_id]
 
     def add(self, project: LiveProject) -> None:
         """Add a project that is being created; it is found once its creation is durable."""
-        record = ProjectRecord(project.uid, project.project_id, b"", 0)
-        self._entries[project.project_id] = _Entry(record, 0, live=project)
+        self._entries[project.project_id] = _Entry(project.uid, 0, live=project)
 
     def discard(self, project: LiveProject) -> None:
         """Forget a project whose creation has failed."""
@@ -162,8 +177,7 @@ class ProjectRegistry:
         Raises `StoreUnavailable` or `CorruptRecord`; then it is still there.
         """
         entry = self._entries[project.project_id]
-        record = ProjectRecord(project.uid, project.project_id, b"", 0)
-        self._entries[project.project_id] = _Entry(record, 0, deleted=True)
+        self._entries[project.project_id] = _Entry(project.uid, 0, deleted=True)
         project.deleted = True
         try:
             await self._store.delete_project(project.uid)
@@ -181,6 +195,7 @@ class ProjectRegistry:
     ) -> AsyncGenerator[tuple[Project, int, int], None]:
         """Yield (project, head, compacted revision) of all, in the order of creation.
 
+        Of those that are not in memory without their plan.
         Of those created after a project, deleted or not, if one is named that exists or existed;
         of those in some states, if any are named. Others have their turn in between, so a project
         that is made meanwhile may not be among them.
@@ -200,7 +215,7 @@ class ProjectRegistry:
                 if view.revision:
                     yield view.entity, view.revision, view.compacted
             elif not entry.deleted and entry.damage is None:
-                yield decode_project(entry.record), entry.revision, entry.compacted
+                yield Project.FromString(entry.shown), entry.revision, entry.compacted
 
     def sweep(self, max_bytes: int, busy: Callable[[LiveProject], bool]) -> int:
         """Unload projects beyond `max_bytes` of encoded nodes; return how many.
@@ -217,15 +232,14 @@ class ProjectRegistry:
             total += _estimated_bytes(live.view)
             idle = entry.used < self._sweep - 1 and not live.has_pending and not busy(live)
             if total > max_bytes and idle and live.view.revision:
-                entry.record = encode_project(live.view.entity)
-                entry.state = live.view.entity.state
+                entry.show(live.view.entity)
                 entry.revision, entry.compacted = live.view.revision, live.view.compacted
                 entry.live = None
                 unloaded += 1
         return unloaded
 
     async def _load(self, entry: _Entry) -> LiveProject:
-        uid = entry.record.project_uid
+        uid = entry.uid
         replay = await rebuild(self._store, uid, entry.revision, self._avoided)
         if replay.view.revision != entry.revision or replay.view.entity.project_uid != uid:
             raise CorruptRecord(
@@ -236,13 +250,14 @@ class ProjectRegistry:
         replay.view.compacted = entry.compacted
         live = LiveProject(replay.view)
         live.producers = replay.producers
-        entry.live = live
+        entry.live, entry.shown = live, b""
         self._replayed(live, replay.changes)
         return live
 
 
 def _estimated_bytes(view: View) -> int:
-    """Return about how many encoded bytes the nodes of a view have, from a sample of them."""
+    """Return about how many bytes a view has: its plan, its reviews and a sample of its nodes."""
     sample = [len(node.data) for node in islice(view.nodes.values(), _SAMPLE)]
     reviews = sum(review.ByteSize() for review in view.reviews.values())
-    return len(view.nodes) * sum(sample) // max(1, len(sample)) + reviews
+    nodes = len(view.nodes) * sum(sample) // max(1, len(sample))
+    return nodes + reviews + view.entity.plan.ByteSize()

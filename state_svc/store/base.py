@@ -36,6 +36,8 @@ from state_svc.codec.snapshot import SnapshotRecord
 from state_svc.store.payloads import ArchiveRecord, PayloadStore, ReferenceRecord
 from state_svc.store.rows import Row
 
+EVERYTHING = 1 << 62  #: bytes that no store has
+
 
 @dataclass(frozen=True, slots=True)
 class ProjectHead:
@@ -103,8 +105,14 @@ class StateStore(Protocol):
     async def recover(self) -> None:
         """Make the store usable after a failed commit; raises `StoreUnavailable`."""
 
-    async def list_projects(self) -> list[ProjectHead]:
-        """Return all projects in the order of their creation."""
+    async def list_projects(
+        self, after_uid: str = "", max_bytes: int = EVERYTHING
+    ) -> list[ProjectHead]:
+        """Return projects in the order of their creation, those after one that is named.
+
+        At least one is returned if there is any, more as long as their records stay within
+        `max_bytes`.
+        """
 
     async def read_head(self, project_uid: str) -> int:
         """Return the last stored revision of a project; 0 if it has none."""

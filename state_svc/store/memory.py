@@ -14,6 +14,7 @@ from state_svc.codec.segment import SegmentRecord
 from state_svc.codec.snapshot import SnapshotRecord
 from state_svc.errors import StoreUnavailable
 from state_svc.store.base import (
+    EVERYTHING,
     Commit,
     ProducerRecord,
     ProjectHead,
@@ -67,15 +68,24 @@ class MemoryStore:
     async def recover(self) -> None:
         """See `StateStore`."""
 
-    async def list_projects(self) -> list[ProjectHead]:
+    async def list_projects(
+        self, after_uid: str = "", max_bytes: int = EVERYTHING
+    ) -> list[ProjectHead]:
         """See `StateStore`."""
-        return [
-            ProjectHead(
-                record, await self.read_head(uid), self._compacted.get(uid, 0), uid in self._deleted
-            )
-            for uid, record in self._projects.items()
-            if uid not in self._unfinished
-        ]
+        uids = list(self._projects)
+        start = uids.index(after_uid) + 1 if after_uid else 0
+        found: list[ProjectHead] = []
+        size = 0
+        for uid in uids[start:]:
+            record, deleted = self._projects[uid], uid in self._deleted
+            if uid in self._unfinished:
+                continue
+            size += len(record.data)
+            if found and size > max_bytes:
+                break
+            head = await self.read_head(uid)
+            found.append(ProjectHead(record, head, self._compacted.get(uid, 0), deleted))
+        return found
 
     async def read_head(self, project_uid: str) -> int:
         """See `StateStore`."""

@@ -38,6 +38,7 @@ from state_svc.errors import (
 )
 from state_svc.failpoints import failpoint
 from state_svc.store.base import (
+    EVERYTHING,
     Commit,
     ProducerRecord,
     ProjectHead,
@@ -121,9 +122,11 @@ class SqliteStore:
         """See `StateStore`."""
         await self._writer.recover()
 
-    async def list_projects(self) -> list[ProjectHead]:
+    async def list_projects(
+        self, after_uid: str = "", max_bytes: int = EVERYTHING
+    ) -> list[ProjectHead]:
         """See `StateStore`."""
-        return await self.read(self._list_projects)
+        return await self.read(lambda db: _list_projects(db, after_uid, max_bytes))
 
     async def read_head(self, project_uid: str) -> int:
         """See `StateStore`."""
@@ -419,25 +422,6 @@ class SqliteStore:
             self._reader_connections.append(connection)
         return connection
 
-    def _list_projects(self, db: apsw.Connection) -> list[ProjectHead]:
-        query = (
-            "SELECT project_uid, project_id, data, checksum, compacted_revision, deleted,"
-            f" {_HEAD}, {_SOUND} FROM projects"
-            f" WHERE deleted <> {_UNFINISHED} OR NOT {_SOUND} ORDER BY project_key"
-        )
-        return [
-            ProjectHead(
-                ProjectRecord(uid, project_id, data, checksum),
-                head,
-                compacted,
-                bool(deleted and sound),
-                damaged=not sound,
-            )
-            for uid, project_id, data, checksum, compacted, deleted, head, sound in db.execute(
-                query
-            )
-        ]
-
     async def read(self, work: Work[_Result]) -> _Result:
         """Run work that writes nothing in a reader thread."""
         return await in_thread(self._reader_threads, self._path.name, lambda: work(self._reader()))
@@ -469,6 +453,28 @@ def _sound(
     db: apsw.Connection, table: str, where: str = "true", *values: Value
 ) -> Iterator[tuple[Any, ...]]:
     return (row.values for row in read_rows(db, table, where, *values) if row.is_sound)
+
+
+def _list_projects(db: apsw.Connection, after_uid: str, max_bytes: int) -> list[ProjectHead]:
+    query = (
+        "SELECT project_uid, project_id, data, checksum, compacted_revision, deleted,"
+        f" {_HEAD}, {_SOUND} FROM projects"
+        f" WHERE project_key > ? AND (deleted <> {_UNFINISHED} OR NOT {_SOUND})"
+        " ORDER BY project_key"
+    )
+    after = (_project_key(db, after_uid) or 0) if after_uid else 0
+    found: list[ProjectHead] = []
+    size = 0
+    for uid, project_id, data, checksum, compacted, deleted, head, sound in db.execute(
+        query, (after,)
+    ):
+        size += len(data or b"")
+        if found and size > max_bytes:
+            break
+        record = ProjectRecord(uid, project_id, data, checksum)
+        gone = bool(deleted and sound)
+        found.append(ProjectHead(record, head, compacted, gone, damaged=not sound))
+    return found
 
 
 def _project_key(db: apsw.Connection, project_uid: str) -> int | None:

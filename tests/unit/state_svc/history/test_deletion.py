@@ -147,7 +147,7 @@ async def test_nothing_but_the_id_is_kept_of_a_deleted_project(tmp_path: Path) -
         service.snapshots.grew(project, 1, 1, 1)
         await HistoryRpcs(service).delete_project(REQUEST)
         entry = service.projects._entries["p"]
-        assert (entry.record.data, entry.live) == (b"", None)
+        assert (entry.shown, entry.live) == (b"", None)
         assert project.uid not in service.snapshots._growth
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from ramify.v1.mutation_pb2 import Mutation, NodeMutation
 from ramify.v1.node_pb2 import Node, TaskType
+from ramify.v1.plan_pb2 import Plan, PlanTask
 from ramify.v1.project_pb2 import Project, ProjectState
 from state_svc.codec.project import encode_project
 from state_svc.codec.segment import encode_segment
@@ -15,6 +17,7 @@ from state_svc.model.entity import create_project
 from state_svc.model.project import LiveProject, View
 from state_svc.store.base import Commit
 from state_svc.store.memory import MemoryStore
+from tests.support.embedded import embedded
 
 
 async def _store_with(*project_ids: str) -> MemoryStore:
@@ -122,3 +125,23 @@ async def test_a_project_is_found_by_its_state_in_memory_and_out_of_it() -> None
         projects.sweep(0, _never)
     assert projects.loaded("p") is None
     assert (await in_state(stored), await in_state(running)) == ([], ["p"])
+
+
+async def test_the_plan_of_a_project_that_is_not_loaded_is_in_the_store_alone(
+    tmp_path: Path,
+) -> None:
+    plan = Plan(tasks=[PlanTask(goal="x" * 9_000) for _ in range(100)])
+    async with embedded(tmp_path) as running:
+        for number in range(3):
+            await running.create(f"p{number}", plan=plan, labels={"number": str(number)})
+    async with embedded(tmp_path) as running:
+        projects = running.service.projects
+        for _ in range(2):
+            assert max(len(entry.shown) for entry in projects._entries.values()) < 500
+            listed = [entity async for entity, *_ in projects.entities()]
+            assert [entity.labels["number"] for entity in listed] == ["0", "1", "2"]
+            for number in range(3):
+                assert (await projects.get(f"p{number}")).view.entity.plan == plan
+            assert [entry.shown for entry in projects._entries.values()] == [b""] * 3
+            assert [projects.sweep(1_000_000, _never) for _ in range(3)] == [0, 2, 0]
+            assert projects.sweep(0, _never) == 1
