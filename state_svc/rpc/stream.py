@@ -274,21 +274,23 @@ class StreamSession:
             raise InvalidRequest(field="message", problem="after open, attach or frame is expected")
 
     async def _take_frame(self, request: StreamMutationsRequest) -> None:
+        """Take a frame batch by batch. Raises `InvalidRequest` if it has too many of them."""
         limits = self._service.limits
         batches = request.frame.batches
+        if len(batches) > limits.max_frame_batches:
+            # Not one answer for each: tiny batches would get far more bytes than they have.
+            problem = f"has {len(batches)} batches, at most {limits.max_frame_batches} are allowed"
+            raise InvalidRequest(field="frame", problem=problem)
         size = request.ByteSize()
-        if len(batches) <= limits.max_frame_batches and size <= limits.max_message_bytes:
+        if size <= limits.max_message_bytes:
             for batch in batches:
                 await self._take(batch)
             return
-        error = InvalidRequest(
-            field="frame",
-            problem=f"has {len(batches)} batches and {size} bytes, allowed are "
-            f"{limits.max_frame_batches} and {limits.max_message_bytes}",
-        )
+        problem = f"has {size} bytes, at most {limits.max_message_bytes} are allowed"
+        error = to_error(InvalidRequest(field="frame", problem=problem))
         for batch in batches:
             self._count_refusal(batch.project_id)
-            self._reject(batch.project_id, batch.sequence, to_error(error), None)
+            self._reject(batch.project_id, batch.sequence, error, None)
 
     async def _wait_for_room(self) -> None:
         limits = self._service.limits

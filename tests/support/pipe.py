@@ -77,6 +77,10 @@ class Pipe:
             for _ in range(frames):
                 await self._reads.acquire()
 
+    def unread(self) -> int:
+        """Return how many answers wait to be read."""
+        return self._answers.qsize()
+
     async def close(self) -> None:
         """Half-close; return when the session has ended, or raise what ended it."""
         self._requests.put_nowait(None)

@@ -280,7 +280,9 @@ class MutationFrame(_message.Message):
     BATCHES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def batches(self) -> _containers.RepeatedCompositeFieldContainer[_mutation_pb2.MutationBatch]:
-        """1 to 1 000 batches, in the order of their sequences per project."""
+        """1 to 1 000 batches, in the order of their sequences per project. More end the call with
+        INVALID_REQUEST; if the frame has more bytes than are allowed, each batch is rejected so.
+        """
 
     def __init__(
         self,

@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from ramify.v1.error_pb2 import ErrorReason
+from state_svc.errors import InvalidRequest
 from state_svc.model.project import LiveProject
+from state_svc.rpc.error_map import unwrap
 from state_svc.rpc.stream import StreamSessions
 from state_svc.service import Service
 from state_svc.store.memory import MemoryStore
@@ -48,6 +50,21 @@ async def test_names_of_projects_that_do_not_exist_get_no_counters(service: Embe
     assert metrics.service.rejected == 3
     assert metrics.project("p").rejected == 1
     assert list(metrics._projects) == ["p"]
+
+
+async def test_a_frame_of_too_many_batches_ends_the_call_without_an_answer_for_each(
+    service: Embedded,
+) -> None:
+    """A batch can have two bytes and its reject hundreds: a flood could fill the memory."""
+    pipe = Pipe()
+    await pipe.open(service.service, StreamSessions(service.service), "producer", 1)
+    pipe.send(*[batch("p", 1)] * 1_001)
+    with pytest.raises(ExceptionGroup) as caught:
+        await pipe.close()
+    cause = unwrap(caught.value)
+    assert isinstance(cause, InvalidRequest)
+    assert cause.fields["field"] == "frame"
+    assert pipe.unread() == 0
 
 
 async def test_a_repeat_of_a_batch_that_then_fails_is_told_where_to_go_on(
