@@ -9,6 +9,9 @@ import sys
 from collections.abc import Callable, Coroutine
 
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+# Before gRPC is loaded: it would start its threads again in each child that uvloop forks, and of
+# those one in twenty died before it became the process that was to be started.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 import uvloop
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -43,7 +44,7 @@ async def service(
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", module, "--data", str(folder), "--listen", "127.0.0.1:0",
             "--log-level", "WARNING", *flags,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE, env=_environment(),
         )  # fmt: skip
         assert process.stdout is not None
         try:
@@ -55,3 +56,8 @@ async def service(
             else:
                 process.terminate()
             await process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """Return ours without what is set for the children of the load alone."""
+    return {k: v for k, v in os.environ.items() if k != "GRPC_ENABLE_FORK_SUPPORT"}
