@@ -47,6 +47,7 @@ from orchestrator_svc.graph.plan import MAX_PLAN_TASKS
 from orchestrator_svc.graph.types import Stage
 
 MAX_DELAY_MS = 3_600_000
+MANY_TASKS = 1_000  #: of a plan that is made in a thread, beside the loop
 MAX_SCRIPTS = 1_024  #: parsed scripts that are kept; the oldest is parsed again
 _TASK_TYPES = (TaskType.SEARCH, TaskType.THINK, TaskType.WRITE)
 
@@ -132,12 +133,9 @@ class ScriptedAgents:
         if script.types:
             plan = task.layer + 1 < script.depth
             node_type = NodeType.PLAN if plan else NodeType.EXECUTE
-        return Plan(
-            tasks=tuple(
-                _child(task, index, (index - 1,) if script.chain and index else (), node_type)
-                for index in range(script.breadth)
-            )
-        )
+        if script.breadth < MANY_TASKS:
+            return _children(task, script, node_type)
+        return await asyncio.to_thread(_children, task, script, node_type)
 
     async def modify(self, task: AgentInput) -> Plan:
         """Return the proposed plan after the edits that `edits.py` knows."""
@@ -211,6 +209,15 @@ class ScriptedAgents:
         if rule.error is not None:
             raise AgentError(rule.error, rule.message)
         return script
+
+
+def _children(task: AgentInput, script: Script, node_type: NodeType | None) -> Plan:
+    return Plan(
+        tasks=tuple(
+            _child(task, index, (index - 1,) if script.chain and index else (), node_type)
+            for index in range(script.breadth)
+        )
+    )
 
 
 def _child(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -41,6 +42,8 @@ from orchestrator_svc.settings import (
 from ramify.v1 import orchestrator_service_pb2 as pb
 from ramify.v1 import project_pb2, state_service_pb2
 from ramify.v1.command_pb2 import CommandType
+
+LARGE_PLAN_BYTES = 32_768  #: that are checked in a thread; it takes up to seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,10 @@ class OrchestratorServicer:
     async def start_project(self, request: pb.StartProjectRequest) -> pb.StartProjectResponse:
         """Create a project, or find the one of the same `request_id`, and execute it."""
         self._check_open()
-        work = self._work_of(request)
+        if request.plan.ByteSize() < LARGE_PLAN_BYTES:
+            work = self._work_of(request)
+        else:
+            work = await asyncio.to_thread(self._work_of, request)
         self._check_start(request, work.goal, work.profile)
         if request.validate_only:
             return pb.StartProjectResponse(project=_shown(request, work))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from google.protobuf.json_format import ParseDict, ParseError
 from pydantic import JsonValue
@@ -27,6 +28,7 @@ from orchestrator_svc.agents.processes.client import Processes
 from ramify.v1 import plan_pb2
 
 OPTION = "plan"  #: agent option that holds the plan, as JSON of `ramify.v1.Plan`
+MANY_TASKS = 1_000  #: of a plan that is made in a thread; fewer take less time than that is worth
 MAX_TREES = 256  #: plans that are kept as trees; the oldest is read again
 
 _TASK_TYPES = {
@@ -54,6 +56,7 @@ class PlanAgents:
 
     def __init__(self, processes: Processes) -> None:
         self._actions = Actions(processes)
+        self._reading = asyncio.Lock()  #: so that each plan is read once
         self._trees: dict[str, tuple[Mapping[str, JsonValue], PlanTree]] = {}
 
     async def aclose(self) -> None:
@@ -62,15 +65,17 @@ class PlanAgents:
 
     async def atomize(self, task: AgentInput) -> Verdict:
         """Return what the plan says; nodes of a plan are never in doubt."""
-        _, found = self._find(task)
+        _, found = await self._find(task)
         group = found is None or bool(found.tasks)
         return Verdict(node_type=NodeType.PLAN if group else NodeType.EXECUTE)
 
     async def plan(self, task: AgentInput) -> Plan:
         """Return the tasks of the root or of a group."""
-        tree, found = self._find(task)
+        tree, found = await self._find(task)
         children = tree.tasks if found is None else found.tasks
-        return Plan(tasks=tuple(planned(child) for child in children))
+        if len(children) < MANY_TASKS:
+            return _plan(children)
+        return await asyncio.to_thread(_plan, children)
 
     async def modify(self, task: AgentInput) -> Plan:
         """Return the proposed plan without the tasks that are to be dropped.
@@ -83,7 +88,7 @@ class PlanAgents:
 
     async def execute(self, task: AgentInput) -> Output:
         """Run the task's action."""
-        _, found = self._find(task)
+        _, found = await self._find(task)
         if found is None or found.tasks:
             raise AgentError(ErrorClass.EXECUTION, "a group of a plan cannot be executed")
         dependencies: dict[str, JsonValue] = {}
@@ -109,28 +114,16 @@ class PlanAgents:
         What depends on a group needs all of it. The root reports what there is instead, since the
         project's state says already that it is not all (SEM 26).
         """
-        tree, found = self._find(task)
+        tree, found = await self._find(task)
         if found is None:
             return report_on(tree.plan.goal, tree.by_id, task.children)
         if failure := failure_of(task.children):
             raise AgentError(ErrorClass.DEPENDENCY_FAILED, failure)
         return report_on(found.message.id, tree.by_id, task.children)
 
-    def _find(self, task: AgentInput) -> tuple[PlanTree, Task | None]:
+    async def _find(self, task: AgentInput) -> tuple[PlanTree, Task | None]:
         """Return the plan of a call, and its task; None for the root."""
-        known = self._trees.get(task.project_id)
-        if known is not None and known[0] is task.options:
-            tree = known[1]
-        else:
-            if len(self._trees) >= MAX_TREES:
-                self._trees.pop(next(iter(self._trees)))
-            try:
-                tree = tree_of(task.options)
-            except InvalidPlan as error:
-                raise AgentError(ErrorClass.LIMIT, f"the plan cannot be run: {error}") from error
-            except ValueError as error:
-                raise AgentError(ErrorClass.LIMIT, str(error)) from error
-            self._trees[task.project_id] = (task.options, tree)
+        tree = self._known(task) or await self._read(task)
         if not task.layer:
             return tree, None
         found = tree.by_id.get(str(task.details.get(TASK_KEY)))
@@ -138,10 +131,35 @@ class PlanAgents:
             raise AgentError(ErrorClass.LIMIT, "the plan has no such task")
         return tree, found
 
+    def _known(self, task: AgentInput) -> PlanTree | None:
+        known = self._trees.get(task.project_id)
+        return known[1] if known is not None and known[0] is task.options else None
+
+    async def _read(self, task: AgentInput) -> PlanTree:
+        """Read the plan of a call's project in a thread: a large one takes seconds."""
+        async with self._reading:
+            tree = self._known(task)
+            if tree is not None:
+                return tree
+            try:
+                tree = await asyncio.to_thread(tree_of, task.options)
+            except InvalidPlan as error:
+                raise AgentError(ErrorClass.LIMIT, f"the plan cannot be run: {error}") from error
+            except ValueError as error:
+                raise AgentError(ErrorClass.LIMIT, str(error)) from error
+            if len(self._trees) >= MAX_TREES:
+                self._trees.pop(next(iter(self._trees)))
+            self._trees[task.project_id] = (task.options, tree)
+            return tree
+
 
 def _cannot_add(goal: str) -> PlannedTask:
     text = f"{goal[:200]!r} cannot be added: a task of a plan needs an action; change the file"
     raise AgentError(ErrorClass.EXECUTION, text)
+
+
+def _plan(tasks: Sequence[Task]) -> Plan:
+    return Plan(tasks=tuple(planned(task) for task in tasks))
 
 
 def planned(task: Task) -> PlannedTask:
