@@ -132,7 +132,7 @@ class Committer:
         self._buffer.add(
             batch,
             mutations=batch.applied.mutation_count,
-            size=batch.size,
+            size=batch.size + batch.applied.held_bytes,
             now=time.monotonic(),
             immediate=batch.immediate,
             pool=pool,

@@ -56,6 +56,8 @@ _REWRITE_EVERY = 8
 _STAMPED = {NodeState.NODE_STATE_RUNNING: NodePatch.START_TIME_FIELD_NUMBER} | dict.fromkeys(
     transitions.NODE.terminal, NodePatch.END_TIME_FIELD_NUMBER
 )
+#: Data of a node that is not counted among what a batch holds: its changes are counted anyway.
+_SMALL_NODE = 1_024
 _OPEN = CommandState.COMMAND_STATE_OPEN
 _NONE: frozenset[str] = frozenset()
 
@@ -109,6 +111,8 @@ class _Application:
         self._created: list[Created] = []
         self._closed: list[Review] = []  #: the reviews that the batch closes, in order
         self._stages = 0
+        self._held = 0  #: bytes of the larger nodes as their patches left them
+        self._replaced = 0  #: bytes of what one mutation has left and a later one has changed
         self._payloads = payloads
         self._references: References | None = None  #: made at the first body in the store
         #: How many nodes name each as parent or dependency; counted at the first deletion.
@@ -160,7 +164,23 @@ class _Application:
             origin=origin,
             stages=self._stages,
             references=frozenset(self._references.found) if self._references else _NONE,
+            held_bytes=self._held_bytes(),
         )
+
+    def _held_bytes(self) -> int:
+        held = self._held
+        if self._wholes:
+            held += sum(whole.ByteSize() for whole in self._wholes.values())
+        if self._reviews and self._entity is not None:
+            held += self._entity.ByteSize()  # their counts are in it
+        return held
+
+    def _replace(self, size: int, field: str) -> None:
+        """Count what the batch holds twice. Raises `Problem` if that is too much."""
+        self._replaced += size
+        if self._replaced > limits.MAX_REPLACED_BYTES:
+            problem = "changes large entities again and again; send the rest in another batch"
+            raise Problem(_INVALID, field, problem)
 
     def _resolve(self, *payloads: tuple[str, Payload]) -> None:
         if self._references is None:
@@ -192,8 +212,12 @@ class _Application:
                     raise Problem(_CONFLICT, f"node.{name}", f"{node_id} does not exist yet")
             self._create_node(index, node_id, mutation.create)
             return
-        touched = self._nodes
-        live = touched[node_id] if node_id in touched else self._project.node(node_id)
+        if node_id in self._nodes:
+            live = self._nodes[node_id]
+            if live is not None and len(live.data) > _SMALL_NODE:
+                self._replace(len(live.data), f"node.{kind}")
+        else:
+            live = self._project.node(node_id)
         if live is None:
             raise Problem(_INVALID, "node.node_id", f"there is no node {node_id!r}")
         if mutation.HasField("expected_version") and mutation.expected_version != live.version:
@@ -279,6 +303,8 @@ class _Application:
             node, changed = found
             effect, data = changed.SerializeToString(), node.SerializeToString()
             state, attempt, agent_name = node.state, node.attempt, node.agent_name
+        if len(data) > _SMALL_NODE:
+            self._held += len(data)
         spec = live.spec
         node_id = spec.node_id
         after = LiveNode(
@@ -350,6 +376,8 @@ class _Application:
         if expected and expected != before.state:
             name = transitions.PROJECT.names[before.state]
             raise Problem(_CONFLICT, "project.expected_state", f"the project is {name}")
+        if self._entity is not None:
+            self._replace(before.ByteSize(), "project.patch")
         after = Project()
         after.CopyFrom(before)
         changed = patch.patch_project(after, mutation.patch, self._micros)
@@ -414,6 +442,8 @@ class _Application:
     def _apply_review(self, index: int, mutation: ReviewMutation) -> None:
         review_id = mutation.review_id
         before = self._reviews.get(review_id) or self._project.review(review_id)
+        if before is not None and review_id in self._reviews:
+            self._replace(before.ByteSize(), f"review.{mutation.WhichOneof('change')}")
         node_exists = self._node(mutation.create.node_id) is not None
         if mutation.create.HasField("result"):
             self._resolve(("review.create.result", mutation.create.result))

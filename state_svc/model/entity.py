@@ -87,4 +87,5 @@ def _applied(delta: Delta, revision: int, micros: int, actor: str, entity: Proje
         entity=entity,
         commands={},
         wholes={0: entity},
+        held_bytes=entity.ByteSize(),
     )

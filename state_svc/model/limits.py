@@ -43,5 +43,6 @@ MAX_VIOLATIONS = 100
 MAX_REQUEST_ID_CHARS = 128
 MAX_ID_CHARS = 128
 MAX_REVIEW_BYTES = 3_000_000  #: a message of its own must take it
+MAX_REPLACED_BYTES = 32 << 20  #: of a batch: what its mutations leave and later ones change
 MAX_PINS = 64
 MAX_PLAN_BYTES = 1 << 20  #: of a project whose tasks are given

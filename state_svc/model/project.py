@@ -47,6 +47,7 @@ class Applied:
     commands: dict[str, Command]  #: touched commands as they are afterwards
     #: By the index of their mutation: what changes that are not about nodes made of their entity.
     wholes: dict[int, Project | Command | Review] = field(default_factory=dict)
+    held_bytes: int = 0  #: of those and of larger nodes, which the body does not count
     origin: Origin = NO_ORIGIN
     stages: int = 0  #: stage records among the changes
     references: frozenset[str] = frozenset()  #: digests that the changes name

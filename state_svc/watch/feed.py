@@ -19,7 +19,8 @@ class Entry:
 
     def __init__(self, applied: Applied) -> None:
         self.applied = applied
-        self.size = len(applied.body) + _CHANGE_BYTES * len(applied.images)
+        changes = _CHANGE_BYTES * len(applied.images)
+        self.size = len(applied.body) + changes + applied.held_bytes
         self._changes: list[Change] | None = None
 
     @property

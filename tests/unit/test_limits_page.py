@@ -34,6 +34,7 @@ _BY_NAME = asdict(limits.Limits()) | {
 ENFORCED: dict[str, object] = {
     "mutations in a batch": "max_batch_mutations",
     "bytes in a batch": "max_batch_bytes",
+    "bytes of entities that a batch changes more than once, for each time": "MAX_REPLACED_BYTES",
     "batches in a frame": "max_frame_batches",
     "bytes in a frame": "max_message_bytes",
     "bytes of any other message": "max_message_bytes",

@@ -302,6 +302,21 @@ async def test_readers_wait_while_too_many_bytes_are_pending(
         await bench.committer.drain()
 
 
+async def test_what_is_pending_counts_with_the_entities_that_it_holds(bench: _Bench) -> None:
+    project = await bench.project("p")
+    body = Payload(text="x" * 2_000)
+    async with bench.running():
+        bench.submit(project, create("n", result=body))
+        await bench.committer.drain()
+    bench.submit(project, patch("n", retry_count=1))
+    waiting = asyncio.create_task(bench.committer.room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    async with bench.running():
+        await waiting
+        await bench.committer.drain()
+
+
 # The bad way
 
 
