@@ -25,6 +25,8 @@ from state_svc.rpc.convert import MAX_PAGE_BYTES, check_enum, page_size, parse_p
 from state_svc.service import Service
 
 _MAX_LISTINGS = 64  #: listings with pages to come; the oldest is forgotten
+_LISTED_BYTES = 256 << 20  #: what they hold together; likewise, but the newest stays
+_NODE_BYTES = 400  #: what a node takes beside its encoded bytes, about
 _READ_BYTES = 4 << 20  #: stored bytes of a history searched at a time
 _SEARCH_BYTES = 32 << 20  #: stored bytes searched for one page
 _END = 1 << 32  #: behind every index of a revision
@@ -37,6 +39,7 @@ class _Listing:
     nodes: Sequence[LiveNode]
     revision: int
     key: bytes  #: the request without its place
+    size: int  #: bytes that it may hold alone, once the project has moved on
 
 
 class NodeRpcs:
@@ -45,6 +48,7 @@ class NodeRpcs:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._listings: OrderedDict[str, _Listing] = OrderedDict()
+        self._listed_bytes = 0
         self._next_listing = 0
 
     async def get_node(self, request: GetNodeRequest) -> GetNodeResponse:
@@ -138,7 +142,8 @@ class NodeRpcs:
             view = await self._service.past.view_at(project, request.at_revision)
             nodes, revision = iter(view.nodes.values()), view.revision
         selected = [node for node in nodes if _selects(request, node)]
-        return _Listing(selected, revision, _key(request))
+        size = sum(len(node.data) for node in selected) + _NODE_BYTES * len(selected)
+        return _Listing(selected, revision, _key(request), size)
 
     def _resume(self, request: ListNodesRequest) -> tuple[str, _Listing, int]:
         name, _, start = request.page_token.partition(".")
@@ -156,8 +161,12 @@ class NodeRpcs:
         name = f"{self._service.start_micros:x}-{self._next_listing:x}"
         self._next_listing += 1
         self._listings[name] = listing
-        if len(self._listings) > _MAX_LISTINGS:
-            self._listings.popitem(last=False)
+        self._listed_bytes += listing.size
+        while len(self._listings) > _MAX_LISTINGS or (
+            self._listed_bytes > _LISTED_BYTES and len(self._listings) > 1
+        ):
+            _, oldest = self._listings.popitem(last=False)
+            self._listed_bytes -= oldest.size
         return name
 
 

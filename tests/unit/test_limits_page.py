@@ -81,6 +81,7 @@ ENFORCED: dict[str, object] = {
     "views of the past that are being rebuilt": past.REBUILDS,
     "compactions that wait for their turn": snapshots.MAX_COMPACTIONS,
     "listings with pages to come": nodes._MAX_LISTINGS,
+    "bytes of nodes that they hold, and one listing more": nodes._LISTED_BYTES,
     "project ids, of deleted projects too": "max_projects",
     "producers that name themselves": "max_producers",
     "producers that have written to a project": "max_project_producers",

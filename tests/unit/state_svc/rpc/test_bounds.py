@@ -10,7 +10,7 @@ import pytest
 
 from ramify.v1.state_service_pb2 import ImportProjectRequest, ListNodesRequest
 from state_svc.errors import InvalidRequest, Overloaded
-from state_svc.rpc import idle
+from state_svc.rpc import idle, nodes
 from state_svc.rpc.gate import Gate
 from state_svc.rpc.nodes import _MAX_LISTINGS, NodeRpcs
 from state_svc.rpc.portable import _MAX_IMPORTS, PortableRpcs
@@ -69,6 +69,36 @@ async def test_the_oldest_listing_is_forgotten(tmp_path: Path) -> None:
                 ListNodesRequest(project_id="p", page_size=1, page_token=token)
             )
             assert [node.node_id for node in page.nodes] == ["b"]
+
+
+async def test_listings_are_forgotten_by_what_they_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest first; one that is larger than the bound can be read to its end all the same."""
+    monkeypatch.setattr(nodes, "_LISTED_BYTES", 10_000)
+    async with embedded(tmp_path) as running:
+        await running.create("small")
+        await running.commit("small", create("a"), create("b"))
+        await running.create("large")
+        await running.commit("large", *(create(f"n{n}") for n in range(100)))
+        rpcs = NodeRpcs(running.service)
+
+        async def page(project_id: str, token: str = "") -> str:
+            request = ListNodesRequest(project_id=project_id, page_size=1, page_token=token)
+            return (await rpcs.list_nodes(request)).next_page_token
+
+        tokens = [await page("small") for _ in range(20)]
+        kept = list(rpcs._listings.values())
+        assert rpcs._listed_bytes == sum(listing.size for listing in kept) <= 10_000
+        assert 1 < len(kept) < 20
+        with pytest.raises(InvalidRequest):
+            await page("small", tokens[0])
+        assert await page("small", tokens[-1]) == ""
+        token = await page("large")
+        assert len(rpcs._listings) == 1, "it leaves no room for others"
+        for _ in range(98):
+            token = await page("large", token)
+        assert await page("large", token) == ""
 
 
 async def test_an_upload_that_stands_still_ends_and_makes_room(
