@@ -51,7 +51,7 @@ async def kill_cycles(start_state: Start, cycles: int, seed: int) -> None:
             goal = acked(producers) + 60
             name = COMMIT[cycle] if cycle < len(COMMIT) else chance.choice([*COMMIT, ""])
             if name:
-                at = chance.randint(1, 60)
+                at = chance.randint(1, 30)
                 await asyncio.to_thread(start_again, state, f"{name}=kill@{at}")
                 await eventually(lambda: not state.running, f"it is killed at {name}")
                 state.wait()
