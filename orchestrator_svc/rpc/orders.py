@@ -107,7 +107,9 @@ class OrderDesk:
         if command is None:
             return receipt
         if command.state == command_pb2.CommandState.COMMAND_STATE_REFUSED:
-            raise CommandRefused(command.answer, command_id=command.command_id)
+            raise CommandRefused(
+                command.answer, project_id=request.project_id, command_id=command.command_id
+            )
         receipt.state = command.state
         receipt.answer = command.answer
         return receipt
@@ -121,14 +123,21 @@ def _check_reopening(
     """Raise `CommandRefused` if an order about an ended project cannot have an effect (SEM 25)."""
     node_id, root_id = request.node_id, project.root_node_id
     if state is ProjectState.CANCELLED:
-        raise CommandRefused("the project is CANCELLED and that is final; ForkProject copies it")
+        raise CommandRefused(
+            "the project is CANCELLED and that is final; ForkProject copies it",
+            project_id=project.project_id,
+        )
     if node_id != root_id:
         raise CommandRefused(
             f"the project is {state}, so what is above {node_id} has ended; ReplanNode {root_id} "
-            "takes it up again, ForkProject goes back to an earlier revision"
+            "takes it up again, ForkProject goes back to an earlier revision",
+            project_id=project.project_id,
         )
     if isinstance(request, pb.RetryNodeRequest) and state is not ProjectState.FAILED:
-        raise CommandRefused(f"{root_id} is DONE; ReplanNode {root_id} makes a new plan")
+        raise CommandRefused(
+            f"{root_id} is DONE; ReplanNode {root_id} makes a new plan",
+            project_id=project.project_id,
+        )
 
 
 def check_request_id(request_id: str) -> None:

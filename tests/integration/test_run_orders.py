@@ -66,6 +66,7 @@ async def test_an_order_that_cannot_work_is_refused_with_the_reason(runs: Runs) 
         assert refused.code == grpc.StatusCode.FAILED_PRECONDITION
         assert refused.reason == "COMMAND_REFUSED"
         assert "not paused" in refused.message
+        assert f"project_id={project_id}" in refused.message
         request = CancelNodeRequest(project_id=project_id, node_id="root.1.1")
         refused = await refusal(runs.stub.CancelNode(request))
         assert refused.reason == "COMMAND_REFUSED"

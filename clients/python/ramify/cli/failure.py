@@ -109,10 +109,11 @@ _TABLE: tuple[tuple[type[errors.RamifyError], str, str, ExitCode], ...] = (
 
 #: The calls that an orchestrator's answers name, as commands.
 _COMMANDS = (
-    (re.compile(r"\b(Retry|Replan|Cancel)Node ([\w.~-]*[\w~-])"), r"`ramify {0} ID {1}`"),
-    (re.compile(r"\b(Resume|Pause|Cancel)Project\b"), r"`ramify {0} ID`"),
-    (re.compile(r"\b(Fork)Project\b"), r"`ramify {0} ID --at REVISION`"),
+    (re.compile(r"\b(Retry|Replan|Cancel)Node ([\w.~-]*[\w~-])"), "`ramify {0} {run} {1}`"),
+    (re.compile(r"\b(Resume|Pause|Cancel)Project\b"), "`ramify {0} {run}`"),
+    (re.compile(r"\b(Fork)Project\b"), "`ramify {0} {run} --at REVISION`"),
 )
+_RUN = "\0"  #: stands for the run until all calls are found: it may be named as one of them
 _VALUES = re.compile(r" \((\w+)=.*\)$")
 
 
@@ -141,8 +142,10 @@ def _plain(error: errors.RamifyError) -> str:
     if values is not None and values[1] in error.metadata:
         message = message[: values.start()]
     for call, command in _COMMANDS:
-        while (found := call.search(message)) is not None:
+
+        def typed(found: re.Match[str], command: str = command) -> str:
             name, *nodes = found.groups()
-            typed = command.format(name.lower(), *nodes)
-            message = message[: found.start()] + typed + message[found.end() :]
-    return message
+            return command.format(name.lower(), *nodes, run=_RUN)
+
+        message = call.sub(typed, message)
+    return message.replace(_RUN, error.metadata.get("project_id", "ID"))

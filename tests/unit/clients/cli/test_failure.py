@@ -79,6 +79,15 @@ def test_calls_that_a_refusal_names_are_shown_as_commands() -> None:
     )
 
 
+def test_the_commands_name_the_run_if_the_refusal_does() -> None:
+    for run in ("bad", "ResumeProject"):
+        words = f"root is DONE; ReplanNode root makes a new plan (project_id={run}, command_id=c)"
+        error = error_for("", "COMMAND_REFUSED", words, {"project_id": run, "command_id": "c"})
+        assert (
+            explain(error).message == f"root is DONE; `ramify replan {run} root` makes a new plan"
+        )
+
+
 def test_every_remedy_and_every_named_call_is_a_command_that_exists() -> None:
     commands = {command.name for command in app.registered_commands}
     commands |= {group.name for group in app.registered_groups}
