@@ -89,6 +89,7 @@ class Supervisor:
         self._group: asyncio.TaskGroup | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._runners: dict[str, Runner] = {}
+        self._again: set[str] = set()  #: projects to be taken up again once they are let go
         self._leasing: set[str] = set()  #: projects whose lease is being acquired or released
         self._draining = False
 
@@ -125,8 +126,11 @@ class Supervisor:
     def take_up(self, project_id: str) -> None:
         """Execute a project unless that is done already or there is no room.
 
-        Without room the project waits for the scan of whichever orchestrator has some.
+        Without room the project waits for the scan of whichever orchestrator has some. One whose
+        runner is letting go is taken up again then: an order may just have reopened it.
         """
+        if project_id in self._tasks and project_id not in self._runners:
+            self._again.add(project_id)
         if (
             self._group is None
             or self._draining
@@ -142,6 +146,9 @@ class Supervisor:
     def _gone(self, project_id: str) -> None:
         self._tasks.pop(project_id, None)
         self._metrics.active_projects.set(len(self._tasks))
+        if project_id in self._again:
+            self._again.discard(project_id)
+            self.take_up(project_id)
 
     async def run(self) -> None:
         """Scan and execute until cancelled."""

@@ -16,9 +16,17 @@ from orchestrator_svc.agents.profile import ProfileRegistry, built_in_profiles
 from orchestrator_svc.engine.leases import Lease, LeaseKeeper
 from orchestrator_svc.engine.supervisor import Supervisor
 from orchestrator_svc.errors import InvalidMutation, ProducerFenced, StoreUnavailable
+from orchestrator_svc.graph.event import CommandGiven
 from orchestrator_svc.graph.node import Result
-from orchestrator_svc.graph.types import CommandState, ErrorClass, NodeState, ProjectState
+from orchestrator_svc.graph.types import (
+    CommandState,
+    CommandType,
+    ErrorClass,
+    NodeState,
+    ProjectState,
+)
 from orchestrator_svc.metrics import Metrics
+from orchestrator_svc.publish.records import UnfinishedProject
 from tests.support.bound import WAIT_SECONDS
 from tests.unit.orchestrator_svc.engine.fake_store import FakeLeases, FakeStore
 
@@ -483,3 +491,31 @@ async def test_more_projects_than_there_is_room_for_wait() -> None:
         for _ in range(20):
             await asyncio.sleep(0)
         assert len(world.supervisor.active()) == 10
+
+
+async def test_a_project_that_is_reopened_as_its_runner_lets_go_is_taken_up_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No scan finds it here: an order's own wake-up must not be lost."""
+    world = World()
+    ledger = world.store.add(breadth=1)
+    release = world.leases.release_lease
+    order = CommandGiven("again", CommandType.REPLAN_NODE, "root")
+
+    async def reopened(project_id: str, holder: str, lease_epoch: int) -> bool:
+        released = await release(project_id, holder, lease_epoch)
+        if order.command_id not in ledger.orders:
+            ledger.reopen(order)
+            world.supervisor.take_up(project_id)
+        return released
+
+    async def nothing(*, leased: bool) -> list[UnfinishedProject]:
+        return []
+
+    monkeypatch.setattr(world.leases, "release_lease", reopened)
+    monkeypatch.setattr(world.leases, "unfinished", nothing)
+    async with world.running(), asyncio.timeout(WAIT_SECONDS):
+        world.supervisor.take_up("p")
+        await world.until(lambda: ledger.commands.get("again") is CommandState.APPLIED)
+        assert (await world.store.until_ended()).state is ProjectState.COMPLETED
+    assert world.leases.epochs["p"] == 2
