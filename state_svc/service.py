@@ -68,7 +68,11 @@ class Service:
         size: int,
         request: RequestRecord | None = None,
     ) -> None:
-        """Commit one revision at once; return when it is durable. Raises `StoreUnavailable`."""
+        """Commit one revision at once; return when it is durable.
+
+        Raises `StoreUnavailable`, or `Overloaded` while what is pending fills its bound.
+        """
+        self.committer.check_room()
         owner = _Caller()
         self.committer.submit(
             PendingBatch(

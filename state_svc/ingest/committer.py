@@ -145,14 +145,26 @@ class Committer:
             raise StoreUnavailable(**self._unavailable.fields)
 
     async def room(self) -> None:
-        """Wait until more may be handed in; a reader of a stream stops reading meanwhile."""
-        if not self._room.is_set():
+        """Wait until more may be handed in; a reader of a stream stops reading meanwhile.
+
+        Of several that wait, the first may fill the room again before the next has its turn.
+        """
+        while not self.has_room:
             await self._room.wait()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more may be handed in."""
+        return self._room.is_set()
 
     def check_room(self) -> None:
         """Raise `Overloaded` unless more may be handed in; for calls, which must not pile up."""
-        if not self._room.is_set():
+        if not self.has_room:
             raise Overloaded(limit="max_pending_bytes", most=self._max_pending_bytes)
+
+    def _make_room(self) -> None:
+        if self._buffer.size < self._max_pending_bytes:
+            self._room.set()
 
     async def put_producer(self, producer_id: str, epoch: int) -> None:
         """Make a producer's epoch durable; raises `StoreUnavailable`."""
@@ -205,7 +217,7 @@ class Committer:
     async def _commit_group(self) -> None:
         group = _Group(self._buffer.take(), self._producers)
         self._producers = []
-        self._room.set()
+        self._make_room()
         if not group.batches and not group.producers:
             return
         for batch in group.batches:
@@ -317,6 +329,7 @@ class Committer:
         for batch in waiting:
             if batch.project not in group.runs:
                 self._put(batch)
+        self._make_room()
         if self._waiters:
             self._buffer.hurry()
         for project in group.runs:

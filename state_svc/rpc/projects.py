@@ -18,7 +18,7 @@ from ramify.v1.state_service_pb2 import (
     ListProjectsRequest,
     ListProjectsResponse,
 )
-from state_svc.errors import BatchRejected, InvalidRequest, StoreUnavailable
+from state_svc.errors import BatchRejected, InvalidRequest, RamifyError
 from state_svc.ingest.admission import admit
 from state_svc.lease.clock import lease_is_held
 from state_svc.model import validate
@@ -44,7 +44,6 @@ class ProjectRpcs:
         service.check_open()
 
         async def commit() -> RequestRecord:
-            service.committer.check_room()
             micros = now_micros()
             project, applied = await self._admit(request, micros)
             record = RequestRecord(
@@ -111,7 +110,7 @@ class ProjectRpcs:
                     size=request.ByteSize(),
                     request=record if request.request_id else None,
                 )
-            except StoreUnavailable:
+            except RamifyError:
                 service.projects.discard(project)
                 raise
             return record

@@ -267,6 +267,8 @@ class StreamSession:
     async def _take_request(self, request: StreamMutationsRequest) -> None:
         kind = request.WhichOneof("message")
         if kind == "frame":
+            # Others that waited for room with this one may have filled it again.
+            await self._service.committer.room()
             await self._take_frame(request)
         elif kind == "attach":
             await self._attach(request.attach)

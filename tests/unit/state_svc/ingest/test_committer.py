@@ -16,7 +16,7 @@ from ramify.v1.project_pb2 import StatePreset, StateSettings
 from state_svc.codec.compression import PLAIN, ZSTD
 from state_svc.codec.project import encode_project
 from state_svc.codec.segment import decode_segment
-from state_svc.errors import RamifyError, StoreUnavailable
+from state_svc.errors import Overloaded, RamifyError, StoreUnavailable
 from state_svc.ingest.committer import Committer, PendingBatch
 from state_svc.metrics import ServiceMetrics
 from state_svc.model.apply import apply_batch
@@ -26,35 +26,11 @@ from state_svc.model.storing import Storing, StoringRules
 from state_svc.store.base import Commit, ProducerRecord, RequestRecord
 from state_svc.store.memory import MemoryStore
 from tests.support.bound import WAIT_SECONDS
+from tests.support.held_store import HeldStore
 from tests.support.live import NOW, live_project
 from tests.support.mutations import READY, change_project, create, patch
 
 _MANY = 1 << 30
-
-
-class _HeldStore(MemoryStore):
-    """Lets a test look while a commit is being written, or its outcome is being learned."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.entered = asyncio.Event()
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.one_by_one = False
-        self.asked = asyncio.Event()
-        self.readable = asyncio.Event()
-        self.readable.set()
-
-    async def commit(self, commit: Commit) -> None:
-        self.entered.set()
-        await self.gate.wait()
-        if self.one_by_one:
-            self.gate.clear()
-        await super().commit(commit)
-
-    async def recover(self) -> None:
-        self.asked.set()
-        await self.readable.wait()
 
 
 class _Bench:
@@ -123,12 +99,12 @@ class _Bench:
 
 
 @pytest.fixture
-def store() -> _HeldStore:
-    return _HeldStore()
+def store() -> HeldStore:
+    return HeldStore()
 
 
 @pytest.fixture
-def bench(store: _HeldStore) -> _Bench:
+def bench(store: HeldStore) -> _Bench:
     return _Bench(store)
 
 
@@ -149,7 +125,7 @@ async def test_a_batch_is_committed_then_acked_then_published(bench: _Bench) -> 
 
 
 async def test_nothing_is_acked_or_shown_while_the_commit_is_being_written(
-    bench: _Bench, store: _HeldStore
+    bench: _Bench, store: HeldStore
 ) -> None:
     project = await bench.project("p")
     store.gate.clear()
@@ -165,7 +141,7 @@ async def test_nothing_is_acked_or_shown_while_the_commit_is_being_written(
 
 
 async def test_what_comes_in_during_a_commit_shares_the_next_one(
-    bench: _Bench, store: _HeldStore
+    bench: _Bench, store: HeldStore
 ) -> None:
     first, second = await bench.project("p"), await bench.project("q")
     store.gate.clear()
@@ -209,7 +185,7 @@ async def test_all_of_a_commit_is_in_the_same_transaction(bench: _Bench) -> None
     assert head.record == encode_project(project.entity)
 
 
-async def test_a_lazy_loop_waits_until_a_batch_is_immediate(store: _HeldStore) -> None:
+async def test_a_lazy_loop_waits_until_a_batch_is_immediate(store: HeldStore) -> None:
     bench = _Bench(store, eager=False)
     project = await bench.project("p")
     async with bench.running():
@@ -224,7 +200,7 @@ async def test_a_lazy_loop_waits_until_a_batch_is_immediate(store: _HeldStore) -
 
 
 @pytest.mark.execution_key("state_batch_timeout_ms")
-async def test_a_lazy_loop_commits_what_has_aged(store: _HeldStore) -> None:
+async def test_a_lazy_loop_commits_what_has_aged(store: HeldStore) -> None:
     bench = _Bench(store, eager=False, delay=0.01)
     project = await bench.project("p")
     async with bench.running():
@@ -234,7 +210,7 @@ async def test_a_lazy_loop_commits_what_has_aged(store: _HeldStore) -> None:
     assert bench.log[0] == ("ack", "p", (2,))
 
 
-async def test_settled_and_drain_do_not_wait_for_the_age_of_a_batch(store: _HeldStore) -> None:
+async def test_settled_and_drain_do_not_wait_for_the_age_of_a_batch(store: HeldStore) -> None:
     bench = _Bench(store, eager=False)
     project = await bench.project("p")
     async with bench.running():
@@ -248,7 +224,7 @@ async def test_settled_and_drain_do_not_wait_for_the_age_of_a_batch(store: _Held
 
 
 async def test_settled_waits_for_what_is_accepted_now_and_nothing_later(
-    bench: _Bench, store: _HeldStore
+    bench: _Bench, store: HeldStore
 ) -> None:
     project = await bench.project("p")
     called: list[int] = []
@@ -288,7 +264,7 @@ async def test_one_large_commit_is_several_segments_without_a_hole(bench: _Bench
 
 
 async def test_readers_wait_while_too_many_bytes_are_pending(
-    bench: _Bench, store: _HeldStore
+    bench: _Bench, store: HeldStore
 ) -> None:
     project = await bench.project("p")
     await bench.committer.room()
@@ -317,11 +293,74 @@ async def test_what_is_pending_counts_with_the_entities_that_it_holds(bench: _Be
         await bench.committer.drain()
 
 
+async def test_there_is_no_room_while_what_a_commit_leaves_fills_it(
+    bench: _Bench, store: HeldStore
+) -> None:
+    project = await _with_settings(bench, "d", preset=StatePreset.STATE_PRESET_DEBUG)
+    store.gate.clear()
+    store.one_by_one = True
+    for number in range(12):
+        bench.submit(project, create(f"n{number}"))
+    async with bench.running():
+        for left in (11, 10, 9):
+            await store.entered.wait()
+            store.entered.clear()
+            if left > 9:
+                with pytest.raises(Overloaded):
+                    bench.committer.check_room()
+            else:
+                bench.committer.check_room()
+            store.gate.set()
+        store.one_by_one = False
+        store.gate.set()
+        await bench.committer.drain()
+
+
+async def test_those_who_wait_for_room_get_it_one_after_another(
+    bench: _Bench, store: HeldStore
+) -> None:
+    """Else all of them hand in at once, and the bound holds nothing."""
+    project = await bench.project("p")
+    most = 0
+
+    def fill(name: str) -> None:
+        nonlocal most
+        for number in range(10):
+            bench.submit(project, create(f"{name}{number}"))
+        most = max(most, bench.committer._buffer.size)
+
+    async def hand_in(name: str) -> None:
+        await bench.committer.room()
+        fill(name)
+
+    fill("first")
+    async with bench.running():
+        await asyncio.gather(*map(hand_in, "abc"))
+        await bench.committer.drain()
+    assert (most, project.revision) == (1_000, 41)
+
+
 # The bad way
 
 
+async def test_room_comes_back_after_a_failed_commit(bench: _Bench, store: HeldStore) -> None:
+    project = await bench.project("p")
+    store.gate.clear()
+    async with bench.running():
+        bench.submit(project, create("a"))
+        await store.entered.wait()
+        for number in range(10):
+            bench.submit(project, create(f"n{number}"))
+        store.fail_next = "before"
+        store.gate.set()
+        await bench.committer.settled(project)
+        bench.committer.check_room()
+        async with asyncio.timeout(WAIT_SECONDS):
+            await bench.committer.room()
+
+
 async def test_a_failed_commit_drops_what_is_pending_and_consumes_no_sequence(
-    bench: _Bench, store: _HeldStore
+    bench: _Bench, store: HeldStore
 ) -> None:
     project = await bench.project("p")
     store.gate.clear()
@@ -344,7 +383,7 @@ async def test_a_failed_commit_drops_what_is_pending_and_consumes_no_sequence(
 
 
 async def test_a_commit_that_took_effect_but_lost_its_answer_is_acked(
-    bench: _Bench, store: _HeldStore
+    bench: _Bench, store: HeldStore
 ) -> None:
     project = await bench.project("p")
     store.fail_next = "after"
@@ -365,7 +404,7 @@ async def test_a_commit_that_took_effect_but_lost_its_answer_is_acked(
 )
 async def test_while_the_outcome_is_unknown_nobody_is_told_and_nothing_is_taken(
     bench: _Bench,
-    store: _HeldStore,
+    store: HeldStore,
     fail: str,
     expected: list[tuple[str, str, tuple[int, ...]]],
 ) -> None:
@@ -392,7 +431,7 @@ async def test_while_the_outcome_is_unknown_nobody_is_told_and_nothing_is_taken(
 
 
 async def test_batches_of_other_projects_that_wait_survive_a_failed_commit(
-    bench: _Bench, store: _HeldStore
+    bench: _Bench, store: HeldStore
 ) -> None:
     first, second = await bench.project("p"), await bench.project("q")
     store.gate.clear()
@@ -415,7 +454,7 @@ async def test_batches_of_other_projects_that_wait_survive_a_failed_commit(
 
 
 async def test_a_flush_does_not_wait_for_age_when_the_commit_before_it_fails(
-    store: _HeldStore,
+    store: HeldStore,
 ) -> None:
     bench = _Bench(store, eager=False)
     first, second = await bench.project("p"), await bench.project("q")
@@ -434,7 +473,7 @@ async def test_a_flush_does_not_wait_for_age_when_the_commit_before_it_fails(
 
 
 async def test_refusals_while_the_store_is_away_do_not_pile_up(
-    bench: _Bench, store: _HeldStore
+    bench: _Bench, store: HeldStore
 ) -> None:
     """An exception raised again and again keeps the frames of every time alive."""
     project = await bench.project("p")
@@ -455,7 +494,7 @@ async def test_refusals_while_the_store_is_away_do_not_pile_up(
 
 @pytest.mark.parametrize("fail", ["before", "after"])
 async def test_the_epoch_of_a_producer_is_learned_too(
-    bench: _Bench, store: _HeldStore, fail: str
+    bench: _Bench, store: HeldStore, fail: str
 ) -> None:
     store.fail_next = fail
     async with bench.running():
@@ -471,7 +510,7 @@ async def test_the_epoch_of_a_producer_is_learned_too(
 
 
 async def test_a_failed_commit_is_counted_and_a_durable_one_too(
-    bench: _Bench, store: _HeldStore
+    bench: _Bench, store: HeldStore
 ) -> None:
     project = await bench.project("p")
     async with bench.running():
@@ -498,7 +537,7 @@ async def _with_settings(bench: _Bench, project_id: str, **keys: Any) -> LivePro
 
 @pytest.mark.execution_key("state_batch_size")
 async def test_a_project_in_debug_has_a_commit_for_each_batch(
-    bench: _Bench, store: _HeldStore
+    bench: _Bench, store: HeldStore
 ) -> None:
     debug = await _with_settings(bench, "d", preset=StatePreset.STATE_PRESET_DEBUG)
     other = await bench.project("o")
@@ -513,7 +552,7 @@ async def test_a_project_in_debug_has_a_commit_for_each_batch(
     assert acks == [("d", (2,)), ("o", (2, 3, 4)), ("d", (3,)), ("d", (4,))]
 
 
-async def test_a_patient_project_waits_unless_another_commits(store: _HeldStore) -> None:
+async def test_a_patient_project_waits_unless_another_commits(store: HeldStore) -> None:
     bench = _Bench(store, eager=False, delay=3_600.0)
     patient = await bench.project("p")
     eager = await _with_settings(bench, "e", eager_commit=True)
@@ -529,7 +568,7 @@ async def test_a_patient_project_waits_unless_another_commits(store: _HeldStore)
 
 @pytest.mark.execution_key("enable_state_compression")
 async def test_a_projects_threshold_of_compression_is_its_own(
-    bench: _Bench, store: _HeldStore
+    bench: _Bench, store: HeldStore
 ) -> None:
     off = await _with_settings(bench, "off", enable_state_compression=False)
     low = await _with_settings(bench, "low", preset=StatePreset.STATE_PRESET_CONSTRAINED)

@@ -8,13 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from ramify.v1.state_service_pb2 import ImportProjectRequest, ListNodesRequest
+from ramify.v1.plan_pb2 import Plan
+from ramify.v1.state_service_pb2 import (
+    AcquireLeaseRequest,
+    ImportProjectRequest,
+    ListNodesRequest,
+    PinRevisionRequest,
+)
 from state_svc.errors import InvalidRequest, Overloaded
 from state_svc.rpc import idle, nodes
 from state_svc.rpc.gate import Gate
+from state_svc.rpc.leases import LeaseRpcs
 from state_svc.rpc.nodes import _MAX_LISTINGS, NodeRpcs
+from state_svc.rpc.pins import PinRpcs
 from state_svc.rpc.portable import _MAX_IMPORTS, PortableRpcs
 from tests.support.embedded import embedded
+from tests.support.held_store import HeldStore
 from tests.support.mutations import create
 
 
@@ -51,6 +60,36 @@ async def test_imports_beyond_their_number_are_refused(tmp_path: Path) -> None:
         for task in under_way:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
+
+
+async def test_no_call_adds_to_what_is_pending_while_that_fills_its_bound() -> None:
+    """Callers whose deadlines end could pile up any number: what they asked for is still done."""
+    store = HeldStore()
+    async with embedded(store, "--max-pending-bytes", str(1 << 20)) as running:
+        await running.create("p")
+        leases, pins = LeaseRpcs(running.service), PinRpcs(running.service)
+        store.gate.clear()
+        store.entered.clear()
+        plan = Plan(goal="g" * 600_000)
+        created = [asyncio.create_task(running.create("a", plan=plan))]
+        await store.entered.wait()
+        created.append(asyncio.create_task(running.create("b", plan=plan)))
+        for _ in range(100):  # turns of the loop: no thread and no timer is waited for
+            await asyncio.sleep(0)
+        assert not running.service.committer.has_room
+        for call in (
+            running.create("c"),
+            running.commit("p", create("n")),
+            leases.acquire_lease(AcquireLeaseRequest(project_id="p", holder="h")),
+            pins.pin_revision(PinRevisionRequest(project_id="p", pin="here")),
+        ):
+            with pytest.raises(Overloaded, match="max_pending_bytes"):
+                await call
+        store.gate.set()
+        await asyncio.gather(*created)
+        await running.create("c")
+        await leases.acquire_lease(AcquireLeaseRequest(project_id="p", holder="h"))
+        assert (await running.service.live("p")).view.revision == 2
 
 
 async def test_the_oldest_listing_is_forgotten(tmp_path: Path) -> None:

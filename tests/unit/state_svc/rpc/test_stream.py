@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from ramify.v1.error_pb2 import ErrorReason
+from ramify.v1.mutation_pb2 import Mutation
 from state_svc.errors import InvalidRequest
 from state_svc.model.project import LiveProject
 from state_svc.rpc.error_map import unwrap
@@ -16,6 +17,7 @@ from state_svc.rpc.stream import StreamSessions
 from state_svc.service import Service
 from state_svc.store.memory import MemoryStore
 from tests.support.embedded import Embedded, embedded
+from tests.support.held_store import HeldStore
 from tests.support.mutations import batch, create
 from tests.support.pipe import Pipe
 
@@ -105,3 +107,36 @@ async def test_the_next_frame_comes_while_one_is_taken(
         await pipe.asked(1)
         held.set()
         assert (await pipe.answer()).attached.project_id == "p"
+
+
+async def test_a_frame_that_was_read_waits_for_room() -> None:
+    """Each of many streams can have one, read while there was room or as it came back."""
+    store = HeldStore()
+    async with embedded(store, "--max-pending-bytes", str(1 << 20)) as service:
+        for project_id in ("p", "q"):
+            await service.create(project_id)
+        project = await service.service.live("q")
+        async with _stream(service.service) as pipe:
+            store.entered.clear()
+            store.gate.clear()
+            first = asyncio.create_task(service.commit("p", create("first")))
+            await store.entered.wait()
+            large = asyncio.create_task(service.commit("p", *_large("a"), *_large("b")))
+            await _turns()
+            assert not service.service.committer.has_room
+            pipe.send(batch("q", 1, create("a")))
+            await _turns()
+            assert project.revision == 1
+            store.gate.set()
+            assert (await pipe.answer()).acks.acks[0].revision == 2
+            await asyncio.gather(first, large)
+
+
+async def _turns() -> None:
+    """Let all go as far as it can; nothing here waits for a thread or a timer."""
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+
+def _large(node_id: str) -> list[Mutation]:
+    return [create(node_id, result={"text": "x" * 600_000})]
