@@ -12,7 +12,7 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 
@@ -66,12 +66,21 @@ class _Outgoing:
     size: int = 0
 
 
+@dataclass(slots=True)
+class _Opening:
+    """A producer with epochs that are not durable yet; the highest one is in force."""
+
+    durable: int
+    storing: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+
+
 class StreamSessions:
     """The open streams by producer, so that a newer epoch ends the older ones at once."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._sessions: dict[str, set[StreamSession]] = {}
+        self._openings: dict[str, _Opening] = {}  #: by producer id
 
     async def open(self, session: StreamSession, request: OpenStream) -> Welcome:
         """Register a stream.
@@ -108,17 +117,20 @@ class StreamSessions:
             if not current and len(service.producers) >= most:
                 remedy = "use an id again with a higher epoch, or raise max_producers"
                 raise LimitReached(limit="max_producers", most=most, remedy=remedy)
+            opening = self._openings.setdefault(producer_id, _Opening(durable=current))
+            storing = asyncio.create_task(
+                self._store(producer_id, epoch), name=f"epoch {epoch} of {producer_id}"
+            )
+            # Its callers may be gone: then nobody else looks at how it ended.
+            storing.add_done_callback(lambda task: task.cancelled() or task.exception())
+            opening.storing[epoch] = storing
             service.producers[producer_id] = epoch
             for older in list(self._sessions.get(producer_id, ())):
                 older.fence(epoch)
-            try:
-                await service.committer.put_producer(producer_id, epoch)
-            except RamifyError:
-                if service.producers.get(producer_id) == epoch:
-                    service.producers[producer_id] = current
-                    if not current:
-                        del service.producers[producer_id]
-                raise
+        opened = self._openings.get(producer_id)
+        if opened is not None and epoch in opened.storing:
+            # Perhaps by another stream: an epoch that is not durable may yet be nothing.
+            await asyncio.shield(opened.storing[epoch])
             current = service.producers.get(producer_id, 0)
             if epoch < current:  # a newer one opened while this one waited, and found no stream
                 raise ProducerFenced(producer_id=producer_id, current_epoch=current)
@@ -133,6 +145,22 @@ class StreamSessions:
             ),
             limits=limits_message(service.limits),
         )
+
+    async def _store(self, producer_id: str, epoch: int) -> None:
+        """Make an epoch durable, though all who wait for it may go away."""
+        service, opening = self._service, self._openings[producer_id]
+        try:
+            await service.committer.put_producer(producer_id, epoch)
+            opening.durable = max(opening.durable, epoch)
+        finally:
+            del opening.storing[epoch]
+            in_force = max([opening.durable, *opening.storing])
+            if in_force:
+                service.producers[producer_id] = in_force
+            else:
+                del service.producers[producer_id]
+            if not opening.storing:
+                del self._openings[producer_id]
 
     def may_write(self, producer_id: str) -> bool:
         """Whether a producer has a name of its own, or an open stream."""

@@ -10,11 +10,12 @@ import pytest
 
 from ramify.v1.error_pb2 import ErrorReason
 from ramify.v1.mutation_pb2 import Mutation
-from state_svc.errors import InvalidRequest
+from state_svc.errors import InvalidRequest, ProducerFenced, StoreUnavailable
 from state_svc.model.project import LiveProject
 from state_svc.rpc.error_map import unwrap
 from state_svc.rpc.stream import StreamSessions
 from state_svc.service import Service
+from state_svc.store.base import ProducerRecord
 from state_svc.store.memory import MemoryStore
 from tests.support.embedded import Embedded, embedded
 from tests.support.held_store import HeldStore
@@ -130,6 +131,75 @@ async def test_a_frame_that_was_read_waits_for_room() -> None:
             store.gate.set()
             assert (await pipe.answer()).acks.acks[0].revision == 2
             await asyncio.gather(first, large)
+
+
+async def test_an_epoch_is_durable_before_any_of_its_streams_is_welcome() -> None:
+    """The second of two that open it at once could write, and nobody knew its epoch later."""
+    store = HeldStore()
+    async with embedded(store) as service:
+        sessions = StreamSessions(service.service)
+        store.gate.clear()
+        opened = [
+            asyncio.create_task(Pipe().open(service.service, sessions, "producer", 5))
+            for _ in range(2)
+        ]
+        await _turns()
+        assert not any(task.done() for task in opened)
+        store.fail_next = "before"
+        store.gate.set()
+        await asyncio.wait(opened)
+        assert all(isinstance(task.exception(), StoreUnavailable) for task in opened)
+        assert service.service.producers == {}
+        pipe = Pipe()
+        await pipe.open(service.service, sessions, "producer", 5)
+        assert await store.list_producers() == [ProducerRecord("producer", 5)]
+        await pipe.close()
+
+
+async def test_an_epoch_whose_opener_went_away_is_stored_for_the_next() -> None:
+    store = HeldStore()
+    async with embedded(store) as service:
+        sessions, gone, pipe = StreamSessions(service.service), Pipe(), Pipe()
+        store.gate.clear()
+        opening = asyncio.create_task(gone.open(service.service, sessions, "producer", 5))
+        await store.entered.wait()
+        await gone.cut()
+        await asyncio.wait([opening])
+        store.fail_next = "before"
+        store.gate.set()
+        await _turns()
+        await pipe.open(service.service, sessions, "producer", 5)
+        assert await store.list_producers() == [ProducerRecord("producer", 5)]
+        await pipe.close()
+
+
+async def test_of_epochs_that_fail_together_none_stays_in_force() -> None:
+    store = HeldStore()
+    async with embedded(store) as service:
+        sessions, first = StreamSessions(service.service), Pipe()
+        await first.open(service.service, sessions, "producer", 4)
+        store.gate.clear()
+        opened = []
+        for epoch in (5, 6):
+            pipe = Pipe()
+            opened.append(
+                asyncio.create_task(pipe.open(service.service, sessions, "producer", epoch))
+            )
+            await _turns()
+        store.fail_next = "before"
+        store.readable.clear()
+        store.gate.set()
+        await store.asked.wait()
+        opened.append(asyncio.create_task(Pipe().open(service.service, sessions, "producer", 7)))
+        await asyncio.wait(opened[2:])
+        assert service.service.producers == {"producer": 6}
+        store.fail_next = "before"
+        store.readable.set()
+        outcomes = await asyncio.gather(*opened, return_exceptions=True)
+        assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
+        assert service.service.producers == {"producer": 4}
+        with pytest.raises(ProducerFenced):
+            await first.close()
 
 
 async def _turns() -> None:
