@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from google.protobuf.duration_pb2 import Duration
 
 from ramify.v1.state_service_pb2 import (
@@ -13,13 +15,14 @@ from ramify.v1.state_service_pb2 import (
     RenewLeasesRequest,
     RenewLeasesResponse,
 )
-from state_svc.errors import InvalidRequest, LeaseHeld, ProjectNotFound
+from state_svc.errors import CorruptRecord, InvalidRequest, LeaseHeld, ProjectNotFound
 from state_svc.lease.clock import lease_is_held, lease_now, lease_ttl
 from state_svc.lease.table import DEFAULT_TTL, MAX_TTL, MIN_TTL
 from state_svc.model.entity import change_lease
 from state_svc.model.ids import is_producer_id
 from state_svc.service import Service, now_micros
 
+_log = logging.getLogger(__name__)
 _MAX_RENEWALS = 10_000
 
 
@@ -66,7 +69,10 @@ class LeaseRpcs:
         )
 
     async def renew_leases(self, request: RenewLeasesRequest) -> RenewLeasesResponse:
-        """Give the holder's leases their full time again; name those that are lost."""
+        """Give the holder's leases their full time again; name those that are lost.
+
+        So is the lease of a project that cannot be read.
+        """
         service = self._service
         if len(request.leases) > _MAX_RENEWALS:
             raise InvalidRequest(field="leases", problem=f"at most {_MAX_RENEWALS} are allowed")
@@ -76,6 +82,10 @@ class LeaseRpcs:
             try:
                 project = await service.live(held.project_id)
             except ProjectNotFound:
+                lost.append(held)
+                continue
+            except CorruptRecord as error:  # of this project alone: the others go on
+                _log.error("project cannot be read", extra={"fields": error.fields})
                 lost.append(held)
                 continue
             lease = project.entity.lease

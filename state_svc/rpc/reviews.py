@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 
 from ramify.v1.review_pb2 import Review, ReviewState
@@ -11,11 +12,12 @@ from ramify.v1.state_service_pb2 import (
     ListReviewsRequest,
     ListReviewsResponse,
 )
-from state_svc.errors import InvalidRequest, ProjectNotFound, ReviewNotFound
+from state_svc.errors import CorruptRecord, InvalidRequest, ProjectNotFound, ReviewNotFound
 from state_svc.model.review import OPEN
 from state_svc.rpc.convert import MAX_PAGE_BYTES, check_enum, page_size
 from state_svc.service import Service
 
+_log = logging.getLogger(__name__)
 _SEPARATOR = "|"  #: of a page token; no id has it
 
 
@@ -62,6 +64,11 @@ class ReviewRpcs:
                 if request.project_id:
                     raise
                 continue  # deleted since
+            except CorruptRecord as error:
+                if request.project_id:
+                    raise
+                _log.error("project cannot be read", extra={"fields": error.fields})
+                continue
             reviews = list(project.view.reviews.values())
             if project_id == at_project:
                 names = list(project.view.reviews)

@@ -7,10 +7,16 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from ramify.v1.state_service_pb2 import AcquireLeaseRequest, AcquireLeaseResponse
+from ramify.v1.state_service_pb2 import (
+    AcquireLeaseRequest,
+    AcquireLeaseResponse,
+    HeldLease,
+    RenewLeasesRequest,
+)
 from state_svc.errors import LeaseHeld, StoreUnavailable
 from state_svc.rpc.leases import LeaseRpcs
 from state_svc.store.memory import MemoryStore
+from tests.support.damage import damage
 from tests.support.embedded import Embedded, embedded
 
 
@@ -26,8 +32,10 @@ async def service(store: MemoryStore) -> AsyncIterator[Embedded]:
         yield running
 
 
-def _acquire(service: Embedded, holder: str) -> asyncio.Task[AcquireLeaseResponse]:
-    request = AcquireLeaseRequest(project_id="p", holder=holder)
+def _acquire(
+    service: Embedded, holder: str, project_id: str = "p"
+) -> asyncio.Task[AcquireLeaseResponse]:
+    request = AcquireLeaseRequest(project_id=project_id, holder=holder)
     return asyncio.create_task(LeaseRpcs(service.service).acquire_lease(request))
 
 
@@ -50,6 +58,24 @@ async def test_a_repeat_waits_for_the_grant_and_gets_the_same_epoch(service: Emb
     first, repeat = _acquire(service, "a"), _acquire(service, "a")
     assert (await first).lease_epoch == (await repeat).lease_epoch == 1
     assert (await repeat).revision == 2
+
+
+async def test_a_project_that_cannot_be_read_does_not_cost_the_other_leases() -> None:
+    store = MemoryStore()
+    async with embedded(store) as running:
+        for project_id in ("bad", "good"):
+            await running.create(project_id)
+            await _acquire(running, "h", project_id)
+        uid = (await running.service.live("bad")).uid
+    damage(store, uid)
+    held = [HeldLease(project_id=name, lease_epoch=1) for name in ("bad", "good")]
+    async with embedded(store) as running:
+        project = await running.service.live("good")
+        assert (project.uid, 1) not in running.service.leases._deadlines
+        request = RenewLeasesRequest(holder="h", leases=held)
+        answer = await LeaseRpcs(running.service).renew_leases(request)
+        assert [lost.project_id for lost in answer.lost] == ["bad"]
+        assert (project.uid, 1) in running.service.leases._deadlines
 
 
 async def test_of_two_that_ask_at_once_one_gets_the_lease(service: Embedded) -> None:

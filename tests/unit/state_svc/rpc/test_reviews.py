@@ -19,11 +19,13 @@ from ramify.v1.state_service_pb2 import (
     WatchProjectRequest,
     WatchProjectResponse,
 )
-from state_svc.errors import InvalidRequest, ProjectNotFound, ReviewNotFound
+from state_svc.errors import CorruptRecord, InvalidRequest, ProjectNotFound, ReviewNotFound
 from state_svc.rpc.history import HistoryRpcs
 from state_svc.rpc.leases import LeaseRpcs
 from state_svc.rpc.reviews import ReviewRpcs
+from state_svc.store.memory import MemoryStore
 from state_svc.watch.session import WatchSession
+from tests.support.damage import damage
 from tests.support.embedded import Embedded, embedded
 from tests.support.mutations import create, open_review, resolve
 
@@ -102,6 +104,18 @@ async def test_reviews_and_their_counts_survive_a_restart(tmp_path: Path) -> Non
         request = GetReviewRequest(project_id="a", review_id="r1")
         answer = await ReviewRpcs(service.service).get_review(request)
         assert (answer.review.state, answer.review.actor) == (RESOLVED, "ada")
+
+
+async def test_a_project_that_cannot_be_read_does_not_hide_the_reviews_of_others() -> None:
+    store = MemoryStore()
+    async with embedded(store) as service:
+        await fill(service)
+        uid = (await service.service.live("a")).uid
+    damage(store, uid)
+    async with embedded(store) as service:
+        assert await listed(service, states=[OPEN]) == ["c/r1", "c/r2"]
+        with pytest.raises(CorruptRecord):
+            await listed(service, project_id="a")
 
 
 async def test_a_decision_needs_no_lease(service: Embedded) -> None:
