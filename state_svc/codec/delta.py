@@ -12,6 +12,8 @@ from state_svc.model.wire import bytes_field, varint_field
 MAX_FRAME_BYTES = 1 << 20  #: of several revisions in one message or segment
 MAX_BODY_BYTES = 3_600_000  #: of one message; gRPC's clients take 4 MiB unless told otherwise
 
+_FIELD_BYTES = 5  #: of a change or a revision in a message, beside its own bytes: at most
+
 _FIRST = Delta.FIRST_REVISION_FIELD_NUMBER
 _LAST = Delta.LAST_REVISION_FIELD_NUMBER
 _RESUME = WatchProjectResponse.RESUME_REVISION_FIELD_NUMBER
@@ -49,15 +51,23 @@ def encode_watch_deltas(first: int, last: int, body: bytes) -> Iterator[tuple[by
 
 
 def _fragments(delta: Delta) -> list[bytes]:
+    """Cut a delta at its changes; each part has the revisions of its own changes."""
+    infos = {info.revision: info for info in delta.revisions}
     parts: list[bytes] = []
-    part, size = Delta(revisions=delta.revisions, coalesced=delta.coalesced), 0
+    part, size, revision = Delta(coalesced=delta.coalesced), 0, 0
     for change in delta.changes:
-        length = change.ByteSize()
-        if size and size + length > MAX_BODY_BYTES:
+        length = change.ByteSize() + _FIELD_BYTES
+        info = infos.get(change.revision)
+        info_length = 0 if info is None else info.ByteSize() + _FIELD_BYTES
+        if size and size + length + info_length > MAX_BODY_BYTES:
             parts.append(part.SerializeToString())
-            part, size = Delta(revisions=delta.revisions, coalesced=delta.coalesced), 0
+            part, size, revision = Delta(coalesced=delta.coalesced), 0, 0
+        if info is not None and change.revision != revision:
+            part.revisions.append(info)
+            size += info_length
         part.changes.append(change)
         size += length
+        revision = change.revision
     return [*parts, part.SerializeToString()]
 
 

@@ -99,8 +99,10 @@ class WatchLog:
             if not resume:
                 return
             whole = Delta(first_revision=parts[0].first_revision, last_revision=resume)
-            whole.revisions.extend(delta.revisions)
             for part in parts:
+                assert {i.revision for i in part.revisions} == {c.revision for c in part.changes}
+                known = {info.revision for info in whole.revisions}
+                whole.revisions.extend(i for i in part.revisions if i.revision not in known)
                 whole.changes.extend(part.changes)
             self._fragments, delta = [], whole
         first, last = delta.first_revision, delta.last_revision
