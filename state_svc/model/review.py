@@ -6,6 +6,7 @@ no effect: the orchestrator that lets a review expire cannot know what a human d
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -31,6 +32,8 @@ from state_svc.model.node import set_micros
 from state_svc.model.problem import Problem
 
 WAITING_PREFIX = "review:"  #: of `waiting_on` of a node that waits for a review
+
+_HASH_CHARS = 16  #: of an id that is too long to be kept in another one
 
 _INVALID = ErrorReason.ERROR_REASON_INVALID_MUTATION
 _ILLEGAL = ErrorReason.ERROR_REASON_ILLEGAL_TRANSITION
@@ -332,4 +335,13 @@ def reopened(reviews: Iterable[Review], suffix: str, micros: int) -> dict[str, R
 
 
 def _renamed(review_id: str, suffix: str) -> str:
-    return f"{review_id[: limits.MAX_ID_CHARS - len(suffix) - 1]}.{suffix}"
+    """Return another id for each: of a long one a part of its hash, if the suffix needs the room.
+
+    What is cut is as long as ids can be, and what is not cut is shorter.
+    """
+    room = limits.MAX_ID_CHARS - len(suffix) - 1
+    kept = room - _HASH_CHARS - 1
+    if len(review_id) > kept:
+        digest = hashlib.sha256(review_id.encode()).hexdigest()
+        review_id = f"{review_id[:kept]}.{digest[:_HASH_CHARS]}"
+    return f"{review_id}.{suffix}"

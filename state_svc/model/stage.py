@@ -22,10 +22,13 @@ from state_svc.model.problem import Problem
 _INVALID = ErrorReason.ERROR_REASON_INVALID_MUTATION
 _BODIES = ("input", "output", "prompt", "response")
 _OUTPUT_ONLY = ("create_time", "revision")
+_MOST_SECONDS = 315_576_000_000  #: of a `Duration`; JSON has no more
 
 
 def _duration(value: Duration) -> str:
-    return "" if value.seconds >= 0 and 0 <= value.nanos < 1_000_000_000 else "is negative"
+    if 0 <= value.seconds <= _MOST_SECONDS and 0 <= value.nanos < 1_000_000_000:
+        return ""
+    return f"is negative or has more than {_MOST_SECONDS} seconds"
 
 
 def _tool_calls(value: list[ToolCall]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -27,6 +28,7 @@ from state_svc.history.replay import Replay
 from state_svc.ingest.admission import check_lease
 from state_svc.model import limits
 from state_svc.model.apply import apply_batch
+from state_svc.model.ids import is_id
 from state_svc.model.project import Applied, LiveProject
 from tests.support.live import (
     CONFLICT,
@@ -354,3 +356,15 @@ def test_the_new_id_of_a_long_one_is_still_an_id() -> None:
     assert fork.reviews[review_id].checkpoint == (
         ReviewCheckpoint.REVIEW_CHECKPOINT_BEFORE_EXECUTION
     )
+
+
+def test_open_reviews_of_a_fork_stay_as_many_however_alike_their_ids_are() -> None:
+    alike = "r" * 119
+    ids = [alike, *(f"{alike}{end}" for end in ("1", "2", ".0", "." + "0" * 8))]
+    ids += [f"{'r' * 102}.{hashlib.sha256(i.encode()).hexdigest()[:16]}" for i in ids]
+    opened = (open_review(i, "root", message=i) for i in ids)
+    project = live_project(create("root"), *opened)
+    fork = fork_view(project.view, "f", "0123456789abcdef", NOW)
+    assert [review.message for review in fork.reviews.values()] == ids
+    assert all(is_id(review_id) for review_id in fork.reviews)
+    assert fork.entity.open_review_count == len(ids)

@@ -110,6 +110,8 @@ def test_replay_passes_over_records(project: LiveProject) -> None:
         (stage("leaf", create_time=Timestamp(seconds=1)), "stage.create.create_time"),
         (stage("leaf", model="m" * 256), "stage.create.model"),
         (stage("leaf", duration=Duration(seconds=-1)), "stage.create.duration"),
+        (stage("leaf", duration=Duration(seconds=315_576_000_000)), ""),
+        (stage("leaf", duration=Duration(seconds=315_576_000_001)), "stage.create.duration"),
         (stage("leaf", end_time=Timestamp(nanos=-1)), "stage.create.end_time"),
         (stage("leaf", prompt=Payload(text="x" * (1 << 20))), "stage.create.prompt"),
         (stage("leaf", tool_calls=[ToolCall()] * 1_001), "stage.create.tool_calls"),
