@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from state_svc.errors import CorruptRecord, ProjectNotFound, RamifyError, ServerDraining
 from state_svc.history.archive import forget_stages
@@ -25,6 +26,7 @@ from state_svc.store.rows import PROBLEM, Row
 from state_svc.watch.hub import WatchHub
 from state_svc.watch.style import BroadcastDefaults
 
+_Result = TypeVar("_Result")
 _DAY_MICROS = 24 * 3_600 * 1_000_000
 
 
@@ -85,7 +87,7 @@ class Service:
             )
         )
         # The commit goes on even if the caller goes away: nothing may half-happen.
-        await asyncio.shield(owner.future)
+        await self.requests.left.wait(owner.future)
 
     def is_in_use(self, project: LiveProject) -> bool:
         """Whether a project must stay in memory although nobody asks for it."""
@@ -135,6 +137,26 @@ class _Caller:
             self.future.set_exception(error)
 
 
+class Left:
+    """Counts what goes on although the call that began it is over."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def wait(self, work: asyncio.Future[_Result]) -> _Result:
+        """Return what `work` ends with; if the caller gives up first, it counts until its end."""
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            if not work.done():
+                self.count += 1
+                work.add_done_callback(self._end)
+            raise
+
+    def _end(self, _: object) -> None:
+        self.count -= 1
+
+
 class Damage:
     """The rows of producers and requests that could not be read at the start."""
 
@@ -155,6 +177,7 @@ class Requests:
     MOST = 100_000  #: answers that are kept; the oldest go
 
     def __init__(self, records: Sequence[RequestRecord], damage: Damage) -> None:
+        self.left = Left()
         self._damage = damage
         ordered = sorted(records, key=lambda record: record.micros)[-self.MOST :]
         self._records = {(r.method, r.request_id): r for r in ordered}  #: the oldest is first
@@ -181,7 +204,7 @@ class Requests:
         self._running[key] = task
         # Its caller may be gone: then nobody else looks at how it ended.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(task)
+        return await self.left.wait(task)
 
     async def _carry_out(
         self, key: tuple[str, str], work: Callable[[], Awaitable[RequestRecord]]

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import ExitStack
 from typing import BinaryIO
 
 from ramify.v1.state_service_pb2 import (
@@ -30,6 +31,7 @@ from state_svc.errors import (
 from state_svc.history.newcomer import store_newcomer
 from state_svc.model.ids import NO_PROJECT_ID, is_project_id
 from state_svc.model.project import LiveProject
+from state_svc.rpc.gate import Gate
 from state_svc.rpc.once import once
 from state_svc.service import Service, now_micros
 from state_svc.store.base import Commit, RequestRecord
@@ -47,7 +49,7 @@ class PortableRpcs:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._imports = 0
+        self._imports = Gate("imports", _MAX_IMPORTS)
 
     async def export_project(self, request: ExportProjectRequest) -> AsyncGenerator[bytes, None]:
         """Yield encoded messages: the project at its present head."""
@@ -84,21 +86,14 @@ class PortableRpcs:
         """Take the whole file, verify it, store it as a new project."""
         service = self._service
         service.check_open()
-        if self._imports >= _MAX_IMPORTS:
-            raise Overloaded(problem=f"{_MAX_IMPORTS} imports are under way")
-        self._imports += 1
-        try:
-            file = await asyncio.to_thread(self._open_scratch)
+        with ExitStack() as held:
+            held.enter_context(self._imports.enter())
             try:
+                file = held.enter_context(await asyncio.to_thread(self._open_scratch))
                 first = await self._receive(requests, file)
-            except BaseException:
-                file.close()
-                raise
-            return await self._take(first, file)
-        except OSError as error:
-            raise StoreUnavailable(problem=str(error.strerror)) from error
-        finally:
-            self._imports -= 1
+                return await self._take(first, file, held)
+            except OSError as error:
+                raise StoreUnavailable(problem=str(error.strerror)) from error
 
     async def _receive(
         self, requests: AsyncIterator[ImportProjectRequest], file: BinaryIO
@@ -118,23 +113,19 @@ class PortableRpcs:
             raise InvalidRequest(field="data", problem="is needed")
         return first
 
-    async def _take(self, first: ImportProjectRequest, file: BinaryIO) -> ImportProjectResponse:
+    async def _take(
+        self, first: ImportProjectRequest, file: BinaryIO, held: ExitStack
+    ) -> ImportProjectResponse:
         service = self._service
-        begun = False
 
         async def work() -> RequestRecord:
-            nonlocal begun
-            begun = True
-            with file:
+            # It goes on when its caller gives up, and keeps its file and its place until its end.
+            with held.pop_all():
                 file.seek(0)
                 found = await asyncio.to_thread(verify, file, service.limits)
                 return await self._store(first, file, found)
 
-        try:
-            record = await once(service, "ImportProject", first.request_id, work)
-        finally:
-            if not begun:  # else the work closes it, which goes on when its caller gives up
-                file.close()
+        record = await once(service, "ImportProject", first.request_id, work)
         project = await service.live(record.project_id)
         return ImportProjectResponse(project=project.view.to_project())
 

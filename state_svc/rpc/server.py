@@ -57,7 +57,8 @@ class RpcServer:
         self.sessions = StreamSessions(service)
         self._service = service
         self._streams = Gate("max_streams", service.limits.max_streams)
-        self._calls = Gate("max_calls", service.limits.max_calls)
+        left = service.requests.left
+        self._calls = Gate("max_calls", service.limits.max_calls, lambda: left.count)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(options=server_options(service.limits.max_message_bytes))
         projects, nodes = ProjectRpcs(service), NodeRpcs(service)

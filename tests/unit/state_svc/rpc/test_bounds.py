@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from ramify.v1.plan_pb2 import Plan
 from ramify.v1.state_service_pb2 import (
     AcquireLeaseRequest,
+    ExportProjectRequest,
+    ExportProjectResponse,
     ImportProjectRequest,
     ListNodesRequest,
     PinRevisionRequest,
 )
+from state_svc.admin.arrival import ProjectFile, verify
 from state_svc.errors import InvalidRequest, Overloaded
-from state_svc.rpc import idle, nodes
+from state_svc.model.limits import Limits
+from state_svc.rpc import idle, nodes, portable
 from state_svc.rpc.gate import Gate
 from state_svc.rpc.leases import LeaseRpcs
 from state_svc.rpc.nodes import _MAX_LISTINGS, NodeRpcs
 from state_svc.rpc.pins import PinRpcs
 from state_svc.rpc.portable import _MAX_IMPORTS, PortableRpcs
+from state_svc.service import Left
+from tests.support.bound import WAIT_SECONDS
 from tests.support.embedded import embedded
 from tests.support.held_store import HeldStore
 from tests.support.mutations import create
@@ -60,6 +68,68 @@ async def test_imports_beyond_their_number_are_refused(tmp_path: Path) -> None:
         for task in under_way:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
+
+
+async def test_an_import_counts_until_its_end_though_its_caller_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each holds its project in memory, whoever waits for it."""
+    verifying, let_go = asyncio.Semaphore(0), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def held_verify(file: BinaryIO, limits: Limits) -> ProjectFile:
+        loop.call_soon_threadsafe(verifying.release)
+        assert let_go.wait(WAIT_SECONDS)
+        return verify(file, limits)
+
+    monkeypatch.setattr(portable, "verify", held_verify)
+    async with embedded(tmp_path) as running:
+        await running.create("p")
+        rpcs, service = PortableRpcs(running.service), running.service
+        file = b"".join(
+            [
+                ExportProjectResponse.FromString(message).data
+                async for message in rpcs.export_project(ExportProjectRequest(project_id="p"))
+            ]
+        )
+
+        async def upload(project_id: str) -> AsyncIterator[ImportProjectRequest]:
+            yield ImportProjectRequest(project_id=project_id, request_id=project_id, data=file)
+
+        names = [f"i{number}" for number in range(_MAX_IMPORTS)]
+        for name in names:
+            call = asyncio.create_task(rpcs.import_project(upload(name)))
+            async with asyncio.timeout(WAIT_SECONDS):
+                await verifying.acquire()
+            call.cancel()
+            await asyncio.wait([call])
+        assert service.requests.left.count == _MAX_IMPORTS
+        with pytest.raises(Overloaded):
+            await rpcs.import_project(upload("more"))
+        let_go.set()
+        await asyncio.gather(*service.requests._running.values())
+        assert service.requests.left.count == 0
+        for name in names:
+            assert (await service.live(name)).project_id == name
+        await rpcs.import_project(upload("more"))
+
+
+async def test_what_goes_on_without_its_caller_counts_among_the_calls() -> None:
+    left = Left()
+    gate = Gate("max_calls", 1, lambda: left.count)
+    work = asyncio.get_running_loop().create_future()
+    with gate.enter():
+        call = asyncio.create_task(left.wait(work))
+        await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.wait([call])
+    with pytest.raises(Overloaded), gate.enter():
+        pass
+    work.set_result(None)
+    await asyncio.sleep(0)
+    with gate.enter():
+        assert await left.wait(work) is None
+    assert left.count == 0
 
 
 async def test_no_call_adds_to_what_is_pending_while_that_fills_its_bound() -> None:
