@@ -157,6 +157,9 @@ class StateClient:
             after_revision=revision - 1,
             filter=pb.WatchFilter(kinds=[pb.EntityKind.ENTITY_KIND_COMMAND]),
             fail_if_compacted=True,
+            # Whatever the project sends by default: the answer is read from the change.
+            mode=pb.WatchMode.WATCH_MODE_DIFF,
+            coalescing=pb.Coalescing.COALESCING_NEVER,
         )
         call = self._stub.WatchProject(request, timeout=seconds)
         command = command_pb2.Command(command_id=command_id)

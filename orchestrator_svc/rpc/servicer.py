@@ -86,11 +86,8 @@ class OrchestratorServicer:
     async def start_project(self, request: pb.StartProjectRequest) -> pb.StartProjectResponse:
         """Create a project, or find the one of the same `request_id`, and execute it."""
         self._check_open()
-        if request.plan.ByteSize() < LARGE_PLAN_BYTES:
-            work = self._work_of(request)
-        else:
-            work = await asyncio.to_thread(self._work_of, request)
-        self._check_start(request, work.goal, work.profile)
+        # In a thread: a plan may have tens of thousands of tasks, a corpus may lie on a slow disk.
+        work = await asyncio.to_thread(self._checked_work_of, request)
         if request.validate_only:
             return pb.StartProjectResponse(project=_shown(request, work))
         project = await self._client.create_project(
@@ -174,6 +171,11 @@ class OrchestratorServicer:
             unacked_batches=self._stream.held_batches,
             settings=to_message(settle(self._execution)),
         )
+
+    def _checked_work_of(self, request: pb.StartProjectRequest) -> _Work:
+        work = self._work_of(request)
+        self._check_start(request, work.goal, work.profile)
+        return work
 
     def _work_of(self, request: pb.StartProjectRequest) -> _Work:
         """Return what a request is about. Its settings are all keys of the run: its own, else

@@ -16,6 +16,7 @@ from ramify.v1.orchestrator_service_pb2 import (
     ResumeProjectRequest,
     RetryNodeRequest,
 )
+from ramify.v1.project_pb2 import BroadcastMode
 from tests.support.runs import Follower, Runs
 from tests.support.wire import refusal
 
@@ -40,6 +41,19 @@ async def paused(runs: Runs, follower: Follower, project_id: str) -> None:
     cancel = CancelNodeRequest(project_id=project_id, node_id="root.1.0", actor="me")
     assert (await runs.stub.CancelNode(cancel)).receipt.state == APPLIED
     await follower.until(lambda history: history.state == "PAUSED")
+
+
+async def test_an_order_is_answered_whatever_the_project_sends_to_its_watchers(runs: Runs) -> None:
+    settings = {"broadcast_mode": BroadcastMode.BROADCAST_MODE_FULL}
+    project_id = (await runs.script(rules=[ONE_HANGS], settings=settings)).project_id
+    async with runs.follow(project_id) as follower:
+        await follower.until(one_hangs)
+        request = CancelNodeRequest(project_id=project_id, node_id="root.1.1")
+        refused = await refusal(runs.stub.CancelNode(request))
+        assert refused.reason == "COMMAND_REFUSED"
+        request = CancelNodeRequest(project_id=project_id, node_id="root.1.0")
+        assert (await runs.stub.CancelNode(request)).receipt.state == APPLIED
+        await follower.ended()
 
 
 async def test_a_run_is_paused_and_resumed(runs: Runs) -> None:

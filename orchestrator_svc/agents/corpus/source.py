@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
+import re
+import stat
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -22,6 +25,8 @@ from orchestrator_svc.agents.corpus.errors import CorpusUnavailableError
 
 log = logging.getLogger(__name__)
 
+#: What a line of Markdown or a record cannot hold: control characters, line ends, no UTF-8.
+_UNQUOTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 MAX_FILES = 100_000  #: a larger corpus is refused, not truncated
 
 
@@ -69,7 +74,8 @@ def validate_corpus(corpus: str) -> None:
 def document_paths(corpus: str) -> Iterator[tuple[str, Path]]:
     """Yield (relative path, path) of each document, in an order that does not depend on the disk.
 
-    Links to folders are not followed, so the walk ends.
+    Links to folders are not followed, so the walk ends. A path that no citation could show is
+    logged and left out.
     """
     root, stdlib = corpus_root(corpus), corpus == STDLIB
     for folder, folders, files in os.walk(root):
@@ -77,18 +83,22 @@ def document_paths(corpus: str) -> Iterator[tuple[str, Path]]:
         for name in sorted(files):
             if wanted_file(name, stdlib=stdlib):
                 path = Path(folder, name)
-                yield path.relative_to(root).as_posix(), path
+                relative = path.relative_to(root).as_posix()
+                if _UNQUOTABLE.search(relative):
+                    log.warning("document left out: its name", extra={"path": ascii(relative)})
+                else:
+                    yield relative, path
 
 
 def read_documents(corpus: str) -> list[Document]:
-    """Read every document of `corpus`; unreadable and oversize files are logged and left out."""
+    """Read every document of `corpus`; unreadable and oversize files are logged and left out.
+
+    So are pipes, sockets and devices, which have no end or block.
+    """
     documents: list[Document] = []
     for relative, path in document_paths(corpus):
         try:
-            if path.stat().st_size > MAX_FILE_BYTES:
-                log.warning("document left out: too large", extra={"path": relative})
-                continue
-            data = path.read_bytes()
+            data = _read_file(path)
         except OSError as error:
             log.warning("document left out: %s", error.strerror, extra={"path": relative})
             continue
@@ -104,6 +114,18 @@ def read_documents(corpus: str) -> list[Document]:
             corpus, "no document can be read", "check the permissions of its files"
         )
     return documents
+
+
+def _read_file(path: Path) -> bytes:
+    """Return the content of a regular file. Raises `OSError` for any other, and a large one."""
+    # Not blocking: opening a pipe waits for a writer otherwise.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise OSError(errno.EFBIG, "too large")
+    return data
 
 
 def content_key(documents: list[Document], format_version: int) -> str:

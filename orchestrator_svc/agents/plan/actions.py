@@ -102,7 +102,13 @@ class Actions:
         method = action.method or "GET"
         what = f"{method} {shown_url(action.url)}"
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None))
+            self._session = aiohttp.ClientSession(
+                # How many calls are open is the settings' to bound: a task that waits here for
+                # those of other projects would lose its time.
+                connector=aiohttp.TCPConnector(limit=0),
+                cookie_jar=aiohttp.DummyCookieJar(),  # no task sends what another one was given
+                timeout=aiohttp.ClientTimeout(total=None),
+            )
         loop = asyncio.get_running_loop()
         started = loop.time()
         report(what)
@@ -224,9 +230,11 @@ def _whole(value: object) -> object:
 
 
 def _value_output(ended: Ended) -> Output:
-    value: object = None
-    with suppress(ValueError, KeyError):
-        value = json.loads(ended.value)["value"]
+    try:
+        value: object = json.loads(ended.value)["value"]
+    except (ValueError, KeyError, TypeError) as error:
+        text = "the function ended without a value: its process was left or its files were closed"
+        raise AgentError(ErrorClass.EXECUTION, text) from error
     if value is None:
         return _body_output(
             ended.out, _left_out(ended), PlanOutput.PLAN_OUTPUT_TEXT, _success(ended)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
@@ -272,12 +273,19 @@ class _Reader:
 
     def link(self, top: Task) -> None:
         """Turn the ids of dependencies into siblings, then look for circles among them."""
+        needs: defaultdict[Task, dict[int, None]] = defaultdict(dict)  # in the order of naming
         for task in self.by_id.values():
-            self._lift(task)
+            self._lift(task, needs)
+        for task, indices in needs.items():
+            if len(indices) > MAX_TASK_DEPENDENCIES:
+                text = f"with its tasks it needs {len(indices)} tasks, at most"
+                self.report(f"{task.path}.depends_on", f"{text} {MAX_TASK_DEPENDENCIES}")
+            task.depends_on = tuple(indices)
         for group in (top, *self.by_id.values()):
             self._look_for_circles(group)
 
-    def _lift(self, task: Task) -> None:
+    def _lift(self, task: Task, needs: Mapping[Task, dict[int, None]]) -> None:
+        """Note which sibling of a task, or of a group around it, has to end first."""
         for id_ in task.message.depends_on:
             path = f"{task.path}.depends_on"
             other = self.by_id.get(id_)
@@ -293,8 +301,7 @@ class _Reader:
                 self.report(path, f"{id_} is a part of {task.message.id}, so it is done anyway")
             else:
                 ours, theirs_too = _branches(mine, theirs)
-                if theirs_too.index not in ours.depends_on:
-                    ours.depends_on += (theirs_too.index,)
+                needs[ours][theirs_too.index] = None
 
     def _look_for_circles(self, group: Task) -> None:
         sorter: TopologicalSorter[int] = TopologicalSorter()

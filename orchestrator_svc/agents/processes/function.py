@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import inspect
 import json
@@ -37,11 +38,12 @@ def run_function(
         system.die_with(host)()
         _take_over(fds, environment, cwd)
         answer = _call(frame)
-        code = 0 if "value" in answer else 1
-        sys.stdout.flush()
-        sys.stderr.flush()
         with os.fdopen(3, "wb", closefd=False) as outcome:
             outcome.write(json.dumps(answer).encode())
+        code = 0 if "value" in answer else 1
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # the function may have closed it
+                stream.flush()
     except BaseException:
         traceback.print_exc()
     finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 
 def add(left: int, right: int) -> int:
     """Return a sum."""
@@ -16,6 +18,11 @@ def fail(text: str) -> None:
 def given(dependencies: dict[str, object]) -> dict[str, object]:
     """Return what other tasks have made."""
     return dependencies
+
+
+def leave() -> None:
+    """End the process as if all was well."""
+    os._exit(0)
 
 
 def note(log: str, task_id: str) -> None:

@@ -110,6 +110,7 @@ async def test_a_failure_says_how_and_keeps_only_its_dependants_from_running() -
 - {{id: broken, command: {{shell: 'echo the reason >&2; exit 3'}}}}
 - {{id: after, depends_on: [broken], command: {{argv: ['true']}}}}
 - {{id: raises, python: {{function: '{TARGETS}:fail', args: [no luck]}}}}
+- {{id: leaves, python: {{function: '{TARGETS}:leave'}}}}
 - {{id: absent, command: {{argv: [no-such-program-here]}}}}
 - {{id: fine, command: {{argv: ['true']}}}}
 - {{id: words, command: {{argv: [echo, words], output: PLAN_OUTPUT_JSON}}}}
@@ -121,15 +122,17 @@ async def test_a_failure_says_how_and_keeps_only_its_dependants_from_running() -
         "broken": ErrorClass.EXECUTION,
         "after": ErrorClass.DEPENDENCY_FAILED,
         "raises": ErrorClass.EXECUTION,
+        "leaves": ErrorClass.EXECUTION,
         "absent": ErrorClass.EXECUTION,
         "words": ErrorClass.INVALID_OUTPUT,
     }
     assert errors["broken"].message.startswith("exit code 3 after ")
     assert errors["broken"].message.endswith("the reason")
     assert ": RuntimeError: no luck\n" in errors["raises"].message
+    assert errors["leaves"].message.startswith("the function ended without a value")
     assert errors["absent"].message.startswith("cannot be started: No such file")
     report = text(nodes["root"])
-    assert "1 of 6 tasks done, 5 FAILED." in report
+    assert "1 of 7 tasks done, 6 FAILED." in report
     assert "## broken failed" in report
     assert "the reason" in report
 

@@ -8,6 +8,7 @@ from google.protobuf.json_format import ParseDict
 from orchestrator_svc.agents.plan.agents import planned
 from orchestrator_svc.agents.plan.tree import InvalidPlan, PlanTree, read_plan
 from orchestrator_svc.graph.budget import Budget
+from orchestrator_svc.graph.plan import MAX_TASK_DEPENDENCIES
 from orchestrator_svc.graph.types import OnDependencyFailure, OnExhausted
 from ramify.v1.plan_pb2 import Plan, PlanTask
 from tests.support.plans import BAD_PLANS, LARGEST_PLANS, BadPlan, contract_plan
@@ -123,6 +124,23 @@ def test_a_dependency_in_another_group_holds_the_groups_apart() -> None:
         "f": (),
         "e": (0,),
     }
+
+
+def test_a_group_needs_no_more_tasks_than_a_plan_of_the_engine_may_name() -> None:
+    leaves = "\n".join(
+        f"- {{id: l{n}, command: {{shell: l}}}}" for n in range(MAX_TASK_DEPENDENCIES + 1)
+    )
+    first = ", ".join(f"l{n}" for n in range(MAX_TASK_DEPENDENCIES))
+    group = f"""
+- id: g
+  tasks:
+  - {{id: a, depends_on: [{first}], command: {{shell: l}}}}
+  - {{id: b, depends_on: [l0%s], command: {{shell: l}}}}
+"""
+    read = tree(leaves + group % "")
+    assert read.by_id["g"].depends_on == tuple(range(MAX_TASK_DEPENDENCIES))
+    with pytest.raises(InvalidPlan, match="with its tasks it needs 1001 tasks, at most 1000"):
+        tree(leaves + group % f", l{MAX_TASK_DEPENDENCIES}")
 
 
 def test_the_steps_of_a_plan_follow_from_its_size() -> None:

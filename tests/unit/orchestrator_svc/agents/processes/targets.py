@@ -40,6 +40,13 @@ def text(length: int) -> str:
     return "x" * length
 
 
+def without_output() -> dict[str, int]:
+    """Return a value, after closing what is printed to."""
+    sys.stdout.close()
+    os.closerange(4, 64)
+    return {"answer": 42}
+
+
 def hold_the_interpreter(pid_file: str) -> None:
     """Write a pid, start a daemon that leaves its group, ignore SIGTERM, never return."""
     import signal

@@ -76,6 +76,7 @@ async def test_a_function_gives_its_value_or_its_error(processes: Processes) -> 
     for function, value in (
         (target("add", 2, 3), '{"value": 5}'),
         (target("later", ["x"]), '{"value": ["x"]}'),
+        (target("without_output"), '{"value": {"answer": 42}}'),
         (target("fail", "broken"), '{"error": "RuntimeError: broken"}'),
         (target("absent"), f'{{"error": "AttributeError: module \'{TARGETS}\' has no'),
         (target("unshowable"), f'{{"error": "the value of {TARGETS}:unshowable is no JSON'),
