@@ -170,8 +170,12 @@ class ServiceMetrics:
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"ramify_state_{name}", text, registry=self.registry)
 
+    def seen(self, project_id: str) -> Counters:
+        """Return the counters of one project as they are, without keeping new ones."""
+        return self._projects.get(project_id) or Counters()
+
     def project(self, project_id: str) -> Counters:
-        """Return the counters of one project."""
+        """Return the counters of one project, to count in them."""
         counters = self._projects.get(project_id)
         if counters is None:
             if len(self._projects) >= _MAX_PROJECTS:

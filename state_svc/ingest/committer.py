@@ -18,7 +18,13 @@ from state_svc.codec.compression import PLAIN
 from state_svc.codec.delta import split
 from state_svc.codec.project import encode_project
 from state_svc.codec.segment import encode_segment
-from state_svc.errors import CorruptRecord, Overloaded, RamifyError, StoreUnavailable
+from state_svc.errors import (
+    CorruptRecord,
+    Overloaded,
+    ProjectNotFound,
+    RamifyError,
+    StoreUnavailable,
+)
 from state_svc.failpoints import failpoint
 from state_svc.ingest.batching import BatchBuffer, BatchLimits
 from state_svc.metrics import ServiceMetrics, StoredPart
@@ -113,9 +119,12 @@ class Committer:
     def submit(self, batch: PendingBatch) -> None:
         """Put an accepted batch on its way. Its owner learns the outcome.
 
-        Raises `StoreUnavailable` while the outcome of a failed commit is unknown.
+        Raises `StoreUnavailable` while the outcome of a failed commit is unknown, and
+        `ProjectNotFound` for a project that is being deleted.
         """
         self._check_available()
+        if batch.project.closed:
+            raise ProjectNotFound(project_id=batch.project.project_id)
         batch.project.accept(batch.applied)
         self._put(batch)
         if self._buffer.size >= self._max_pending_bytes:

@@ -124,6 +124,7 @@ class LiveProject:
     def __init__(self, view: View) -> None:
         self.view = view
         self.producers: dict[str, ProducerPosition] = {}
+        self.closed = False  #: accepts nothing: it is being deleted
         self.deleted = False  #: what it has in the store is going or gone
         self.revision = view.revision  #: head counting what is pending
         self.micros = view.micros

@@ -39,7 +39,7 @@ class AdminRpcs:
         service = self._service
         if request.project_id:
             project = await service.live(request.project_id)
-            stats = service.metrics.project(request.project_id).to_stats()
+            stats = service.metrics.seen(request.project_id).to_stats()
             stats.watchers = service.hub.count(project)
             stats.unsynced_watchers = service.hub.unsynced_count(project)
         else:

@@ -54,11 +54,16 @@ def page_size(requested: int) -> int:
 
 
 def parse_place(token: str) -> tuple[int, int]:
-    """Return the place in a history, `revision.index`, that a page token names.
+    """Return the place in a history or a diff, `revision.index`, that a page token names.
 
     Raises `InvalidRequest`.
     """
     revision, _, index = token.partition(".")
-    if not (revision.isdecimal() and index.isdecimal()):
+    if not (is_place(revision) and is_place(index)):
         raise InvalidRequest(field="page_token", problem="is not from this service")
     return int(revision), int(index)
+
+
+def is_place(text: str) -> bool:
+    """Return whether a part of a page token is a number as this service gives them."""
+    return text.isdecimal() and len(text) < 19  # fits 63 bits

@@ -27,7 +27,7 @@ from state_svc.lease.clock import lease_is_held
 from state_svc.model import transitions
 from state_svc.model.ids import NO_PROJECT_ID, is_project_id
 from state_svc.model.project import LiveProject
-from state_svc.rpc.convert import page_size
+from state_svc.rpc.convert import page_size, parse_place
 from state_svc.rpc.once import once
 from state_svc.service import Service, new_id, now_micros
 from state_svc.store.base import RequestRecord
@@ -49,7 +49,7 @@ class HistoryRpcs:
         project = await self._service.live(request.project_id)
         to_revision, start = request.to_revision or project.view.revision, 0
         if request.page_token:
-            to_revision, start = _parse_token(request.page_token)
+            to_revision, start = parse_place(request.page_token)
         if to_revision < request.from_revision:
             raise InvalidRequest(field="to_revision", problem="is before from_revision")
         if to_revision == request.from_revision:
@@ -121,16 +121,16 @@ class HistoryRpcs:
 
         async def delete() -> RequestRecord:
             project = await service.live(request.project_id)
-            await service.committer.settled(project)
+            self._check_ended(project, request)
+            project.closed = True  # what was accepted is settled, and nothing comes after it
+            try:
+                await service.committer.settled(project)
+                self._check_ended(project, request)
+                await service.projects.delete(project)
+            except BaseException:
+                project.closed = False
+                raise
             entity = project.entity
-            if not request.force and (
-                entity.state not in transitions.PROJECT.terminal
-                or lease_is_held(entity, service.leases)
-            ):
-                raise ProjectActive(
-                    project_id=project.project_id, state=transitions.PROJECT.names[entity.state]
-                )
-            await service.projects.delete(project)
             service.metrics.forget(project.project_id)
             service.leases.end(project.uid, entity.lease.lease_epoch)
             service.snapshots.forget(project)
@@ -143,13 +143,17 @@ class HistoryRpcs:
         await service.requests.once("DeleteProject", request.project_id, delete)
         return DeleteProjectResponse()
 
+    def _check_ended(self, project: LiveProject, request: DeleteProjectRequest) -> None:
+        """Raise `ProjectActive` for a project that may be executed, unless by `force`."""
+        entity = project.entity
+        if not request.force and (
+            entity.state not in transitions.PROJECT.terminal
+            or lease_is_held(entity, self._service.leases)
+        ):
+            raise ProjectActive(
+                project_id=project.project_id, state=transitions.PROJECT.names[entity.state]
+            )
+
 
 def _next(records: Iterator[SnapshotRecord]) -> SnapshotRecord | None:
     return next(records, None)
-
-
-def _parse_token(token: str) -> tuple[int, int]:
-    revision, _, start = token.partition(".")
-    if not (revision.isdecimal() and start.isdecimal()):
-        raise InvalidRequest(field="page_token", problem="is not from this service")
-    return int(revision), int(start)

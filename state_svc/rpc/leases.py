@@ -99,6 +99,8 @@ class LeaseRpcs:
     async def release_lease(self, request: ReleaseLeaseRequest) -> ReleaseLeaseResponse:
         """End a lease as a revision, if it is still the holder's."""
         service = self._service
+        if not is_producer_id(request.holder):
+            raise InvalidRequest(field="holder", problem="is not a valid holder id")
         project = await service.live(request.project_id)
         lease = project.entity.lease
         if (lease.holder, lease.lease_epoch) != (request.holder, request.lease_epoch):

@@ -21,7 +21,7 @@ from ramify.v1.state_service_pb2 import (
 from state_svc.codec.segment import SegmentRecord, check_contiguous, decode_delta, decode_segment
 from state_svc.errors import CorruptRecord, InvalidRequest, NodeNotFound, ProjectNotFound
 from state_svc.model.node import LiveNode
-from state_svc.rpc.convert import MAX_PAGE_BYTES, check_enum, page_size, parse_place
+from state_svc.rpc.convert import MAX_PAGE_BYTES, check_enum, is_place, page_size, parse_place
 from state_svc.service import Service
 
 _MAX_LISTINGS = 64  #: listings with pages to come; the oldest is forgotten
@@ -148,7 +148,7 @@ class NodeRpcs:
     def _resume(self, request: ListNodesRequest) -> tuple[str, _Listing, int]:
         name, _, start = request.page_token.partition(".")
         listing = self._listings.get(name)
-        if listing is None or not start.isdecimal():
+        if listing is None or not is_place(start):
             raise InvalidRequest(
                 field="page_token", problem="is unknown or has been forgotten; begin again"
             )

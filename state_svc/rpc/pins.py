@@ -38,12 +38,17 @@ class PinRpcs:
             await self._commit(project, request, revision)
         else:
             await self._service.committer.settled(project)
+            if project.entity.pins.revisions.get(request.pin) != revision:
+                return await self.pin_revision(request)  # the pin was pending and has failed
         return PinRevisionResponse(revision=revision)
 
     async def unpin_revision(self, request: UnpinRevisionRequest) -> UnpinRevisionResponse:
         """Remove a pin, if it is there."""
         project = await self._project(request)
         if request.pin not in project.entity.pins.revisions:
+            await self._service.committer.settled(project)
+            if request.pin in project.entity.pins.revisions:
+                return await self.unpin_revision(request)  # its removal was pending and has failed
             return UnpinRevisionResponse(unpinned=False)
         await self._commit(project, request, 0)
         return UnpinRevisionResponse(unpinned=True)

@@ -45,7 +45,12 @@ class ProjectRpcs:
 
         async def commit() -> RequestRecord:
             micros = now_micros()
-            project, applied = await self._admit(request, micros)
+            try:
+                project, applied = await self._admit(request, micros)
+            except RamifyError:
+                known = request.project_id in service.projects
+                service.metrics.rejected(request.project_id if known else None)
+                raise
             record = RequestRecord(
                 "CommitBatch", request.request_id, project.project_id, applied.revision, micros
             )

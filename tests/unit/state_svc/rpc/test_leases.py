@@ -11,9 +11,10 @@ from ramify.v1.state_service_pb2 import (
     AcquireLeaseRequest,
     AcquireLeaseResponse,
     HeldLease,
+    ReleaseLeaseRequest,
     RenewLeasesRequest,
 )
-from state_svc.errors import LeaseHeld, StoreUnavailable
+from state_svc.errors import InvalidRequest, LeaseHeld, StoreUnavailable
 from state_svc.rpc.leases import LeaseRpcs
 from state_svc.store.memory import MemoryStore
 from tests.support.damage import damage
@@ -83,3 +84,9 @@ async def test_of_two_that_ask_at_once_one_gets_the_lease(service: Embedded) -> 
     await asyncio.wait([first, second])
     assert first.exception() is None
     assert isinstance(second.exception(), LeaseHeld)
+
+
+async def test_a_lease_of_nobody_cannot_be_released(service: Embedded) -> None:
+    with pytest.raises(InvalidRequest):
+        await LeaseRpcs(service.service).release_lease(ReleaseLeaseRequest(project_id="p"))
+    assert (await service.service.live("p")).view.revision == 1

@@ -10,12 +10,14 @@ import pytest
 
 from ramify.v1.state_service_pb2 import (
     DeleteProjectRequest,
+    DiffProjectRequest,
     ListNodeHistoryRequest,
+    ListNodesRequest,
     ListProjectsRequest,
     ListReviewsRequest,
     ListStagesRequest,
 )
-from state_svc.errors import CorruptRecord
+from state_svc.errors import CorruptRecord, InvalidRequest
 from state_svc.rpc import nodes, stages
 from state_svc.rpc.history import HistoryRpcs
 from state_svc.rpc.nodes import NodeRpcs
@@ -108,3 +110,29 @@ async def test_a_history_whose_end_is_missing_is_damage(tmp_path: Path) -> None:
         request = ListNodeHistoryRequest(project_id="p", node_id="seldom")
         with pytest.raises(CorruptRecord):
             await NodeRpcs(running.service).list_node_history(request)
+
+
+@pytest.mark.parametrize("number", ["9" * 5_000, "9" * 20])
+async def test_a_token_with_a_huge_number_is_refused(number: str) -> None:
+    async with embedded(MemoryStore()) as running:
+        await running.create("p")
+        await running.commit("p", create("n"), create("m"))
+        nodes_of, token = NodeRpcs(running.service), f"2.{number}"
+        page = await nodes_of.list_nodes(ListNodesRequest(project_id="p", page_size=1))
+        name = page.next_page_token.partition(".")[0]
+        for call in (
+            nodes_of.list_nodes(
+                ListNodesRequest(project_id="p", page_size=1, page_token=f"{name}.{number}")
+            ),
+            nodes_of.list_node_history(
+                ListNodeHistoryRequest(project_id="p", node_id="n", page_token=token)
+            ),
+            HistoryRpcs(running.service).diff_project(
+                DiffProjectRequest(project_id="p", from_revision=1, page_token=token)
+            ),
+            StageRpcs(running.service).list_stages(
+                ListStagesRequest(project_id="p", page_token=token)
+            ),
+        ):
+            with pytest.raises(InvalidRequest):
+                await call
