@@ -11,7 +11,7 @@ import pytest
 from ramify.v1.project_pb2 import ProjectState
 from ramify.v1.state_service_pb2 import DeleteProjectRequest
 from state_svc.codec.project import ProjectRecord
-from state_svc.errors import CorruptRecord, ProjectActive, ProjectNotFound
+from state_svc.errors import CorruptRecord, ProjectNotFound
 from state_svc.history.registry import ProjectRegistry
 from state_svc.rpc.history import HistoryRpcs
 from state_svc.store.base import Commit
@@ -100,7 +100,7 @@ async def test_a_deletion_that_is_repeated_while_it_is_under_way_happens_once(
             await running.service.live("p")
 
 
-async def test_a_project_that_runs_again_while_its_deletion_waits_is_not_deleted() -> None:
+async def test_what_comes_while_a_deletion_waits_for_what_was_accepted_is_refused() -> None:
     store = _SlowStore()
     store.told.set()
     async with embedded(store) as running:
@@ -118,10 +118,11 @@ async def test_a_project_that_runs_again_while_its_deletion_waits_is_not_deleted
         retried = asyncio.create_task(running.commit("p", again))
         await asyncio.sleep(0)
         store.free.set()
-        assert [await before, await retried] == [4, 5]
-        with pytest.raises(ProjectActive):
-            await deleting
-        assert not store.asked.is_set()
+        assert await before == 4
+        with pytest.raises(ProjectNotFound):
+            await retried
+        await deleting
+        assert store.asked.is_set()
 
 
 async def test_a_project_whose_row_is_damaged_is_not_deleted_by_half(
