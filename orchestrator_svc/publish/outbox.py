@@ -7,8 +7,9 @@ batches and frames, which is what keeps latency low under load.
 
 Every batch that was sent is answered once by an ack or a reject, or the connection ends. After
 a reject that may pass (store away, overload) the lane waits until all it has in flight is
-answered and then resends from its first unacked batch; the server knows repeats (SEM 4, 5). Any
-other reject ends the lane: what it still holds was decided on a view that is wrong.
+answered and then resends from its first unacked batch; the server knows repeats (SEM 4, 5). An
+attach that is refused so is sent again later, with all that the lane holds behind it. Any other
+reject ends the lane: what it still holds was decided on a view that is wrong.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Lane(Generic[T]):
     unacked: deque[Entry[T]] = field(default_factory=deque)
     unsent: int = 0  #: how many of `unacked`, counted from the end, are to be sent
     in_flight: dict[int, int] = field(default_factory=dict)  #: sequence → bytes
-    resume_at: float = 0.0  #: earliest time of the resend of a stalled lane
+    resume_at: float = 0.0  #: earliest time of a stalled lane's resend, or of the next attach
     stalls: int = 0  #: in a row, without an ack between them
 
 
@@ -158,20 +159,36 @@ class Outbox(Generic[T]):
                 continue
             lane.state = LaneState.ATTACHING
             lane.attach_sent = False
+            lane.resume_at = 0.0
             lane.unsent = len(lane.unacked)
             self._dirty[lane.project_id] = None
 
-    def take_attaches(self) -> list[str]:
-        """Return the projects to attach now, each once per connection."""
+    def take_attaches(self, now: float) -> list[str]:
+        """Return the projects to attach now, each once until `attach_later` or a connection."""
         wanted = [
             lane.project_id
             for project_id in self._dirty
             if (lane := self._lanes[project_id]).state is LaneState.ATTACHING
             and not lane.attach_sent
+            and lane.resume_at <= now
         ]
         for project_id in wanted:
             self._lanes[project_id].attach_sent = True
         return wanted
+
+    def attach_later(self, project_id: str, resume_at: float) -> int:
+        """Take note of a refused attach that may pass; return the lane's stalls in a row.
+
+        It is sent again at `resume_at`; until then the lane keeps what it holds.
+        """
+        lane = self._lanes.get(project_id)
+        if lane is None:
+            return 0
+        if lane.state is LaneState.ATTACHING and lane.attach_sent:
+            lane.attach_sent = False
+            lane.stalls += 1
+            lane.resume_at = resume_at
+        return lane.stalls
 
     def attached(self, project_id: str, project_uid: str, last_sequence: int) -> None:
         """Take note of the server's position; the lane may send.
@@ -244,16 +261,22 @@ class Outbox(Generic[T]):
         return frame
 
     def next_resume(self, now: float) -> float | None:
-        """Return when the next stalled lane may resend; None if no time is waited for.
+        """Return when the next lane may resend or attach; None if no time is waited for.
 
-        A lane whose time has come at `now` waits for room in the window, which answers bring.
+        A stalled lane whose time has come at `now` waits for room in the window: answers bring it.
         """
         times = [
             lane.resume_at
             for lane in self._lanes.values()
-            if lane.state is LaneState.STALLED and not lane.in_flight and lane.resume_at > now
+            if lane.resume_at > now and self._waits_for_time(lane)
         ]
         return min(times, default=None)
+
+    @staticmethod
+    def _waits_for_time(lane: Lane[T]) -> bool:
+        if lane.state is LaneState.ATTACHING:
+            return not lane.attach_sent
+        return lane.state is LaneState.STALLED and not lane.in_flight
 
     def _end_stall(self, lane: Lane[T], now: float) -> None:
         if lane.state is LaneState.STALLED and not lane.in_flight and lane.resume_at <= now:

@@ -104,7 +104,8 @@ class MutationStream:
     async def open_lane(self, project_id: str, project_uid: str) -> None:
         """Begin to write to a project; returns when its position is known.
 
-        Raises `ProjectReplaced`, `ProjectNotFound`, or what else state_svc answers.
+        Goes on waiting while state_svc refuses for now. Raises `ProjectReplaced`,
+        `ProjectNotFound`, or what else state_svc answers.
         """
         self._outbox.open_lane(project_id, project_uid)
         waiter = asyncio.get_running_loop().create_future()
@@ -249,7 +250,7 @@ class MutationStream:
             self._wake.clear()
             now = loop.time()
             if not self._draining:
-                for project_id in self._outbox.take_attaches():
+                for project_id in self._outbox.take_attaches(now):
                     attach = state_service_pb2.AttachProject(project_id=project_id)
                     await self._write(call, Request(attach=attach))
                 max_bytes = self.limits.max_message_bytes - FRAME_MARGIN_BYTES
@@ -347,10 +348,14 @@ class MutationStream:
                 self._outbox.gap(project_id, sequence, expected, now + backoff.next_delay())
             except PositionLost as lost:
                 self._fail_lane(project_id, ProjectReplaced(str(lost), project_id=project_id))
-        elif isinstance(error, TRANSIENT) and sequence:
-            stalls = self._outbox.stall(project_id, sequence, now + backoff.next_delay())
+        elif isinstance(error, TRANSIENT):
+            resume_at = now + backoff.next_delay()
+            if sequence:
+                what, stalls = "batch", self._outbox.stall(project_id, sequence, resume_at)
+            else:
+                what, stalls = "attach", self._outbox.attach_later(project_id, resume_at)
             level = _log.warning if stalls == 1 else _log.debug
-            level("batch refused for now", project_id=project_id, cause=error.message)
+            level("refused for now", what=what, project_id=project_id, cause=error.message)
         else:
             self._fail_lane(project_id, error, sequence)
 

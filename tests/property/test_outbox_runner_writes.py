@@ -1,7 +1,8 @@
 """The outbox against a model of state_svc: nothing is lost, doubled or reordered, all is bounded.
 
-The model answers every batch once: it acks, refuses for now, or asks for an earlier one; commits
-fail, connections break with anything under way, and the server stays where it was.
+The model answers every batch once: it acks, refuses for now, or asks for an earlier one. It may
+refuse an attach for now. Commits fail, connections break with anything under way, and the server
+stays where it was.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     @rule()
     def send(self) -> None:
-        self.wire += ((project, 0, 0) for project in self.outbox.take_attaches())
+        self.wire += ((project, 0, 0) for project in self.outbox.take_attaches(self.now))
         frame = self.outbox.take_frame(MAX_FRAME_BATCHES, MAX_FRAME_BYTES, self.now)
         assert len(frame) <= MAX_FRAME_BATCHES
         assert len(frame) <= 1 or sum(entry.size for _, entry in frame) <= MAX_FRAME_BYTES
@@ -78,7 +79,8 @@ class OutboxMachine(RuleBasedStateMachine):
         project, sequence, body = self.wire.popleft()
         position = self.server[project]
         if not sequence:
-            self.replies.append(("attached", project, 0, len(position.committed)))
+            kind = "attached" if refuse else "later"
+            self.replies.append((kind, project, 0, len(position.committed)))
         elif sequence == position.accepted + 1:
             if refuse:
                 position.pending.append(body)
@@ -113,6 +115,8 @@ class OutboxMachine(RuleBasedStateMachine):
         kind, project, sequence, value = self.replies.popleft()
         if kind == "attached":
             self.outbox.attached(project, f"uid-{project}", value)
+        elif kind == "later":
+            self.outbox.attach_later(project, self.now + RETRY_AFTER)
         elif kind == "ack":
             for item in self.outbox.acks(project, sequence, sequence, value):
                 self.acked[project].append((item.body, item.revision))

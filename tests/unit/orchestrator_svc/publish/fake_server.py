@@ -30,6 +30,7 @@ class FakeServer:
         self.durable: dict[str, list[mutation_pb2.MutationBatch]] = {}
         self.received: list[tuple[str, int]] = []  #: project and sequence of every batch
         self.refuse: list[error_pb2.Error] = []  #: answers to the next batches
+        self.refuse_attach: list[error_pb2.Error] = []  #: answers to the next attaches
         self.silent = False  #: commits without an ack
         self.hang_up_after: int | None = None  #: batches until the connection ends
         self.hung_up = asyncio.Event()
@@ -54,6 +55,10 @@ class FakeServer:
                 await self._write(context, self._welcome())
             elif kind == "attach":
                 project_id = request.attach.project_id
+                if self.refuse_attach:
+                    reject = pb.Reject(project_id=project_id, error=self.refuse_attach.pop(0))
+                    await self._write(context, pb.StreamMutationsResponse(reject=reject))
+                    continue
                 attached = pb.Attached(
                     project_id=project_id,
                     project_uid=self.uids.get(project_id, "uid"),

@@ -1,4 +1,4 @@
-"""The outbox alone: what a stalled lane waits for."""
+"""The outbox alone: what a lane waits for that was refused for now."""
 
 from __future__ import annotations
 
@@ -24,3 +24,37 @@ def test_a_stalled_lane_waits_for_its_time_then_for_room_but_never_for_what_is_p
     outbox.acks("busy-0", 1, 1, 7)
     frame = outbox.take_frame(1, 1 << 20, now=5.0)
     assert [(lane, entry.body) for lane, entry in frame] == [("stalled", "a")]
+
+
+def test_an_attach_refused_for_now_is_sent_again_at_its_time_with_all_that_is_held() -> None:
+    outbox: Outbox[str] = Outbox()
+    outbox.connected(1_000, 1 << 20)
+    outbox.open_lane("p", "uid")
+    assert outbox.take_attaches(now=0.0) == ["p"]
+    outbox.offer("p", "a", 10)
+    assert outbox.attach_later("p", resume_at=5.0) == 1
+    assert outbox.next_resume(now=1.0) == 5.0
+    assert not outbox.take_attaches(now=1.0)
+    assert outbox.take_attaches(now=5.0) == ["p"]
+    assert outbox.next_resume(now=1.0) is None, "the answer is waited for, no time"
+    assert outbox.attach_later("p", resume_at=9.0) == 2
+    assert not outbox.take_frame(9, 1 << 20, now=9.0), "its position is not known"
+    assert outbox.take_attaches(now=9.0) == ["p"]
+    outbox.attached("p", "uid", 0)
+    frame = outbox.take_frame(9, 1 << 20, now=9.0)
+    assert [(lane, entry.sequence, entry.body) for lane, entry in frame] == [("p", 1, "a")]
+
+
+def test_a_new_connection_attaches_at_once_and_a_late_refusal_changes_no_open_lane() -> None:
+    outbox: Outbox[str] = Outbox()
+    outbox.connected(1_000, 1 << 20)
+    outbox.open_lane("p", "uid")
+    assert outbox.take_attaches(now=0.0) == ["p"]
+    outbox.attach_later("p", resume_at=5.0)
+    outbox.connected(1_000, 1 << 20)
+    assert outbox.take_attaches(now=1.0) == ["p"]
+    outbox.attached("p", "uid", 0)
+    assert outbox.attach_later("p", resume_at=5.0) == 1, "not counted again"
+    assert not outbox.take_attaches(now=5.0)
+    assert outbox.next_resume(now=1.0) is None
+    assert outbox.attach_later("gone", resume_at=5.0) == 0

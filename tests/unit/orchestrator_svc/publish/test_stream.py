@@ -9,6 +9,7 @@ import pytest
 from orchestrator_svc.errors import (
     IllegalTransition,
     ProducerFenced,
+    ProjectNotFound,
     ProjectReplaced,
 )
 from orchestrator_svc.publish.stream import MutationStream
@@ -67,6 +68,51 @@ async def test_a_refusal_that_may_pass_is_resent_in_order(
         futures = [await write(stream, f"n{i}") for i in range(6)]
         await asyncio.gather(*futures)
     assert stored(fake) == [f"n{i}" for i in range(6)]
+
+
+_FOR_NOW = [
+    error_pb2.Error(reason=reason)
+    for reason in (
+        error_pb2.ERROR_REASON_STORE_UNAVAILABLE,
+        error_pb2.ERROR_REASON_OVERLOADED,
+        error_pb2.ERROR_REASON_SERVER_DRAINING,
+    )
+]
+
+
+async def test_an_attach_refused_for_now_after_a_reconnect_loses_nothing() -> None:
+    fake = FakeServer()
+    fake.silent = True
+    fake.hang_up_after = 3
+    async with serving(fake) as stream:
+        await stream.open_lane("p", "uid")
+        fake.refuse_attach = list(_FOR_NOW)
+        futures = [await write(stream, f"n{i}") for i in range(8)]
+        await fake.hung_up.wait()
+        fake.silent = False
+        async with asyncio.timeout(WAIT_SECONDS):
+            await asyncio.gather(*futures)
+    assert not fake.refuse_attach
+    assert stored(fake) == [f"n{i}" for i in range(8)]
+
+
+async def test_a_lane_whose_first_attach_is_refused_for_now_waits_until_it_is_open() -> None:
+    fake = FakeServer()
+    fake.refuse_attach = list(_FOR_NOW)
+    async with serving(fake) as stream:
+        async with asyncio.timeout(WAIT_SECONDS):
+            await stream.open_lane("p", "uid")
+        assert not fake.refuse_attach
+        assert await (await write(stream, "one")) == 11
+
+
+async def test_an_attach_refused_for_good_ends_the_lane() -> None:
+    fake = FakeServer()
+    fake.refuse_attach = [error_pb2.Error(reason=error_pb2.ERROR_REASON_PROJECT_NOT_FOUND)]
+    async with serving(fake) as stream:
+        with pytest.raises(ProjectNotFound):
+            await stream.open_lane("p", "uid")
+        await stream.open_lane("p", "uid")
 
 
 async def test_a_refusal_for_good_ends_the_lane_and_no_other() -> None:
