@@ -47,7 +47,10 @@ class HistoryRpcs:
         if not request.from_revision:
             raise InvalidRequest(field="from_revision", problem="is needed")
         project = await self._service.live(request.project_id)
-        to_revision, start = request.to_revision or project.view.revision, 0
+        head = project.view.revision
+        if request.from_revision > head:
+            raise RevisionAhead(revision=request.from_revision, head_revision=head)
+        to_revision, start = request.to_revision or head, 0
         if request.page_token:
             to_revision, start = parse_place(request.page_token)
         if to_revision < request.from_revision:

@@ -89,6 +89,10 @@ async def test_a_difference_names_the_nodes_and_fields_that_changed(wire: Wire) 
         wire.stub.DiffProject(DiffProjectRequest(project_id="d", from_revision=9, to_revision=3))
     )
     assert backwards.fields == ["to_revision"]
+    ahead = await refusal(
+        wire.stub.DiffProject(DiffProjectRequest(project_id="d", from_revision=99))
+    )
+    assert ahead.reason == "REVISION_AHEAD"
 
 
 async def test_a_fork_begins_where_the_other_was_and_leaves_it_alone(start_state: Start) -> None:

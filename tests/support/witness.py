@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator_svc import __main__ as service
-from orchestrator_svc import app
+from orchestrator_svc import config
 from orchestrator_svc.agents.base import AgentInput, Modifier, Output, Plan, Verdict
 from orchestrator_svc.agents.corpus import index
 from orchestrator_svc.agents.profile import (
@@ -139,7 +139,8 @@ def main() -> int:
         entries = ((name, known.get(name)) for name in known.names())
         return ProfileRegistry({name: _wrap(entry, data) for name, entry in entries if entry})
 
-    app.built_in_profiles = witnessed  # type: ignore[attr-defined]
+    assert hasattr(config, "built_in_profiles"), "what the service makes its profiles with"
+    config.built_in_profiles = witnessed
     _wrap_index(_hold_file(data, "index"))
     return service.main()
 
