@@ -34,6 +34,7 @@ def run_function(
     """
     code = 1
     try:
+        system.write_command_line(f"ramify {frame['function']}")  # or it is taken for the host
         os.setsid()
         system.die_with(host)()
         _take_over(fds, environment, cwd)

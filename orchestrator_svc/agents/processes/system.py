@@ -38,6 +38,18 @@ def die_with(parent: int) -> Callable[[], None]:
     return enter
 
 
+def write_command_line(text: str) -> None:
+    """Show another command line, as far as there is room; what is forked shows it too (Linux)."""
+    with suppress(OSError, ValueError, IndexError):
+        fields = Path("/proc/self/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+        start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end: see proc(5)
+        with Path("/proc/self/mem").open("r+b", buffering=0) as memory:
+            memory.seek(start)
+            if memory.read(end - start) == Path("/proc/self/cmdline").read_bytes():
+                memory.seek(start)
+                memory.write(text.encode()[: end - start - 1].ljust(end - start, b"\0"))
+
+
 def signal_group(pid: int, number: signal.Signals) -> None:
     """Send a signal to the group that a child leads; nothing if it is empty."""
     with suppress(ProcessLookupError, PermissionError):
@@ -79,7 +91,8 @@ def kill_marked(variable: bytes) -> None:
 def kill_abandoned(name: str, program: str) -> None:
     """Kill what has the variable `name` of a `program` that does not run any more (Linux).
 
-    Not what has this process's own value.
+    Not what has this process's own value. What the program forks leads no session while it shows
+    the program's command line.
     """
     marked: set[bytes] = set()
     led: set[bytes] = set()
@@ -93,7 +106,7 @@ def kill_abandoned(name: str, program: str) -> None:
             continue
         found = {variable for variable in variables if variable.startswith(prefix)}
         marked |= found
-        if leads and program.encode() in arguments:  # what it has forked leads no session
+        if leads and program.encode() in arguments:
             led |= found
     own = prefix + os.environ.get(name, "").encode()
     for mark in marked - led - {own}:

@@ -59,6 +59,17 @@ def hold_the_interpreter(pid_file: str) -> None:
         time.sleep(600)
 
 
+def fork_a_daemon(pid_file: str) -> None:
+    """Fork a daemon that leads a session and writes down the pids; never return."""
+    child, host = os.getpid(), os.getppid()
+    if os.fork() == 0:
+        os.setsid()
+        Path(pid_file + ".part").write_text(f"{child} {host} {os.getpid()}")
+        Path(pid_file + ".part").rename(pid_file)
+    while True:
+        time.sleep(600)
+
+
 def print_and_wait(text: str, go_on: str) -> None:
     """Print, without flushing, and wait for a file."""
     print(text)

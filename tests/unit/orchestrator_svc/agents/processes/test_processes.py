@@ -218,8 +218,9 @@ asyncio.run(main())
     await gone(*children)
 
 
+@pytest.mark.parametrize("kind", ["command", "function"])
 async def test_what_is_left_when_all_was_killed_at_once_ends_before_the_next_child_begins(
-    processes: Processes, tmp_path: Path
+    processes: Processes, tmp_path: Path, kind: str
 ) -> None:
     other = asyncio.create_task(processes.run(Command(argv=[*SHELL, "exec sleep 600"])))
     pid_file = tmp_path / "pids"
@@ -227,11 +228,15 @@ async def test_what_is_left_when_all_was_killed_at_once_ends_before_the_next_chi
         f"sleep 600 & a=$!; setsid sleep 601 & echo $$ $PPID $a $! > {pid_file}.part; "
         f"mv {pid_file}.part {pid_file}; wait"
     )
+    orders = {
+        "command": Command(argv=[*SHELL, shell]),
+        "function": target("fork_a_daemon", str(pid_file)),
+    }
     program = f"""
 import asyncio
-from orchestrator_svc.agents.processes.client import Command, Processes
+from orchestrator_svc.agents.processes.client import Command, Function, Processes
 
-asyncio.run(Processes(1).run(Command(argv=["/bin/sh", "-c", {shell!r}])))
+asyncio.run(Processes(1).run({orders[kind]!r}, cwd={ROOT!r}))
 """
     orchestrator = await asyncio.create_subprocess_exec(sys.executable, "-c", program, cwd=ROOT)
     child, host, *left = await appears(pid_file)
