@@ -25,6 +25,7 @@ from orchestrator_svc.agents.profile import (
     built_in_profiles,
 )
 from orchestrator_svc.agents.profile_file import InvalidProfile, with_files
+from orchestrator_svc.agents.yaml_file import InvalidYaml, read_yaml
 from orchestrator_svc.errors import StartupError
 from orchestrator_svc.graph.settings import Scalar, choose
 from orchestrator_svc.settings import (
@@ -211,10 +212,9 @@ def _from_environment(env: Mapping[str, str]) -> dict[str, object]:
 def _read_file(path: Path) -> tuple[dict[str, object], dict[str, object]]:
     """Return the two sections of a file."""
     try:
-        document = yaml.safe_load(path.read_text("utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        cause = " ".join(str(error).split())
-        raise StartupError(f"config: {path} cannot be read: {cause}") from error
+        document = read_yaml(path) or {}
+    except InvalidYaml as error:
+        raise StartupError(f"config: {error}") from error
     if not isinstance(document, dict):
         raise StartupError(f"config: {path} holds no sections")
     return _section(document, SECTION), _section(document, EXECUTION_SECTION)

@@ -134,8 +134,10 @@ def _read_file(path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        document = yaml.safe_load(Path(path).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = Path(path).read_text("utf-8")
+        _refuse_repeated_keys(yaml.compose(text, Loader=yaml.SafeLoader))
+        document = yaml.safe_load(text)
+    except Exception as error:  # PyYAML lets out whatever int(), a date or the stack raises
         raise InvalidConfig(file=path, problem=" ".join(str(error).split())) from error
     if document is not None and not isinstance(document, dict):
         raise InvalidConfig(file=path, problem="is not a mapping of sections")
@@ -143,6 +145,28 @@ def _read_file(path: str | None) -> dict[str, Any]:
     if section is not None and not isinstance(section, dict):
         raise InvalidConfig(file=path, key=SECTION, problem="is not a mapping")
     return dict(section or {})
+
+
+def _refuse_repeated_keys(root: yaml.Node | None) -> None:
+    """Raise `ValueError` for a key that a mapping has twice; YAML takes the last one."""
+    stack, met = [root], {id(root)}
+    while stack:
+        node = stack.pop()
+        parts: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            keys: set[str] = set()
+            for key, value in node.value:
+                if isinstance(key, yaml.ScalarNode):
+                    if key.value in keys:
+                        line = key.start_mark.line + 1
+                        raise ValueError(f"line {line}: {key.value} is there twice")
+                    keys.add(key.value)
+                parts.append(value)
+        elif isinstance(node, yaml.SequenceNode):
+            parts = node.value
+        new = [part for part in parts if id(part) not in met]  # aliases lead to one node
+        met.update(map(id, new))
+        stack += new
 
 
 def _parser() -> argparse.ArgumentParser:

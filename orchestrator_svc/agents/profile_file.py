@@ -20,11 +20,11 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import yaml
 from pydantic import JsonValue, ValidationError
 
 from orchestrator_svc.agents.profile import Profile, ProfileEntry, ProfileRegistry
 from orchestrator_svc.agents.routed import ROLES, RoutedAgents
+from orchestrator_svc.agents.yaml_file import InvalidYaml, read_yaml
 from orchestrator_svc.graph.types import Stage
 
 _SUFFIXES = (".yaml", ".yml")
@@ -64,9 +64,9 @@ def _files(path: Path) -> list[Path]:
 
 def _read(file: Path) -> Profile:
     try:
-        document = yaml.safe_load(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidProfile(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+        document = read_yaml(file)
+    except InvalidYaml as error:
+        raise InvalidProfile(str(error)) from error
     if not isinstance(document, dict):
         raise InvalidProfile(f"{file}: a profile is a mapping of keys")
     try:
@@ -130,7 +130,7 @@ def _load(name: str, sets: Mapping[str, ProfileEntry]) -> object:
     try:
         found: object = getattr(importlib.import_module(module_name), attribute)
         return found() if isinstance(found, type) else found
-    except Exception as error:  # of any code at all
+    except (Exception, SystemExit) as error:  # of any code at all
         raise InvalidProfile(f"{name}: {type(error).__name__}: {error}") from error
 
 

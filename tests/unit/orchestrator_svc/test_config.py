@@ -115,6 +115,40 @@ def test_a_bad_file_is_refused_with_the_key(tmp_path: Path, text: str, problem: 
 
 
 @pytest.mark.parametrize(
+    "text, problem",
+    [
+        (b"orchestrator_svc:\n  name: caf\xe9\n", "can't decode"),
+        (b"orchestrator_svc:\n  name: 2024-99-99\n", "month must be"),
+        (b"a: " + b"[" * 5_000, "recursion"),
+        (b"a: !!bool x", "cannot be read"),
+        (b"execution: {max_retries: 1}\nb: 1\nexecution: {}\n", "line 3: execution is there twice"),
+        (b"orchestrator_svc:\n  listen: h:1\n  listen: h:2\n", "line 3: listen is there twice"),
+        (b"a: [&x {b: 1, b: 2}, *x]\n", "line 1: b is there twice"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_in_one_line_with_its_name(
+    tmp_path: Path, text: bytes, problem: str
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(text)
+    with pytest.raises(StartupError, match=problem) as refused:
+        load_config([*STATE, "--config", str(path)], {})
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_aliases_and_merged_keys_repeat_no_key(tmp_path: Path) -> None:
+    text = (
+        "base: &base {max_retries: 1, max_recursion_depth: 2}\n"
+        "more: &more {<<: *base, max_retries: 3}\n"
+        "circle: &circle [*circle]\n"
+        "execution: {<<: *more, max_recursion_depth: 4}\n"
+    )
+    config = load_config([*STATE, *write(tmp_path / "c.yaml", text)], {})
+    assert config.execution == {"max_retries": 3, "max_recursion_depth": 4}
+
+
+@pytest.mark.parametrize(
     "argv, env, problem",
     [
         ([], {}, "state is needed"),

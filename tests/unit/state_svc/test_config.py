@@ -69,6 +69,11 @@ def test_an_unknown_key_in_the_environment_is_an_error() -> None:
         b"[1, 2]",
         b"a sentence",
         b"0",
+        b"state_svc: {listen: 2024-99-99}",
+        b"a: " + b"[" * 5_000,
+        b"a: !!bool x",
+        b"state_svc: {listen: 'a:1'}\nstate_svc: {log_level: DEBUG}",
+        b"state_svc: {listen: 'a:1', listen: 'a:2'}",
     ],
 )
 def test_a_bad_file_is_one_error_that_names_it(tmp_path: Path, text: bytes) -> None:

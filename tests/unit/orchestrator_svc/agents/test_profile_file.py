@@ -57,6 +57,11 @@ class NeedsMore:
         pass
 
 
+class Leaves:
+    def __init__(self):
+        raise SystemExit(3)
+
+
 shared = Mine()
 """
 SCRIPTED = {"atomizer": "scripted", "planner": "scripted", "aggregator": "scripted"}
@@ -177,6 +182,7 @@ def test_a_folder_holds_a_profile_per_file_and_each_has_its_files_name(folder: P
         ({"executor": "'absent_module:X'"}, "executor: absent_module:X: ModuleNotFoundError"),
         ({"executor": "'own_agents:Absent'"}, "executor: own_agents:Absent: AttributeError"),
         ({"executor": "'own_agents:NeedsMore'"}, "own_agents:NeedsMore: TypeError"),
+        ({"executor": "'own_agents:Leaves'"}, "executor: own_agents:Leaves: SystemExit: 3"),
         ({"executor": "'own_agents:Blocking'"}, "has no `async def execute(self, task)`"),
         ({"executor": "'own_agents:broken'"}, "has no `async def execute(self, task)`"),
         ({"executor": "scripted", "planner": "'own_agents:Mine'"}, "planner: own_agents.Mine has"),
@@ -195,7 +201,19 @@ def test_what_could_not_be_executed_is_refused_with_file_and_key(
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("text", ["- a list", "{", "", "\udcff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "- a list",
+        "{",
+        "",
+        "\udcff",
+        "name: 2024-99-99",
+        "name: " + "[" * 5_000,
+        "name: a\nplanner: scripted\natomizer: scripted\naggregator: scripted\n"
+        "executor: scripted\nexecutor: scripted\n",
+    ],
+)
 def test_what_is_no_profile_is_refused(folder: Path, text: str) -> None:
     path = folder / "bad.yaml"
     path.write_bytes(text.encode(errors="surrogateescape"))
