@@ -26,7 +26,7 @@ _TOKEN = re.compile(
 )
 #: What stands between the name of a `def` or `class` and its docstring, strings and comments apart.
 _HEADER = re.compile(r"\s*(?:\[[^\]]*\]\s*)?(?:\(.*\)\s*)?(?:->[^:]*)?:\s*[rRuU]?", re.DOTALL)
-_BEFORE_MODULE_DOC = re.compile(r"\A(?:\ufeff|[ \t]*(?:\#[^\n]*)?\n)*[rRuU]?$")
+_BEFORE_MODULE_DOC = re.compile(r"(?:\ufeff|[ \t]*(?:\#[^\n]*)?\n)*[rRuU]?")
 _LICENCE = re.compile(r"copyright|licen[cs]ed? |all rights reserved|warranty", re.IGNORECASE)
 _MARKER = re.compile(r"^(\s*)#+:?[!]?(.*)$")
 _LETTERS = re.compile(r"[A-Za-z]{2,}")
@@ -53,6 +53,8 @@ def python_sections(path: str, text: str) -> Iterator[Section]:
     documented: set[str] = set()
     comments: list[tuple[int, int]] = []  # line index, column
     line_no = body_at = 0
+    before = _BEFORE_MODULE_DOC.match(text)
+    module_doc_at = before.end() if before else 0
 
     def line_of(offset: int) -> int:
         nonlocal line_no
@@ -100,7 +102,7 @@ def python_sections(path: str, text: str) -> Iterator[Section]:
             if not _HEADER.fullmatch(_TOKEN.sub("", text[body_at:begin])):
                 continue
             name, kind = qualified(), scopes[-1][2]
-        elif not scopes and not documented and _BEFORE_MODULE_DOC.match(text[:begin]):
+        elif not scopes and not documented and begin == module_doc_at:
             name, kind = module, Kind.MODULE
         else:
             continue

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from orchestrator_svc.agents.corpus.clause import points_back
 from orchestrator_svc.agents.corpus.thesaurus import related
 from orchestrator_svc.agents.corpus.words import (
+    MAX_ORDINARY_LETTERS,
     STOP_WORDS,
     WEAK_WORDS,
     count_run,
@@ -81,11 +82,10 @@ def own_terms(clause: str) -> list[Term]:
                 joined = f"{lower}{other.lower()}" if after else f"{other.lower()}{lower}"
                 if joined.isalpha() and len(joined) > len(lower) + 1:
                     forms.append((stem(joined),))
-            forms.extend(
-                (stem(lower[:cut]), stem(lower[cut:]))
-                for cut in range(3, len(lower) - 2)
-                if lower.isalpha()
-            )
+            if len(lower) <= MAX_ORDINARY_LETTERS and lower.isalpha():
+                forms.extend(
+                    (stem(lower[:cut]), stem(lower[cut:])) for cut in range(3, len(lower) - 2)
+                )
         weight = WEAK if lower in WEAK_WORDS else 1.0
         others = tuple((word,) for word in related(form[0])) if len(form) == 1 else ()
         found.setdefault(form, Term(chunk, tuple(dict.fromkeys(forms)), others, weight))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import re
 
+MAX_ORDINARY_LETTERS = 40  #: of a word; longer ones are neither cached nor cut in two
+
 _WORD = re.compile(r"[^\W_]+")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _VOWEL = re.compile(r"[aeiouy]")
@@ -48,9 +50,12 @@ WEAK_WORDS = frozenset(
 PRONOUNS = frozenset("it its itself they them their theirs this that these those one ones".split())
 
 
-@functools.lru_cache(maxsize=200_000)
 def stem(word: str) -> str:
     """Return the form under which `word` and its inflections meet; `word` is lower case."""
+    return _cached_stem(word) if len(word) <= MAX_ORDINARY_LETTERS else _stem(word)
+
+
+def _stem(word: str) -> str:
     if len(word) < 3 or not word.isalpha():
         return word
     if word in _IRREGULAR:
@@ -79,10 +84,13 @@ def stem(word: str) -> str:
     return word
 
 
-@functools.lru_cache(maxsize=200_000)
 def _stems_of(raw: str) -> tuple[str, ...]:
     parts = [part for part in _CAMEL.split(raw) if part]
     return tuple(stem(part.lower()) for part in parts)
+
+
+_cached_stem = functools.lru_cache(maxsize=200_000)(_stem)
+_cached_stems_of = functools.lru_cache(maxsize=200_000)(_stems_of)
 
 
 def words(text: str) -> list[str]:
@@ -94,7 +102,8 @@ def stems(text: str) -> list[str]:
     """Return the stems of `text` in order; `ZipFile` and `zip_file` both give two."""
     found: list[str] = []
     for raw in _WORD.findall(text):
-        found.extend(_stems_of(raw))
+        cached = len(raw) <= MAX_ORDINARY_LETTERS
+        found.extend(_cached_stems_of(raw) if cached else _stems_of(raw))
     return found
 
 

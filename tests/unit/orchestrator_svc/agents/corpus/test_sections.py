@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator_svc.agents.corpus import python_sections as python_sections_module
 from orchestrator_svc.agents.corpus.documents import document_sections, wanted_file, wanted_folder
 from orchestrator_svc.agents.corpus.python_sections import python_sections
 from orchestrator_svc.agents.corpus.section import MAX_SECTION_LINES, Kind, Section, pieces
@@ -60,6 +61,38 @@ def test_docstrings_and_comments_of_python_are_sections_named_by_their_scope() -
         ("pkg.mod.Queue.put", Kind.FUNCTION, 24, 24),
         ("pkg.mod.outer.inner", Kind.FUNCTION, 31, 31),
     ]
+
+
+def test_what_stands_before_a_module_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern = python_sections_module._BEFORE_MODULE_DOC
+    looked: list[int] = []
+
+    class Counting:
+        def match(self, text: str) -> object:
+            looked.append(len(text))
+            return pattern.match(text)
+
+    monkeypatch.setattr(python_sections_module, "_BEFORE_MODULE_DOC", Counting())
+    text = "X = [\n" + '    "a string that is no docstring",\n' * 500 + "]\n"
+    assert list(python_sections("data.py", text)) == []
+    assert looked == [len(text)]
+
+
+@pytest.mark.parametrize(
+    "text, line",
+    [
+        ('"""What it is for."""', 1),
+        ('\ufeff# coding\n\n  # note\nR"""What it is for."""', 4),
+        ("\n\nu'What it is for.'\n", 3),
+        ('b"""What it is for."""', None),
+        ('x = """What it is for."""', None),
+        ('# note\nu = r"""What it is for."""', None),
+        (' """What it is for."""', None),
+    ],
+)
+def test_the_docstring_of_a_module_comes_before_all_code(text: str, line: int | None) -> None:
+    found = [section.start for section in python_sections("m.py", text)]
+    assert found == ([] if line is None else [line])
 
 
 def test_the_scan_finds_the_docstrings_that_the_compiler_finds(library: Path) -> None:

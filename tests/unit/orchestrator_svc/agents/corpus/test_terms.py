@@ -1,5 +1,6 @@
 """The terms of a clause and what it inherits."""
 
+from orchestrator_svc.agents.corpus import words
 from orchestrator_svc.agents.corpus.terms import (
     COMPANION,
     ELLIPTIC,
@@ -12,7 +13,7 @@ from orchestrator_svc.agents.corpus.terms import (
     own_terms,
     settle_forms,
 )
-from orchestrator_svc.agents.corpus.words import stems
+from orchestrator_svc.agents.corpus.words import MAX_ORDINARY_LETTERS, stems
 
 
 def test_question_words_are_no_terms_and_general_words_weigh_little() -> None:
@@ -38,6 +39,18 @@ def test_words_apart_and_written_together_match_each_other() -> None:
     assert all(term.match(stems("zipfile")) == 1.0 for term in apart if term.label != "read")
     assert own_terms("zipfile")[0].match(stems("a ZIP file")) == 1.0
     assert own_terms("to clean up")[0].match(stems("after cleanup")) == 1.0
+
+
+def test_a_word_beyond_the_limit_is_neither_cut_nor_kept() -> None:
+    caches = (words._cached_stem, words._cached_stems_of)
+    before = [cache.cache_info().currsize for cache in caches]
+    (long,) = own_terms("q" * 9_990)
+    assert long.forms == (("q" * 9_989,),), "its stem alone"
+    assert [cache.cache_info().currsize for cache in caches] == before
+    (longest,) = own_terms("qz" * (MAX_ORDINARY_LETTERS // 2))
+    assert len(longest.forms) == 1 + MAX_ORDINARY_LETTERS - 5, "cut wherever three letters are left"
+    (beyond,) = own_terms("qz" * (MAX_ORDINARY_LETTERS // 2) + "q")
+    assert len(beyond.forms) == 1
 
 
 def test_a_related_word_counts_for_less() -> None:
