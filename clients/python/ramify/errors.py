@@ -160,6 +160,13 @@ class DeadlineError(RamifyError):
     """No answer came in time. A mutating call may have had its effect: repeat its request_id."""
 
 
+class ClientClosedError(RamifyError):
+    """The client was closed before the call or during it. A mutating call may have had its effect.
+
+    Use another client; repeat a mutating call with its request_id.
+    """
+
+
 class WatchGapError(RamifyError):
     """A watch skipped or repeated revisions. The view built from it cannot be trusted."""
 

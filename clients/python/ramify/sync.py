@@ -3,6 +3,8 @@
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from functools import wraps
 from inspect import signature
 from types import GenericAlias, TracebackType
@@ -10,6 +12,9 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, get_args
 
 from ramify.calls import CallPolicy
 from ramify.client import AsyncClient
+from ramify.errors import ClientClosedError
+
+_CANCEL_SECONDS = 1.0  #: how long a cancelled call may take to end before it is cancelled again
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -61,6 +66,11 @@ class RamifyClient:
         actor: str = "",
         policy: CallPolicy | None = None,
     ) -> None:
+        self._closing = False
+        # Held to hand work to the loop and to set `_closing`: what was handed over before is ended
+        # by `close`, and nothing comes after. Reentrant, as the collector may close an iterator
+        # while it is held.
+        self._handover = threading.RLock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="ramify-client", daemon=True
@@ -84,12 +94,19 @@ class RamifyClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connections and end the thread. A second call does nothing."""
-        if self._loop.is_closed():
-            return
-        self._run(self._loop.shutdown_asyncgens())
-        self._run(self._client.aclose())
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        """Close the connections and end the thread. A second call does nothing.
+
+        Calls that have no answer yet fail with `ClientClosedError`, as do later ones; an iterator
+        does when it is asked for its next item.
+        """
+        with self._handover:
+            if self._closing:
+                return
+            self._closing = True
+            ended = asyncio.run_coroutine_threadsafe(_end(self._client), self._loop)
+        # Not in this thread: Ctrl-C while waiting does not leave the loop running.
+        ended.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._loop.stop))
+        ended.result()
         self._thread.join()
         self._loop.close()
 
@@ -140,9 +157,17 @@ class RamifyClient:
     import_project = _blocking(AsyncClient.import_project)
 
     def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._handover:
+            if self._closing:
+                work.close()
+                raise ClientClosedError("the client is closed")
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
+        except CancelledError:
+            if not self._closing:
+                raise
+            raise ClientClosedError("the client was closed during the call") from None
         except BaseException:  # Ctrl-C while waiting: do not leave the call running
             future.cancel()
             raise
@@ -156,8 +181,12 @@ class RamifyClient:
                 except StopAsyncIteration:
                     return
         finally:
-            if not self._loop.is_closed():  # closing the client has ended the iteration
-                self._run(_close(items))
+            if threading.current_thread() is self._thread:
+                # The collector runs in any thread; the loop's own cannot wait for the loop.
+                asyncio.run_coroutine_threadsafe(_close(items), self._loop)
+            else:
+                with suppress(ClientClosedError):  # closing the client ends the iteration
+                    self._run(_close(items))
 
 
 async def _open(
@@ -178,3 +207,14 @@ async def _next(items: AsyncGenerator[_T, None]) -> _T:
 
 async def _close(items: AsyncGenerator[object, None]) -> None:
     await items.aclose()
+
+
+async def _end(client: AsyncClient) -> None:
+    """End all that runs on the loop, then close the connections."""
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in others:
+            task.cancel()
+        # A task whose answer arrives together with the cancellation may go on: cancel it again.
+        await asyncio.wait(others, timeout=_CANCEL_SECONDS)
+    await asyncio.get_running_loop().shutdown_asyncgens()
+    await client.aclose()
