@@ -15,7 +15,9 @@ from orchestrator_svc.errors import (
     ServerDraining,
     StoreUnavailable,
 )
+from orchestrator_svc.graph.mutation import AddStage, Mutation, OpenReview, PatchNode
 from orchestrator_svc.graph.node import Result
+from orchestrator_svc.graph.trace import Body
 from orchestrator_svc.publish.backoff import Backoff
 from orchestrator_svc.publish.errors_in import from_rpc
 from ramify.v1 import mutation_pb2, payload_pb2
@@ -28,6 +30,7 @@ MAX_BODY_BYTES = 16 << 20  #: what the payload store takes
 MAX_RESULT_INLINE = 4 << 10  #: bytes of a node's result, and of a stage's output, in a batch
 MAX_STAGE_INLINE = 1 << 10  #: bytes of any other body of a stage record in a batch
 _PIECE = 512 << 10
+_MOST_CHAR_BYTES = 4  #: of one character in UTF-8
 _TIMEOUT = 60.0  #: seconds of one transfer
 _KNOWN_SECONDS = 600.0  #: state_svc keeps what nobody names for an hour
 _MAX_KNOWN = 10_000
@@ -104,6 +107,27 @@ class Bodies:
             text = data.decode(errors="replace")
             return Result(result.content_type, text=text, summary=result.summary)
         return Result(result.content_type, data=data, summary=result.summary)
+
+
+def may_be_large(mutation: Mutation) -> bool:
+    """Return whether some body of a mutation may be too large for a batch; cheap, and cautious."""
+    if isinstance(mutation, PatchNode):
+        result = mutation.changes.get("result")
+        return result is not None and _most_bytes(result) > MAX_RESULT_INLINE
+    if isinstance(mutation, AddStage):
+        trace = mutation.trace
+        bodies = (trace.input, trace.prompt, trace.response)
+        return (
+            bool(trace.tool_calls)
+            or (trace.output is not None and _most_bytes(trace.output) > MAX_RESULT_INLINE)
+            or any(body is not None and _most_bytes(body) > MAX_STAGE_INLINE for body in bodies)
+        )
+    return isinstance(mutation, OpenReview)
+
+
+def _most_bytes(body: Body | Result) -> int:
+    text = body.text
+    return len(body.data) or (len(text) if text.isascii() else len(text) * _MOST_CHAR_BYTES)
 
 
 def _bodies(message: mutation_pb2.Mutation) -> Iterator[tuple[payload_pb2.Payload, int]]:

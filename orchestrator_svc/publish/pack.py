@@ -5,25 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from ramify.v1 import mutation_pb2
-
 T = TypeVar("T")
 
 _FRAMING_BYTES = 8  #: tag and length of one mutation inside a batch, rounded up
 
 
 def pack(
-    groups: Iterable[Sequence[mutation_pb2.Mutation]], *, max_mutations: int, max_bytes: int
-) -> Iterator[list[mutation_pb2.Mutation]]:
-    """Yield the mutations of `groups`, in order, as batches; groups are read as needed.
+    groups: Iterable[Sequence[bytes]], *, max_mutations: int, max_bytes: int
+) -> Iterator[list[bytes]]:
+    """Yield the encoded mutations of `groups`, in order, as batches; groups are read as needed.
 
     A group that is over a limit by itself becomes a batch of its own, for the server to refuse;
     `check_plan` and `check_result` keep that from happening.
     """
-    batch: list[mutation_pb2.Mutation] = []
+    batch: list[bytes] = []
     size = 0
     for group in groups:
-        group_size = sum(mutation.ByteSize() + _FRAMING_BYTES for mutation in group)
+        group_size = sum(map(len, group)) + len(group) * _FRAMING_BYTES
         if batch and (len(batch) + len(group) > max_mutations or size + group_size > max_bytes):
             yield batch
             batch, size = [], 0

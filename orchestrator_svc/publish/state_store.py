@@ -6,16 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
-from orchestrator_svc.graph.mutation import AddStage, Mutation, OpenReview, PatchReview
+from orchestrator_svc.graph.mutation import Mutation
 from orchestrator_svc.graph.node import Result
 from orchestrator_svc.metrics import Metrics
-from orchestrator_svc.publish.bodies import Bodies
+from orchestrator_svc.publish.bodies import Bodies, may_be_large
 from orchestrator_svc.publish.client import CALL_TIMEOUT, translated
-from orchestrator_svc.publish.convert import read_node, to_message
+from orchestrator_svc.publish.convert import read_node
+from orchestrator_svc.publish.encode import encode, to_any_message
 from orchestrator_svc.publish.pack import pack, portions
 from orchestrator_svc.publish.records import LoadedProject, Sighting
-from orchestrator_svc.publish.review import review_message
-from orchestrator_svc.publish.stages import stage_message
 from orchestrator_svc.publish.stream import MutationStream
 from orchestrator_svc.publish.watch import follow_project, load_project
 from ramify.v1 import mutation_pb2
@@ -84,10 +83,8 @@ class StateServiceStore:
             self._bodies.forget()
         futures: list[asyncio.Future[int]] = []
         for part in portions(groups, limits.max_batch_mutations):
-            messages = [[_message(mutation) for mutation in group] for group in part]
-            await self._bodies.move_out(message for group in messages for message in group)
             batches = pack(
-                messages,
+                await self._encoded(part),
                 max_mutations=limits.max_batch_mutations,
                 max_bytes=limits.max_batch_bytes - BATCH_MARGIN_BYTES,
             )
@@ -98,10 +95,21 @@ class StateServiceStore:
                     await asyncio.sleep(0)  # others are not kept waiting by a large plan
         return futures
 
-
-def _message(mutation: Mutation) -> mutation_pb2.Mutation:
-    if isinstance(mutation, OpenReview | PatchReview):
-        return review_message(mutation)
-    if isinstance(mutation, AddStage):
-        return stage_message(mutation)
-    return to_message(mutation)
+    async def _encoded(self, groups: Sequence[Sequence[Mutation]]) -> list[list[bytes]]:
+        """Return mutations as they are sent; what is too large for a batch is stored first."""
+        encoded: list[list[bytes]] = []
+        large: list[tuple[list[bytes], int, mutation_pb2.Mutation]] = []
+        for group in groups:
+            row: list[bytes] = []
+            for mutation in group:
+                if may_be_large(mutation):
+                    large.append((row, len(row), to_any_message(mutation)))
+                    row.append(b"")
+                else:
+                    row.append(encode(mutation))
+            encoded.append(row)
+        if large:
+            await self._bodies.move_out(message for _, _, message in large)
+            for row, place, message in large:
+                row[place] = message.SerializeToString()
+        return encoded

@@ -19,11 +19,12 @@ import structlog
 from orchestrator_svc.errors import CorruptRecord, ProducerFenced, ProjectReplaced, RamifyError
 from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.backoff import Backoff
+from orchestrator_svc.publish.encode import SEQUENCE_BYTES, encode_batch, frame_request
 from orchestrator_svc.publish.errors_in import TRANSIENT, from_rpc, from_stream
 from orchestrator_svc.publish.outbox import Entry, LaneState, Outbox, PositionLost
 from orchestrator_svc.publish.spool import Spool
 from orchestrator_svc.publish.ticket import Ticket, Tickets
-from ramify.v1 import mutation_pb2, state_service_pb2
+from ramify.v1 import state_service_pb2
 from ramify.v1.error_pb2 import ErrorReason
 
 if TYPE_CHECKING:  # exists in the stub file only
@@ -131,21 +132,21 @@ class MutationStream:
             await self._progress.wait()
 
     async def offer(
-        self, project_id: str, mutations: Sequence[mutation_pb2.Mutation], *, lease_epoch: int
+        self, project_id: str, mutations: Sequence[bytes], *, lease_epoch: int
     ) -> asyncio.Future[int]:
-        """Append a batch; waits for room. Raises `ProjectReplaced` if the lane was ended."""
+        """Append a batch of encoded mutations; waits for room.
+
+        Raises `ProjectReplaced` if the lane was ended.
+        """
         outbox = self._outbox
         while outbox.held_batches >= MAX_HELD_BATCHES or self.held_bytes >= MAX_HELD_BYTES:
             await self._progress.wait()
         lane = outbox.lane(project_id)
         if lane is None or lane.state is LaneState.CLOSED:
             raise ProjectReplaced(project_id=project_id)
-        batch = mutation_pb2.MutationBatch(
-            project_id=project_id, mutations=mutations, lease_epoch=lease_epoch
-        )
-        size = batch.ByteSize() + 16
-        ticket = self._tickets.issue(batch, size)
-        outbox.offer(project_id, ticket, size)
+        batch = encode_batch(project_id, lease_epoch, mutations)
+        ticket = self._tickets.issue(batch)
+        outbox.offer(project_id, ticket, len(batch) + SEQUENCE_BYTES)
         self._wake.set()
         return ticket.future
 
@@ -259,9 +260,8 @@ class MutationStream:
                     bodies = self._bodies(batches)
                     if not bodies:
                         continue
-                    frame = state_service_pb2.MutationFrame(batches=bodies)
                     self._metrics.frame_batches.observe(len(batches))
-                    await self._write(call, Request(frame=frame))
+                    await self._write(call, frame_request(bodies))
                     continue
             elif not self._outbox.frames_in_flight:
                 await call.done_writing()  # lets the server stop without waiting for us
@@ -271,11 +271,9 @@ class MutationStream:
                 async with asyncio.timeout_at(resume_at):
                     await self._wake.wait()
 
-    def _bodies(
-        self, entries: Sequence[tuple[str, Entry[Ticket]]]
-    ) -> list[mutation_pb2.MutationBatch]:
+    def _bodies(self, entries: Sequence[tuple[str, Entry[Ticket]]]) -> list[bytes]:
         """Return what a frame carries; a lane with a damaged batch ends, before any gap of it."""
-        bodies: list[mutation_pb2.MutationBatch] = []
+        bodies: list[bytes] = []
         damaged: set[str] = set()
         for project_id, entry in entries:
             if project_id in damaged:

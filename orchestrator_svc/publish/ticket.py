@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from orchestrator_svc.errors import RamifyError
 from orchestrator_svc.metrics import Metrics
+from orchestrator_svc.publish.encode import with_sequence
 from orchestrator_svc.publish.spool import Slip, Spool
-from ramify.v1 import mutation_pb2
 
 SPOOL_ABOVE_BYTES = 16 << 20  #: in memory; further batches go into the spool while it has room
 
@@ -17,7 +17,7 @@ SPOOL_ABOVE_BYTES = 16 << 20  #: in memory; further batches go into the spool wh
 class Ticket:
     """A batch that somebody waits for."""
 
-    batch: mutation_pb2.MutationBatch | None  #: None: it is in the spool
+    batch: bytes | None  #: encoded, without its sequence; None: it is in the spool
     future: asyncio.Future[int]  #: its revision, once it is durable
     offered_at: float  #: loop time
     size: int = 0  #: bytes in memory
@@ -32,12 +32,13 @@ class Tickets:
         self._metrics = metrics
         self.memory_bytes = 0  #: of the batches that are not in the spool
 
-    def issue(self, batch: mutation_pb2.MutationBatch, size: int) -> Ticket:
-        """Keep a batch of `size` bytes, where there is room for it."""
+    def issue(self, batch: bytes) -> Ticket:
+        """Keep a batch, where there is room for it."""
+        size = len(batch)
         loop = asyncio.get_running_loop()
         ticket = Ticket(batch, loop.create_future(), loop.time())
         if self._spool is not None and self.memory_bytes + size > SPOOL_ABOVE_BYTES:
-            ticket.slip = self._spool.put(batch.SerializeToString())
+            ticket.slip = self._spool.put(batch)
             self._metrics.spooled_bytes.set(self._spool.held_bytes)
         if ticket.slip is not None:
             ticket.batch = None
@@ -46,15 +47,14 @@ class Tickets:
             self.memory_bytes += size
         return ticket
 
-    def body(self, ticket: Ticket, sequence: int) -> mutation_pb2.MutationBatch:
+    def body(self, ticket: Ticket, sequence: int) -> bytes:
         """Return a batch to be sent. Raises `CorruptRecord` if the spool has damaged it."""
         batch = ticket.batch
         if batch is None:
             assert self._spool is not None
             assert ticket.slip is not None
-            batch = mutation_pb2.MutationBatch.FromString(self._spool.read(ticket.slip))
-        batch.sequence = sequence
-        return batch
+            batch = self._spool.read(ticket.slip)
+        return with_sequence(batch, sequence)
 
     def durable(self, ticket: Ticket, revision: int) -> None:
         """Let go of a batch that is durable, and say so; revision 0: it is forgotten which."""

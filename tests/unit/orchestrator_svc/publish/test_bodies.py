@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator_svc.engine.context import agent_input, missing_results
 from orchestrator_svc.graph.event import Call
-from orchestrator_svc.graph.mutation import AddStage, NodeChanges, PatchNode
+from orchestrator_svc.graph.mutation import AddStage, Mutation, NodeChanges, PatchNode
 from orchestrator_svc.graph.node import Result
 from orchestrator_svc.graph.trace import Body, ToolCall, Trace
 from orchestrator_svc.graph.types import NodeState, Stage
@@ -86,9 +86,13 @@ class FakeStream:
     limits = pb.Limits(max_batch_mutations=100, max_batch_bytes=1 << 20)
     connections = 1
 
+    def __init__(self) -> None:
+        self.offered: list[mutation_pb2.Mutation] = []
+
     async def offer(
-        self, project_id: str, batch: list[mutation_pb2.Mutation], *, lease_epoch: int
+        self, project_id: str, batch: list[bytes], *, lease_epoch: int
     ) -> asyncio.Future[int]:
+        self.offered += map(mutation_pb2.Mutation.FromString, batch)
         return asyncio.get_running_loop().create_future()
 
 
@@ -96,11 +100,14 @@ def _patch(**result: Any) -> mutation_pb2.Mutation:
     return to_message(PatchNode("n", NodeChanges(result=Result(**result))))
 
 
-def _stage(**fields: Any) -> mutation_pb2.Mutation:
-    trace = Trace(
+def _trace(**fields: Any) -> Trace:
+    return Trace(
         attempt=1, agent_name="a", started=1.5, seconds=0.25, **{"input": Body(text="i"), **fields}
     )
-    return stage_message(AddStage("s", "n", Stage.EXECUTE, trace))
+
+
+def _stage(**fields: Any) -> mutation_pb2.Mutation:
+    return stage_message(AddStage("s", "n", Stage.EXECUTE, _trace(**fields)))
 
 
 async def test_what_was_put_counts_for_one_connection_since_the_next_may_be_to_a_restored_store(
@@ -114,6 +121,30 @@ async def test_what_was_put_counts_for_one_connection_since_the_next_may_be_to_a
     assert stub.puts == 1
     stream.connections += 1
     await store.offer("p", 1, large)
+    assert stub.puts == 2
+
+
+async def test_a_batch_keeps_its_order_when_something_large_leaves_it(stub: FakeStub) -> None:
+    stream = FakeStream()
+    store = StateServiceStore(stub, stream, Metrics())  # type: ignore[arg-type]
+    whole = Result(text="x" * MAX_RESULT_INLINE)
+    wide = Result(text="é" * (MAX_RESULT_INLINE // 2 + 1))
+    stages = [Body(text="y" * size) for size in (MAX_STAGE_INLINE, MAX_STAGE_INLINE + 1)]
+    mutations: list[Mutation] = [
+        PatchNode("small", NodeChanges(result=whole)),
+        PatchNode("large", NodeChanges(result=wide)),
+        PatchNode("ready", NodeChanges(state=NodeState.READY)),
+        *(AddStage(f"s{i}", "n", Stage.EXECUTE, _trace(input=b)) for i, b in enumerate(stages)),
+        AddStage("tool", "n", Stage.EXECUTE, _trace(tool_calls=(ToolCall(tool_name="t"),))),
+    ]
+    await store.offer("p", 1, [mutations[:3], mutations[3:]])
+    small, large, ready, inline, moved, tool = stream.offered
+    assert [m.node.node_id for m in (small, large, ready)] == ["small", "large", "ready"]
+    assert small.node.patch.result.text == whole.text
+    assert large.node.patch.result.ref.digest in stub.stored
+    assert inline.stage.create.input.text == stages[0].text
+    assert moved.stage.create.input.ref.digest in stub.stored
+    assert [m.stage.stage_id for m in (inline, moved, tool)] == ["s0", "s1", "tool"]
     assert stub.puts == 2
 
 

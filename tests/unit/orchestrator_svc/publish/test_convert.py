@@ -15,7 +15,7 @@ from orchestrator_svc.graph.mutation import (
 from orchestrator_svc.graph.node import Failure, Result
 from orchestrator_svc.publish import convert
 from orchestrator_svc.publish.pack import pack, portions
-from ramify.v1 import command_pb2, mutation_pb2, node_pb2, project_pb2
+from ramify.v1 import command_pb2, node_pb2, project_pb2
 
 WHOLE = NodeChanges(
     state=types.NodeState.DONE,
@@ -131,10 +131,9 @@ def test_an_order_of_a_newer_contract_is_unknown() -> None:
     assert convert.read_command_type(number) is types.CommandType.UNKNOWN
 
 
-def groups(*sizes: int) -> list[list[mutation_pb2.Mutation]]:
-    """Return groups of so many mutations each."""
-    patch = convert.to_message(PatchNode("node", NodeChanges(agent_name="x" * 90)))
-    return [[patch] * size for size in sizes]
+def groups(*sizes: int) -> list[list[bytes]]:
+    """Return groups of so many encoded mutations each."""
+    return [[b"x" * 100] * size for size in sizes]
 
 
 def test_batches_are_as_few_as_the_limits_allow_and_never_split_a_group() -> None:

@@ -22,7 +22,7 @@ async def write(stream: MutationStream, text: str, project: str = "p") -> asynci
     """Offer one batch that can be told from others."""
     mutation = mutation_pb2.Mutation()
     mutation.node.node_id = text
-    return await stream.offer(project, [mutation], lease_epoch=3)
+    return await stream.offer(project, [mutation.SerializeToString()], lease_epoch=3)
 
 
 def stored(fake: FakeServer, project: str = "p") -> list[str]:
