@@ -157,7 +157,11 @@ class Views:
 
 
 def _sibling(node: Node, limit: int) -> tuple[RelatedNode, int]:
-    related = shortened(_related(node, summarized=True), limit)
+    related = _related(node, summarized=True)
+    tokens = node_tokens(related)
+    if tokens * 4 <= limit:  # then none of its parts is too long
+        return related, tokens
+    related = shortened(related, limit)
     return related, node_tokens(related)
 
 
@@ -172,9 +176,10 @@ def _siblings(run: Run, node: Node, limit: int, seen: Views) -> tuple[tuple[Rela
     found: list[RelatedNode] = []
     left = limit
     last = run.place_of(node)
+    nodes, needed, done = run.nodes, node.depends_on, NodeState.DONE
     for id_ in reversed(parent.children[max(0, last - MAX_SIBLINGS_SEEN) : last]):
-        other = run.nodes.get(id_)
-        if other is None or other.state is not NodeState.DONE or id_ in node.depends_on:
+        other = nodes.get(id_)
+        if other is None or other.state is not done or id_ in needed:
             continue
         related, tokens = seen.sibling(other, left)
         if tokens > left:
@@ -238,7 +243,7 @@ def _related(node: Node, fetched: Result | None = None, *, summarized: bool = Fa
         state=str(node.state),
         output=output,
         error=f"{node.error.error_class}: {node.error.message}" if node.error else "",
-        shortened=False,
+        shortened=summarized,
         details=node.details,
     )
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from pydantic import BaseModel, JsonValue
+from pydantic_core import PydanticSerializationError, to_json
 
 from orchestrator_svc.agents.base import AgentInput, Output, RelatedNode
 from orchestrator_svc.graph.event import Call
@@ -83,16 +85,9 @@ def input_body(task: AgentInput) -> Body:
     given: dict[str, JsonValue] = {}
     for name in _INPUT_FIELDS:
         value = getattr(task, name)
-        if name == "options":
-            value = {key: value[key] for key in value if key != PLAN_OPTION}
-        if isinstance(value, BaseModel):
-            given[name] = value.model_dump(mode="json", exclude_defaults=True)
-        elif name == "siblings":
-            if value:  # all of them are DONE, and many
-                given[name] = [node.node_id for node in value]
-        elif isinstance(value, tuple) and value:
-            given[name] = _related(value)
-        elif value or isinstance(value, int):
+        if value and name in _SHOWN:
+            value = _SHOWN[name](value)
+        if value or value == 0:
             given[name] = value
     return _json(given)
 
@@ -109,6 +104,22 @@ def _related(nodes: Iterable[RelatedNode]) -> JsonValue:
     return shown
 
 
+def _dumped(model: BaseModel) -> dict[str, JsonValue]:
+    return model.model_dump(mode="json", exclude_defaults=True)
+
+
+#: How the fields of an input are shown that are not shown as they are.
+_SHOWN: Mapping[str, Callable[[Any], JsonValue]] = {
+    "ancestors": _related,
+    "dependencies": _related,
+    "children": _related,
+    "previous": _related,
+    "siblings": lambda nodes: [node.node_id for node in nodes],  # all of them are DONE, and many
+    "options": lambda given: {key: given[key] for key in given if key != PLAN_OPTION},
+    "proposal": _dumped,
+}
+
+
 def output_body(answer: object) -> Body | None:
     """Return what an agent answered; None if there is no answer, or none that can be stored."""
     if isinstance(answer, Output):
@@ -119,10 +130,13 @@ def output_body(answer: object) -> Body | None:
             return Body(content_type, data=answer.data)
         return Body(content_type, text_body(answer.text).text)
     if isinstance(answer, BaseModel):
-        return _json(answer.model_dump(mode="json", exclude_defaults=True))
+        return _json(_dumped(answer))
     return None
 
 
 def _json(value: JsonValue) -> Body:
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
-    return Body(_JSON, text_body(text).text)
+    try:
+        return Body(_JSON, to_json(value, fallback=str).decode())
+    except PydanticSerializationError:  # some text is not valid Unicode
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+        return Body(_JSON, text_body(text).text)

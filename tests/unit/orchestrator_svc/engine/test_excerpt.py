@@ -12,13 +12,23 @@ from orchestrator_svc.agents.base import AgentInput, Output, RelatedNode, TaskTy
 from orchestrator_svc.engine.context import (
     ANCESTORS_SHARE,
     MAX_SIBLINGS_SEEN,
+    SIBLING_TOKENS,
     SIBLINGS_SHARE,
+    Views,
     agent_input,
 )
-from orchestrator_svc.engine.excerpt import MARK, NODE_TOKENS, cut, fit, node_tokens, tokens_of
+from orchestrator_svc.engine.excerpt import (
+    MARK,
+    NODE_TOKENS,
+    cut,
+    fit,
+    node_tokens,
+    shortened,
+    tokens_of,
+)
 from orchestrator_svc.graph.event import Produced
-from orchestrator_svc.graph.node import Result
-from orchestrator_svc.graph.types import NodeType, Stage
+from orchestrator_svc.graph.node import Failure, Node, Result
+from orchestrator_svc.graph.types import ErrorClass, NodeState, NodeType, Stage
 from tests.unit.orchestrator_svc.driven import (
     DEFAULTS,
     Driven,
@@ -116,6 +126,30 @@ def test_the_error_of_a_failed_node_is_shown() -> None:
 
 
 # Of a run
+
+
+@given(
+    goal=st.integers(3, 900),
+    error=st.integers(0, 900),
+    summary=st.integers(0, 4_000),
+    limit=st.integers(0, 1_000),
+)
+def test_a_sibling_is_shown_as_shortening_leaves_it(
+    goal: int, error: int, summary: int, limit: int
+) -> None:
+    node = Node(
+        node_id="n",
+        goal="g" * goal,
+        task_type=TaskType.THINK,
+        layer=1,
+        state=NodeState.DONE,
+        result=Result(text="t", summary="s" * summary),
+        error=Failure(ErrorClass.EXECUTION, "e" * error) if error else None,
+    )
+    shown, tokens = Views().sibling(node, limit)
+    limit = min(limit, SIBLING_TOKENS)
+    assert shown == shortened(shown, limit)
+    assert (shown.shortened, tokens) == (True, node_tokens(shown))
 
 
 def view(driven: Driven, node_id: str) -> AgentInput:
