@@ -29,6 +29,7 @@ class Metrics:
             buckets=_CALL_BUCKETS,
             registry=registry,
         )
+        self._call_seconds: dict[tuple[str, str], Histogram] = {}  #: by stage and outcome
         self.ack_seconds = Histogram(
             "orchestrator_ack_seconds",
             "From offering a batch to its ack.",
@@ -67,3 +68,11 @@ class Metrics:
         self.leases_lost = Counter(
             "orchestrator_leases_lost_total", "Leases taken over by others.", registry=registry
         )
+
+    def call_ended(self, stage: str, outcome: str, seconds: float) -> None:
+        """Count an agent call."""
+        known = self._call_seconds.get((stage, outcome))
+        if known is None:
+            known = self.agent_calls.labels(stage=stage, outcome=outcome)
+            self._call_seconds[stage, outcome] = known
+        known.observe(seconds)

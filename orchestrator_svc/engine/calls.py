@@ -14,6 +14,7 @@ from orchestrator_svc.agents.base import (
     AgentError,
     AgentInput,
     Modifier,
+    Output,
     Plan,
     open_call,
 )
@@ -75,9 +76,10 @@ async def call_agent(
         return Failed(ErrorClass.CANCELLED, "the agent cancelled its own call")
     except Exception as error:
         return _unexpected(task, stage, error)
-    extent = len(answer.tasks) if isinstance(answer, Plan) else 1
-    monitor.notes.output = await aside(extent, lambda: output_body(answer))
-    return await aside(extent, lambda: outcome_of(answer))
+    extent = 1 if isinstance(answer, Output) or not isinstance(answer, Plan) else len(answer.tasks)
+    output, outcome = await aside(extent, lambda: (output_body(answer), outcome_of(answer)))
+    monitor.notes.output = output
+    return outcome
 
 
 async def _ask(agents: AgentSet, stage: Stage, task: AgentInput) -> object:

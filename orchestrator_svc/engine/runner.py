@@ -386,9 +386,7 @@ class Runner:
             return
         if outcome is not CANCELLED:
             name = type(outcome).__name__.lower()
-            self._metrics.agent_calls.labels(stage=str(call.stage), outcome=name).observe(
-                at_work.seconds
-            )
+            self._metrics.call_ended(str(call.stage), name, at_work.seconds)
         try:
             self.post(at_work.ended(outcome))
         except Exception as error:  # a callback's errors are nobody's else

@@ -199,6 +199,8 @@ class Accounts:
 
     def breach(self, node: Node, now: float, *, plans: bool) -> Use | None:
         """Return a limit that forbids another call of `node`, of its planner if it `plans`."""
+        if not self._accounts:
+            return None
         found = (account.used_up(now, plans=plans) for _, account in self._covering(node))
         return next((use for use in found if use is not None), None)
 
@@ -230,6 +232,8 @@ class Accounts:
 
     def max_layer(self, node: Node, most: int) -> int:
         """Return the deepest layer that may be below `node`: `most`, or less."""
+        if not self._accounts:
+            return most
         limits = (a.node.layer + a.budget.depth for _, a in self._covering(node) if a.budget.depth)
         return min((most, *limits))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 def is_text(text: str) -> bool:
     """Return whether `text` can be stored, that is encoded as UTF-8."""
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -25,10 +25,13 @@ def stage_message(mutation: AddStage) -> mutation_pb2.Mutation:
     record.agent_name = trace.agent_name
     record.model = trace.model
     record.late = mutation.late
-    for name in ("input", "output", "prompt", "response"):
-        body: Body | None = getattr(trace, name)
-        if body is not None:
-            set_body(getattr(record, name), body)
+    set_body(record.input, trace.input)
+    if trace.output is not None:
+        set_body(record.output, trace.output)
+    if trace.prompt is not None:
+        set_body(record.prompt, trace.prompt)
+    if trace.response is not None:
+        set_body(record.response, trace.response)
     for call in trace.tool_calls:
         _set_tool_call(record.tool_calls.add(), call)
     usage = record.usage
