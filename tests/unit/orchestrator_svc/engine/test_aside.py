@@ -34,6 +34,7 @@ async def test_leases_are_renewed_and_others_go_on_while_a_large_plan_is_adopted
 
     monkeypatch.setattr(runner_module, "decide", slow)
     world = World()
+    world.keeper.ttl = 3_600.0  # one renewal is enough, however slow the machine is
     large = world.store.add("large", breadth=LARGE, settings={"max_execution_steps": 0})
     async with world.running():
         await world.until(adopting.is_set)
