@@ -15,7 +15,8 @@ def written(folder: Path) -> str:
     """Write the files of the page into a folder; return the path of the plan."""
     section = PAGE.read_text("utf-8").split("## A plan instead of a Makefile")[1]
     for kind, name in (("yaml", "build.yaml"), ("python", "build_tasks.py")):
-        (block,) = re.findall(rf"^```{kind}\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+        # The first block is the file; later ones of the section show changes to it.
+        block, *_ = re.findall(rf"^```{kind}\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
         (folder / name).write_text(block)
     return str(folder / "build.yaml")
 
