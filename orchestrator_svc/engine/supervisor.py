@@ -254,6 +254,7 @@ class Supervisor:
         )
         lease.on_lost = lambda: runner.abandon(ProducerFenced(project_id=lease.project_id))
         self._runners[lease.project_id] = runner
+        self._again.discard(lease.project_id)  # it follows whatever was ordered since it was loaded
         try:
             await runner.execute()
         finally:

@@ -26,7 +26,7 @@ from orchestrator_svc.graph.types import (
     ProjectState,
 )
 from orchestrator_svc.metrics import Metrics
-from orchestrator_svc.publish.records import UnfinishedProject
+from orchestrator_svc.publish.records import LoadedProject, UnfinishedProject
 from tests.support.bound import WAIT_SECONDS
 from tests.unit.orchestrator_svc.engine.fake_store import FakeLeases, FakeStore
 
@@ -519,3 +519,27 @@ async def test_a_project_that_is_reopened_as_its_runner_lets_go_is_taken_up_at_o
         await world.until(lambda: ledger.commands.get("again") is CommandState.APPLIED)
         assert (await world.store.until_ended()).state is ProjectState.COMPLETED
     assert world.leases.epochs["p"] == 2
+
+
+async def test_a_project_that_is_asked_for_while_it_is_loaded_is_executed_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else its lease is taken once more after its end, which writes to what has ended."""
+    world = World()
+    world.store.add(breadth=1)
+    load = world.store.load
+
+    async def asked_again(project_id: str) -> LoadedProject:
+        world.supervisor.take_up(project_id)
+        return await load(project_id)
+
+    async def nothing(*, leased: bool) -> list[UnfinishedProject]:
+        return []
+
+    monkeypatch.setattr(world.store, "load", asked_again)
+    monkeypatch.setattr(world.leases, "unfinished", nothing)
+    async with world.running(), asyncio.timeout(WAIT_SECONDS):
+        world.supervisor.take_up("p")
+        assert (await world.store.until_ended()).state is ProjectState.COMPLETED
+        await world.until(lambda: not world.supervisor._tasks)
+    assert (world.store.loads, world.leases.epochs["p"]) == (1, 1)
