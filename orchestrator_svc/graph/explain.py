@@ -1,7 +1,7 @@
 """Answers "why is this not running?": the chain of what blocks it, down to the root causes (S2.5).
 
-A pure function of a scene and the time. It follows the links of `blocker.py` breadth first, each
-node once, so a circle ends; then it keeps the root causes that matter most, each with the
+A pure function of a scene and the time. It follows the links of `node_blocker.py` breadth first,
+each node once, so a circle ends; then it keeps the root causes that matter most, each with the
 shortest chain that leads to it.
 """
 
@@ -14,13 +14,10 @@ from dataclasses import dataclass
 import networkx as nx
 
 from orchestrator_svc.errors import NodeNotFound
-from orchestrator_svc.graph.blocker import (
-    Blocker,
-    BlockerKind,
-    node_blockers,
-    project_blockers,
-)
+from orchestrator_svc.graph.blocker import Blocker, BlockerKind
 from orchestrator_svc.graph.budget import Use
+from orchestrator_svc.graph.node_blocker import node_blockers
+from orchestrator_svc.graph.project_blocker import project_blockers
 from orchestrator_svc.graph.scene import Scene
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,

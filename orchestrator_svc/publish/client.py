@@ -9,7 +9,7 @@ import grpc
 
 from orchestrator_svc.errors import RevisionCompacted, StoreUnavailable
 from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES, ProjectState
-from orchestrator_svc.publish.convert import PROJECT_STATES
+from orchestrator_svc.publish.enums import PROJECT_STATES
 from orchestrator_svc.publish.errors_in import from_rpc
 from orchestrator_svc.publish.records import UnfinishedProject
 from orchestrator_svc.publish.scene import StoredScene, load_moves, load_scene

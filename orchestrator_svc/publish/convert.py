@@ -1,21 +1,13 @@
-"""Puts decisions into the words of the contract, and reads projects and nodes back.
-
-A node's `aux_data` carries the runner's own: `details`, `budget` and `max_retries`, from
-the plan; `allowance`, what became of a budget since; `crash_redispatches`, the dispatches in a row
-that were cut off by a crash; `progress`, what its agent said last about how far it had come;
-`review`, the latest review whose answer still matters; and `reviews`, how many there were.
-"""
+"""Puts decisions into the words of the contract, and reads nodes back."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, fields
+from dataclasses import asdict
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from orchestrator_svc.graph import types
-from orchestrator_svc.graph.budget import NO_ALLOWANCE, Allowance, Budget
-from orchestrator_svc.graph.forced import Action, Forced, Pattern
+from orchestrator_svc.graph.budget import NO_ALLOWANCE
 from orchestrator_svc.graph.mutation import (
     CreateNode,
     GraphMutation,
@@ -28,52 +20,41 @@ from orchestrator_svc.graph.node import Failure, Json, Node, Result
 from orchestrator_svc.graph.plan import MAX_LISTED_CHILDREN
 from orchestrator_svc.graph.review import WAITING_PREFIX
 from orchestrator_svc.graph.usage import Usage
+from orchestrator_svc.publish.attributes import (
+    ALLOWANCE_KEY,
+    BUDGET_KEY,
+    CRASHES_KEY,
+    DETAILS_KEY,
+    FORCED_KEY,
+    MAX_RETRIES_KEY,
+    PROGRESS_KEY,
+    REVIEW_KEY,
+    REVIEWS_KEY,
+    forced_record,
+    read_allowance,
+    read_budget,
+    read_forced,
+)
+from orchestrator_svc.publish.enums import (
+    COMMAND_STATES,
+    DEPENDENCY_OF,
+    DEPENDENCY_POLICIES,
+    ERROR_CLASS_OF,
+    ERROR_CLASSES,
+    EXHAUSTED_OF,
+    EXHAUSTED_POLICIES,
+    NODE_STATE_OF,
+    NODE_STATES,
+    NODE_TYPE_OF,
+    NODE_TYPES,
+    PROJECT_STATES,
+    TASK_TYPE_OF,
+    TASK_TYPES,
+)
 from orchestrator_svc.publish.value import read_value, set_value
-from ramify.v1 import command_pb2, mutation_pb2, node_pb2, payload_pb2, project_pb2
-
-DETAILS_KEY = "details"
-MAX_RETRIES_KEY = "max_retries"
-CRASHES_KEY = "crash_redispatches"
-FORCED_KEY = "forced_by"
-REVIEW_KEY = "review"
-REVIEWS_KEY = "reviews"
-BUDGET_KEY = "budget"
-ALLOWANCE_KEY = "allowance"
-PROGRESS_KEY = "progress"
+from ramify.v1 import mutation_pb2, node_pb2, payload_pb2
 
 _MICROS = 1_000_000
-
-NODE_STATES = {s: node_pb2.NodeState.Value(f"NODE_STATE_{s}") for s in types.NodeState}
-NODE_TYPES = {t: node_pb2.NodeType.Value(f"NODE_TYPE_{t}") for t in types.NodeType}
-TASK_TYPES = {t: node_pb2.TaskType.Value(f"TASK_TYPE_{t}") for t in types.TaskType}
-ERROR_CLASSES = {c: node_pb2.ErrorClass.Value(f"ERROR_CLASS_{c}") for c in types.ErrorClass}
-PROJECT_STATES = {
-    s: project_pb2.ProjectState.Value(f"PROJECT_STATE_{s}") for s in types.ProjectState
-}
-COMMAND_STATES = {
-    s: command_pb2.CommandState.Value(f"COMMAND_STATE_{s}") for s in types.CommandState
-}
-
-EXHAUSTED_POLICIES = {
-    p: node_pb2.ExhaustedPolicy.Value(f"EXHAUSTED_POLICY_{p.upper()}") for p in types.OnExhausted
-}
-DEPENDENCY_POLICIES = {
-    p: node_pb2.DependencyPolicy.Value(f"DEPENDENCY_POLICY_{p.upper()}")
-    for p in types.OnDependencyFailure
-}
-EXHAUSTED_OF = {number: policy for policy, number in EXHAUSTED_POLICIES.items()}
-DEPENDENCY_OF = {number: policy for policy, number in DEPENDENCY_POLICIES.items()}
-
-_NODE_STATE_OF = {number: state for state, number in NODE_STATES.items()}
-_NODE_TYPE_OF = {number: kind for kind, number in NODE_TYPES.items()}
-_TASK_TYPE_OF = {number: kind for kind, number in TASK_TYPES.items()}
-_ERROR_CLASS_OF = {number: kind for kind, number in ERROR_CLASSES.items()}
-_PROJECT_STATE_OF = {number: state for state, number in PROJECT_STATES.items()}
-_COMMAND_TYPE_OF = {
-    command_pb2.CommandType.Value(f"COMMAND_TYPE_{kind}"): kind
-    for kind in types.CommandType
-    if kind is not types.CommandType.UNKNOWN
-}
 
 
 def to_message(mutation: GraphMutation) -> mutation_pb2.Mutation:
@@ -168,7 +149,7 @@ def _set_patch(patch: node_pb2.NodePatch, changes: NodeChanges) -> None:
     if "allowance" in changes:
         set_value(patch.aux_upserts[ALLOWANCE_KEY], asdict(changes["allowance"]))
     if "forced" in changes:
-        set_value(patch.aux_upserts[FORCED_KEY], _forced_record(changes["forced"]))
+        set_value(patch.aux_upserts[FORCED_KEY], forced_record(changes["forced"]))
     if "waiting_on" in changes:
         patch.waiting_on = changes["waiting_on"]
     if "review_id" in changes:
@@ -200,63 +181,6 @@ def _set_patch(patch: node_pb2.NodePatch, changes: NodeChanges) -> None:
             patch.aux_upserts[PROGRESS_KEY].string_value = progress
         else:
             patch.aux_removals.append(PROGRESS_KEY)
-
-
-def _forced_record(forced: Forced) -> dict[str, Json]:
-    return {
-        "by": "doctor",
-        "pattern": str(forced.pattern),
-        "action": str(forced.action),
-        "before": forced.before,
-        "after": forced.after,
-        "reason": forced.reason,
-    }
-
-
-def _read_forced(record: Json) -> Forced | None:
-    """Return the record of a forced move; None for what is no such record."""
-    if not isinstance(record, dict):
-        return None
-    try:
-        pattern, action = Pattern(str(record["pattern"])), Action(str(record["action"]))
-        rest = [str(record[key]) for key in ("before", "after", "reason")]
-    except (KeyError, ValueError):
-        return None
-    return Forced(pattern, action, *rest)
-
-
-def _read_budget(record: Json) -> Budget | None:
-    """Return the limits that a plan gave; None for what are no limits."""
-    names = [field.name for field in fields(Budget)]
-    try:
-        values = {name: record[name] for name in names} if isinstance(record, dict) else {}
-        return Budget(**values) or None  # type: ignore[arg-type]
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def _read_allowance(record: Json) -> Allowance:
-    """Return what became of a budget; nothing for what is no such record."""
-    if not isinstance(record, dict):
-        return NO_ALLOWANCE
-    since, review_id = record.get("since"), record.get("review_id")
-    return Allowance(
-        since=_amount(since) if since is not None else None,
-        tokens=int(_amount(record.get("tokens"))),
-        cost_usd=_amount(record.get("cost_usd")),
-        wall_seconds=_amount(record.get("wall_seconds")),
-        nodes=int(_amount(record.get("nodes"))),
-        short=record.get("short") is True,
-        final=record.get("final") is True,
-        review_id=review_id if isinstance(review_id, str) else "",
-    )
-
-
-def _amount(value: Json) -> float:
-    """Return a number that is not negative; 0 for anything else."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
-        return float(value)
-    return 0.0
 
 
 def _set_command(message: mutation_pb2.CommandMutation, mutation: PatchCommand) -> None:
@@ -317,13 +241,13 @@ def read_node(message: node_pb2.Node) -> Node:
     return Node(
         node_id=message.node_id,
         goal=message.goal,
-        task_type=_TASK_TYPE_OF.get(message.task_type, types.TaskType.CUSTOM),
+        task_type=TASK_TYPE_OF.get(message.task_type, types.TaskType.CUSTOM),
         layer=message.layer,
         parent_id=message.parent_node_id,
         depends_on=tuple(message.depends_on),
         details=details if isinstance(details, dict) else {},
-        state=_NODE_STATE_OF[message.state],
-        node_type=_NODE_TYPE_OF.get(message.node_type),
+        state=NODE_STATE_OF[message.state],
+        node_type=NODE_TYPE_OF.get(message.node_type),
         attempt=message.attempt,
         retry_count=message.retry_count,
         max_retries=max_retries,
@@ -345,17 +269,17 @@ def read_node(message: node_pb2.Node) -> Node:
         progress=progress,
         superseded=message.superseded,
         budget=(
-            _read_budget(read_value(message.aux_data[BUDGET_KEY]))
+            read_budget(read_value(message.aux_data[BUDGET_KEY]))
             if BUDGET_KEY in message.aux_data
             else None
         ),
         allowance=(
-            _read_allowance(read_value(message.aux_data[ALLOWANCE_KEY]))
+            read_allowance(read_value(message.aux_data[ALLOWANCE_KEY]))
             if ALLOWANCE_KEY in message.aux_data
             else NO_ALLOWANCE
         ),
         forced=(
-            _read_forced(read_value(message.aux_data[FORCED_KEY]))
+            read_forced(read_value(message.aux_data[FORCED_KEY]))
             if FORCED_KEY in message.aux_data
             else None
         ),
@@ -388,15 +312,5 @@ def read_payload(payload: payload_pb2.Payload, summary: str) -> Result:
 
 def read_error(message: node_pb2.NodeError) -> Failure:
     """Return a stored failure."""
-    error_class = _ERROR_CLASS_OF.get(message.error_class, types.ErrorClass.EXECUTION)
+    error_class = ERROR_CLASS_OF.get(message.error_class, types.ErrorClass.EXECUTION)
     return Failure(error_class, message.message, message.node_id)
-
-
-def read_project_state(number: project_pb2.ProjectState.ValueType) -> types.ProjectState:
-    """Return a project state of the contract."""
-    return _PROJECT_STATE_OF[number]
-
-
-def read_command_type(number: command_pb2.CommandType.ValueType) -> types.CommandType:
-    """Return the kind of an order; UNKNOWN for one of a newer version."""
-    return _COMMAND_TYPE_OF.get(number, types.CommandType.UNKNOWN)

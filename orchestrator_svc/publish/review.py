@@ -18,17 +18,14 @@ from orchestrator_svc.graph.review import (
 )
 from orchestrator_svc.graph.settings import ExpiryPolicy
 from orchestrator_svc.graph.types import NodeType, TaskType
-from orchestrator_svc.publish.convert import (
+from orchestrator_svc.publish.convert import read_payload, read_time, set_payload, set_time
+from orchestrator_svc.publish.enums import (
     DEPENDENCY_OF,
     DEPENDENCY_POLICIES,
     EXHAUSTED_OF,
     EXHAUSTED_POLICIES,
     NODE_TYPES,
     TASK_TYPES,
-    read_payload,
-    read_time,
-    set_payload,
-    set_time,
 )
 from orchestrator_svc.publish.value import read_fields, set_value
 from ramify.v1 import mutation_pb2, review_pb2

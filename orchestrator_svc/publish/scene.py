@@ -12,12 +12,8 @@ from orchestrator_svc.errors import StoreUnavailable
 from orchestrator_svc.graph.node import Node
 from orchestrator_svc.graph.scene import Scene
 from orchestrator_svc.graph.settings import Scalar
-from orchestrator_svc.publish.convert import (
-    read_error,
-    read_node,
-    read_project_state,
-    read_time,
-)
+from orchestrator_svc.publish.convert import read_error, read_node, read_time
+from orchestrator_svc.publish.enums import read_project_state
 from orchestrator_svc.publish.errors_in import from_rpc
 from orchestrator_svc.settings import read_stored
 from ramify.v1 import explain_pb2, mutation_pb2, node_pb2, project_pb2

@@ -24,12 +24,8 @@ from orchestrator_svc.graph.node import Json, Node
 from orchestrator_svc.graph.review import Review
 from orchestrator_svc.graph.types import TERMINAL_NODE_STATES
 from orchestrator_svc.publish.backoff import Backoff
-from orchestrator_svc.publish.convert import (
-    read_command_type,
-    read_node,
-    read_project_state,
-    read_time,
-)
+from orchestrator_svc.publish.convert import read_node, read_time
+from orchestrator_svc.publish.enums import read_command_type, read_project_state
 from orchestrator_svc.publish.errors_in import TRANSIENT, from_rpc
 from orchestrator_svc.publish.records import LoadedProject, Sighting
 from orchestrator_svc.publish.review import read_answer, read_review

@@ -11,7 +11,7 @@ from orchestrator_svc.errors import CommandRefused, InvalidRequest, ProducerFenc
 from orchestrator_svc.graph.types import ProjectState
 from orchestrator_svc.publish.backoff import Backoff
 from orchestrator_svc.publish.client import StateClient
-from orchestrator_svc.publish.convert import read_project_state
+from orchestrator_svc.publish.enums import read_project_state
 from ramify.v1 import command_pb2, project_pb2
 from ramify.v1 import orchestrator_service_pb2 as pb
 

@@ -20,7 +20,7 @@ from orchestrator_svc.graph.plan import MAX_GOAL_CHARS, MIN_GOAL_CHARS
 from orchestrator_svc.graph.settings import Scalar
 from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES
 from orchestrator_svc.publish.client import StateClient
-from orchestrator_svc.publish.convert import read_project_state
+from orchestrator_svc.publish.enums import read_project_state
 from orchestrator_svc.publish.stream import MutationStream
 from orchestrator_svc.publish.value import read_fields
 from orchestrator_svc.rpc.explain import Explainer

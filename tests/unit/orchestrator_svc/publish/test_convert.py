@@ -13,7 +13,7 @@ from orchestrator_svc.graph.mutation import (
     PatchProject,
 )
 from orchestrator_svc.graph.node import Failure, Result
-from orchestrator_svc.publish import convert
+from orchestrator_svc.publish import attributes, convert, enums
 from orchestrator_svc.publish.pack import pack, portions
 from ramify.v1 import command_pb2, node_pb2, project_pb2
 
@@ -60,7 +60,7 @@ def test_none_empties_a_field_and_no_crashes_remove_their_count() -> None:
     changes = NodeChanges(next_attempt_time=None, error=None, crash_redispatches=0)
     patch = convert.to_message(PatchNode("n", changes)).node.patch
     assert list(patch.clear_fields) == ["next_attempt_time", "error"]
-    assert list(patch.aux_removals) == [convert.CRASHES_KEY]
+    assert list(patch.aux_removals) == [attributes.CRASHES_KEY]
 
 
 def test_progress_is_an_attribute_that_comes_back() -> None:
@@ -116,19 +116,19 @@ def test_project_and_command_changes_are_written() -> None:
 
 def test_every_word_has_its_value_in_the_contract() -> None:
     for ours, theirs in (
-        (convert.NODE_STATES, node_pb2.NodeState),
-        (convert.NODE_TYPES, node_pb2.NodeType),
-        (convert.TASK_TYPES, node_pb2.TaskType),
-        (convert.ERROR_CLASSES, node_pb2.ErrorClass),
-        (convert.PROJECT_STATES, project_pb2.ProjectState),
-        (convert.COMMAND_STATES, command_pb2.CommandState),
+        (enums.NODE_STATES, node_pb2.NodeState),
+        (enums.NODE_TYPES, node_pb2.NodeType),
+        (enums.TASK_TYPES, node_pb2.TaskType),
+        (enums.ERROR_CLASSES, node_pb2.ErrorClass),
+        (enums.PROJECT_STATES, project_pb2.ProjectState),
+        (enums.COMMAND_STATES, command_pb2.CommandState),
     ):
         assert set(ours.values()) == set(theirs.values()) - {0}
 
 
 def test_an_order_of_a_newer_contract_is_unknown() -> None:
     number = command_pb2.CommandType.ValueType(99)
-    assert convert.read_command_type(number) is types.CommandType.UNKNOWN
+    assert enums.read_command_type(number) is types.CommandType.UNKNOWN
 
 
 def groups(*sizes: int) -> list[list[bytes]]:
