@@ -8,7 +8,7 @@ shortest chain that leads to it.
 from __future__ import annotations
 
 import enum
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 
 import networkx as nx
@@ -137,9 +137,27 @@ def _follow(scene: Scene, starts: list[str], now: float) -> list[Blocker]:
             if blocker.by not in depths:
                 depths[blocker.by] = depth + 1
                 waiting.append(blocker.by)
-    edges: nx.DiGraph[str] = nx.DiGraph(pairs)
+    edges: nx.DiGraph[str] = nx.DiGraph(_wound(pairs))
     links += (_circle(scene, ring, depths) for ring in circles(edges))
     return links
+
+
+def _wound(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the pairs that may be part of a circle: usually none, and finding that is cheap.
+
+    What nothing leads on from is on no circle; nor is what leads to such nodes alone.
+    """
+    leads = Counter(blocked for blocked, _ in pairs)
+    into: dict[str, list[str]] = {}
+    for blocked, by in pairs:
+        into.setdefault(by, []).append(blocked)
+    ends = [by for by in into if by not in leads]
+    while ends:
+        for blocked in into.get(ends.pop(), ()):
+            leads[blocked] -= 1
+            if not leads[blocked]:
+                ends.append(blocked)
+    return [pair for pair in pairs if leads[pair[0]] and leads[pair[1]]]
 
 
 def circles(edges: nx.DiGraph[str]) -> list[list[str]]:

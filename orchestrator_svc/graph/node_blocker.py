@@ -26,13 +26,12 @@ from orchestrator_svc.graph.types import (
 
 def node_blockers(scene: Scene, node: Node, now: float) -> Iterator[Blocker]:
     """Yield what holds a node back from its next move; nothing for a node that is DONE."""
-    waiting_on = scene.waiting_on.get(node.node_id, "")
     if node.state in TERMINAL_NODE_STATES:
         yield from _ended(scene, node)
     elif node.superseded:
         yield _leaf(scene, node, BlockerKind.CANCELLED, "a newer plan has replaced it")
-    elif waiting_on.startswith(WAITING_PREFIX):
-        review_id = waiting_on.removeprefix(WAITING_PREFIX)
+    elif node.waiting_on.startswith(WAITING_PREFIX):
+        review_id = node.waiting_on.removeprefix(WAITING_PREFIX)
         message = f"a human has to answer review {review_id}"
         remedy = f"ramify review list {scene.project_id}"
         yield _leaf(scene, node, BlockerKind.REVIEW, message, remedy)

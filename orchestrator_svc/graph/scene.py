@@ -58,7 +58,6 @@ class Scene:
     since_of: Mapping[str, float] = field(default_factory=dict)  #: latest change, by node
     end: float | None = None  #: Unix seconds; None: the project has not ended
     end_of: Mapping[str, float] = field(default_factory=dict)  #: of nodes that have ended
-    waiting_on: Mapping[str, str] = field(default_factory=dict)  #: `Node.waiting_on`, where set
     profile_problem: str = ""  #: why this orchestrator leaves it to others; empty: it does not
     live: Live | None = None
 

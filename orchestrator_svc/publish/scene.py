@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
 
 from orchestrator_svc.errors import StoreUnavailable
-from orchestrator_svc.graph.node import Node
-from orchestrator_svc.graph.scene import Scene
-from orchestrator_svc.graph.settings import Scalar
+from orchestrator_svc.graph.scene import Live, Scene
+from orchestrator_svc.graph.settings import Settings
+from orchestrator_svc.graph.staging import restore_children
+from orchestrator_svc.graph.types import NodeState
 from orchestrator_svc.publish.convert import read_error, read_node, read_time
-from orchestrator_svc.publish.enums import read_project_state
+from orchestrator_svc.publish.enums import NODE_STATES, read_project_state
 from orchestrator_svc.publish.errors_in import from_rpc
-from orchestrator_svc.settings import read_stored
 from ramify.v1 import explain_pb2, mutation_pb2, node_pb2, project_pb2
 from ramify.v1 import state_service_pb2 as pb
 
@@ -30,16 +30,46 @@ HISTORY_PAGE_SIZE = 1_000
 #: Nothing is explained by these, and most of a large run's bytes are theirs.
 _UNREAD = {"goal", "overall_objective", "result", "output_summary", "replan_reason"}
 _FIELDS = [name for name in node_pb2.Node.DESCRIPTOR.fields_by_name if name not in _UNREAD]
+_RUNNING = NODE_STATES[NodeState.RUNNING]
 _KINDS = [pb.EntityKind.ENTITY_KIND_NODE, pb.EntityKind.ENTITY_KIND_PROJECT]
 
 
 @dataclass(frozen=True, slots=True)
 class StoredScene:
-    """A scene with what is needed to complete it."""
+    """A project with all its nodes at one revision, as messages."""
 
-    scene: Scene
-    profile: str  #: empty: the orchestrator's default
-    settings: Mapping[str, Scalar]  #: keys that differ from the configured ones
+    project: project_pb2.Project
+    revision: int
+    nodes: Sequence[node_pb2.Node] = ()
+
+    def scene(self, settings: Settings, *, problem: str, live: Live | None) -> Scene:
+        """Return what there is to explain; of a large project this takes long.
+
+        `settings` are in force for it, and `problem` is why it is not executed here, if it is not.
+        """
+        project = self.project
+        nodes = [read_node(message) for message in self.nodes]
+        restore_children(nodes)
+        return Scene(
+            project_id=project.project_id,
+            state=read_project_state(project.state),
+            revision=self.revision,
+            since=read_time(project.update_time),
+            holder=project.lease.holder,
+            root_id=project.root_node_id,
+            error=read_error(project.error) if project.HasField("error") else None,
+            settings=settings,
+            nodes={node.node_id: node for node in nodes},
+            since_of={message.node_id: _since(message) for message in self.nodes},
+            end=read_time(project.end_time) if project.HasField("end_time") else None,
+            end_of={
+                message.node_id: read_time(message.end_time)
+                for message in self.nodes
+                if message.HasField("end_time")
+            },
+            profile_problem=problem,
+            live=live,
+        )
 
 
 async def load_scene(stub: StateServiceAsyncStub, project_id: str) -> StoredScene:
@@ -51,26 +81,16 @@ async def load_scene(stub: StateServiceAsyncStub, project_id: str) -> StoredScen
     )
     call = stub.WatchProject(request, timeout=LOAD_TIMEOUT)
     project = project_pb2.Project()
-    nodes: dict[str, Node] = {}
-    since_of: dict[str, float] = {}
-    waiting_on: dict[str, str] = {}
-    end_of: dict[str, float] = {}
+    nodes: list[node_pb2.Node] = []
     try:
         async for message in call:
             if message.HasField("snapshot"):
                 chunk = message.snapshot
                 if chunk.HasField("project"):
                     project.CopyFrom(chunk.project)
-                for stored in chunk.nodes:
-                    nodes[stored.node_id] = read_node(stored)
-                    since_of[stored.node_id] = _since(stored)
-                    if stored.waiting_on:
-                        waiting_on[stored.node_id] = stored.waiting_on
-                    if stored.HasField("end_time"):
-                        end_of[stored.node_id] = read_time(stored.end_time)
+                nodes += chunk.nodes
                 if chunk.last:
-                    scene = _scene(project, chunk.revision, nodes, since_of, waiting_on, end_of)
-                    return StoredScene(scene, project.profile, read_stored(project.settings))
+                    return StoredScene(project, chunk.revision, nodes)
             elif message.HasField("ended"):
                 break
     except grpc.aio.AioRpcError as error:
@@ -80,33 +100,9 @@ async def load_scene(stub: StateServiceAsyncStub, project_id: str) -> StoredScen
     raise StoreUnavailable("the watch ended before the snapshot was complete")
 
 
-def _scene(
-    project: project_pb2.Project,
-    revision: int,
-    nodes: dict[str, Node],
-    since_of: dict[str, float],
-    waiting_on: dict[str, str],
-    end_of: dict[str, float],
-) -> Scene:
-    return Scene(
-        project_id=project.project_id,
-        state=read_project_state(project.state),
-        revision=revision,
-        since=read_time(project.update_time),
-        holder=project.lease.holder,
-        root_id=project.root_node_id,
-        error=read_error(project.error) if project.HasField("error") else None,
-        nodes=nodes,
-        since_of=since_of,
-        waiting_on=waiting_on,
-        end=read_time(project.end_time) if project.HasField("end_time") else None,
-        end_of=end_of,
-    )
-
-
 def _since(node: node_pb2.Node) -> float:
     """Return since when a node is in its state, at the latest."""
-    if node.state == node_pb2.NodeState.NODE_STATE_RUNNING and node.HasField("start_time"):
+    if node.state == _RUNNING and node.HasField("start_time"):
         return read_time(node.start_time)
     return read_time(node.update_time)
 

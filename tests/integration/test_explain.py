@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
+from orchestrator_svc.graph.settings import Settings
 from orchestrator_svc.publish.scene import load_scene
 from ramify.v1.explain_pb2 import (
     BlockerKind,
@@ -53,7 +54,8 @@ async def test_explaining_reads_neither_goals_nor_results(runs: Runs) -> None:
     """They are most of what a large run has, and nothing is explained by them."""
     started = await runs.script(breadth=3, output_chars=3_000)
     history = await runs.finish(started.project_id)
-    scene = (await load_scene(runs.wire.stub, started.project_id)).scene
+    stored = await load_scene(runs.wire.stub, started.project_id)
+    scene = stored.scene(Settings(), problem="", live=None)
     assert set(scene.nodes) == set(history.nodes)
     assert all(not node.goal and node.result is None for node in scene.nodes.values())
 

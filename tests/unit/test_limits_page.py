@@ -11,6 +11,7 @@ import pytest
 from orchestrator_svc.agents.plan import actions, tree
 from orchestrator_svc.agents.processes import function
 from orchestrator_svc.graph import plan
+from orchestrator_svc.rpc import explain
 from ramify import plan_file, plan_source, plan_spec
 from ramify.v1.error_pb2 import ErrorReason
 from state_svc import service
@@ -95,6 +96,8 @@ ENFORCED: dict[str, object] = {
     "snapshots of a project": snapshots.KEPT,
     "projects with counters": _MAX_PROJECTS,
     "bytes that a stored record inflates to": compression.MAX_INFLATED_BYTES,
+    "explanations under way": explain.MAX_ASKED,
+    "explanations that are read and computed at one time": explain.MAX_AT_ONCE,
     "bytes of a plan file": plan_file.MAX_BYTES,
     "values in a plan file, those that aliases repeat included": plan_source.MAX_VALUES,
     "levels of values in a plan file": plan_source.MAX_DEPTH,

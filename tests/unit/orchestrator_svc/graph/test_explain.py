@@ -136,7 +136,7 @@ def test_a_backoff_says_when_it_ends(error_class: str, kind: BlockerKind) -> Non
 
 
 def test_a_review_is_waited_for() -> None:
-    found = explain(scene(node("a", S.RUNNING), waiting_on={"a": "review:r1"}), NOW, "a")
+    found = explain(scene(node("a", S.RUNNING, waiting_on="review:r1")), NOW, "a")
     assert cause(found) is K.REVIEW
     assert "r1" in found.summary
     assert found.outlook is Outlook.NEEDS_ACTION
@@ -279,8 +279,8 @@ def test_a_new_project_waits_for_an_orchestrator() -> None:
 
 def test_a_wide_tree_gives_a_short_answer_with_what_needs_action_first() -> None:
     many = [node(f"n{i}", S.RUNNING) for i in range(100)]
-    asked = node("asked", S.RUNNING)
-    found = explain(scene(*many, asked, waiting_on={"asked": "review:r"}), NOW)
+    asked = node("asked", S.RUNNING, waiting_on="review:r")
+    found = explain(scene(*many, asked), NOW)
     assert len(found.root_causes) == MAX_ROOT_CAUSES
     assert found.omitted == 101 - MAX_ROOT_CAUSES
     assert K.REVIEW in {b.kind for b in found.root_causes}

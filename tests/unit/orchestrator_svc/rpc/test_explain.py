@@ -1,20 +1,40 @@
-"""Who executes a project is what the leases say now, not what the project's record says."""
+"""What is explained is what is stored and leased now, and only so much at one time."""
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import cast
 
 import pytest
 
 from orchestrator_svc.engine.supervisor import Supervisor
-from orchestrator_svc.graph.scene import Live, Scene
+from orchestrator_svc.errors import Overloaded, StoreUnavailable
+from orchestrator_svc.graph.node import Node
+from orchestrator_svc.graph.plan import MAX_LISTED_CHILDREN
+from orchestrator_svc.graph.scene import Live
 from orchestrator_svc.graph.settings import Scalar, Settings, effective
-from orchestrator_svc.graph.types import ProjectState
+from orchestrator_svc.publish import convert, scene
 from orchestrator_svc.publish.client import StateClient
 from orchestrator_svc.publish.records import UnfinishedProject
 from orchestrator_svc.publish.scene import StoredScene
-from orchestrator_svc.rpc.explain import Explainer
-from ramify.v1.explain_pb2 import BlockerKind, ExplainProjectRequest, Explanation
+from orchestrator_svc.rpc.explain import MAX_ASKED, MAX_AT_ONCE, Explainer
+from ramify.v1 import node_pb2, project_pb2
+from ramify.v1.explain_pb2 import BlockerKind, ExplainProjectRequest, Explanation, Outlook
+
+NodeState = node_pb2.NodeState
+
+
+def record(profile: str = "", root_id: str = "") -> project_pb2.Project:
+    """Return a running project that `a` has held last."""
+    project = project_pb2.Project(
+        project_id="p",
+        state=project_pb2.ProjectState.PROJECT_STATE_RUNNING,
+        profile=profile,
+        root_node_id=root_id,
+    )
+    project.lease.holder = "a"
+    return project
 
 
 class Client:
@@ -25,8 +45,7 @@ class Client:
         self.profile = profile
 
     async def load_scene(self, project_id: str) -> StoredScene:
-        scene = Scene(project_id=project_id, state=ProjectState.RUNNING, holder="a")
-        return StoredScene(scene, self.profile, {})
+        return StoredScene(record(self.profile), 1)
 
     async def unfinished(self, *, leased: bool) -> list[UnfinishedProject]:
         assert not leased
@@ -82,3 +101,100 @@ async def test_seed_004_5_a_profile_that_does_not_exist_here_is_named() -> None:
 async def test_a_profile_that_is_not_here_is_no_matter_while_another_one_executes_it() -> None:
     found = await explained(profile="gone")
     assert BlockerKind.BLOCKER_KIND_AGENT not in {blocker.kind for blocker in found.blockers}
+
+
+class LargePlan(Client):
+    """A project whose plan has more children than a node lists."""
+
+    def __init__(self) -> None:
+        super().__init__(ran_out=False, profile="")
+
+    async def load_scene(self, project_id: str) -> StoredScene:
+        root = node_pb2.Node(
+            node_id="root", state=NodeState.NODE_STATE_PLAN_DONE, sub_graph_id="root.1"
+        )
+        children = [
+            node_pb2.Node(
+                node_id=f"root.1.{place}",
+                parent_node_id="root",
+                layer=1,
+                state=NodeState.NODE_STATE_DONE if place else NodeState.NODE_STATE_RUNNING,
+            )
+            for place in range(MAX_LISTED_CHILDREN + 1)
+        ]
+        return StoredScene(record(root_id="root"), 1, [root, *children])
+
+
+async def test_a_plan_with_more_children_than_are_listed_is_explained_by_those_that_are_open() -> (
+    None
+):
+    explainer = Explainer(
+        client=cast(StateClient, LargePlan()), supervisor=cast(Supervisor, Runners(None))
+    )
+    found = (await explainer.explain_project(ExplainProjectRequest(project_id="p"))).explanation
+    assert found.outlook == Outlook.OUTLOOK_RUNNING
+    (cause,) = (blocker for blocker in found.blockers if blocker.root_cause)
+    assert (cause.blocked_node_id, cause.kind) == ("root.1.0", BlockerKind.BLOCKER_KIND_CALL)
+
+
+async def test_no_node_is_looked_at_on_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: set[int] = set()
+
+    def noted(message: node_pb2.Node) -> Node:
+        threads.add(threading.get_ident())
+        return convert.read_node(message)
+
+    monkeypatch.setattr(scene, "read_node", noted)
+    explainer = Explainer(
+        client=cast(StateClient, LargePlan()), supervisor=cast(Supervisor, Runners(None))
+    )
+    await explainer.explain_project(ExplainProjectRequest(project_id="p"))
+    assert threads
+    assert threading.get_ident() not in threads
+
+
+class Gate(Client):
+    """A store that answers when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(ran_out=False, profile="")
+        self.reading = 0
+        self.open = asyncio.Event()
+
+    async def load_scene(self, project_id: str) -> StoredScene:
+        self.reading += 1
+        try:
+            await self.open.wait()
+        finally:
+            self.reading -= 1
+        if project_id == "broken":
+            raise StoreUnavailable("away")
+        return await super().load_scene(project_id)
+
+
+async def test_explanations_beyond_their_number_are_refused_and_a_few_are_read_at_one_time() -> (
+    None
+):
+    gate = Gate()
+    explainer = Explainer(
+        client=cast(StateClient, gate), supervisor=cast(Supervisor, Runners(None))
+    )
+    names = ["p"] * (MAX_ASKED - 2) + ["broken", "left"]
+    asked = [
+        asyncio.create_task(explainer.explain_project(ExplainProjectRequest(project_id=name)))
+        for name in names
+    ]
+    while gate.reading < MAX_AT_ONCE:  # noqa: ASYNC110 - a turn of the loop, no time
+        await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await explainer.explain_project(ExplainProjectRequest(project_id="p"))
+    assert gate.reading == MAX_AT_ONCE
+    asked[-1].cancel()
+    await asyncio.wait([asked[-1]])
+    one_more = asyncio.create_task(explainer.explain_project(ExplainProjectRequest(project_id="p")))
+    gate.open.set()
+    answers = await asyncio.gather(*asked[:-1], one_more, return_exceptions=True)
+    assert [type(answer) for answer in answers if isinstance(answer, Exception)] == [
+        StoreUnavailable
+    ]
+    await explainer.explain_project(ExplainProjectRequest(project_id="p"))
