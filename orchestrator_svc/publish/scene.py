@@ -91,7 +91,7 @@ async def load_scene(stub: StateServiceAsyncStub, project_id: str) -> StoredScen
                 nodes += chunk.nodes
                 if chunk.last:
                     return StoredScene(project, chunk.revision, nodes)
-            elif message.HasField("ended"):
+            elif message.HasField("ended") or message.HasField("resync"):
                 break
     except grpc.aio.AioRpcError as error:
         raise from_rpc(error) from error

@@ -91,7 +91,7 @@ async def load_project(stub: StateServiceAsyncStub, project_id: str) -> LoadedPr
                     call.cancel()
                     reviews += await _closed_reviews(stub, project_id, nodes, reviews)
                     return _loaded(project, project_uid, chunk.revision, nodes, commands, reviews)
-            elif message.HasField("ended"):
+            elif message.HasField("ended") or message.HasField("resync"):
                 break
     except grpc.aio.AioRpcError as error:
         raise from_rpc(error) from error

@@ -19,7 +19,8 @@ from state_svc.model.project import LiveProject
 from state_svc.storage.v1.segment_pb2 import Segment
 from state_svc.store.base import StateStore
 from state_svc.watch.filter import ViewFilter, Whole, encode_shown
-from state_svc.watch.permit import ReplayPermit
+from state_svc.watch.patience import waiting_for
+from state_svc.watch.permit import ViewPermit
 
 _CHUNK_BYTES = 256 << 10  #: stored bytes read at a time; bounds the memory of a slow watcher
 
@@ -60,7 +61,7 @@ class CatchUp:
         self.announced = announced  #: the next message begins behind it
         self._until = project.view.revision
         self._replay: Replay | None = None
-        self._permit = ReplayPermit(slots, self._forget)
+        self._permit = ViewPermit(slots, self._forget)
 
     async def messages(self) -> AsyncGenerator[tuple[bytes, int | None], None]:
         """Yield (message, revision that it promises); None as revision for a fragment.
@@ -88,14 +89,11 @@ class CatchUp:
                 )
             check_contiguous(self._project.uid, self._at, records)
             while self._filter.needs_images and not self._permit.held:
-                preparing = asyncio.create_task(self._prepare(), name="watch-replay")
-                try:
-                    while not preparing.done():
-                        await asyncio.wait((preparing,), timeout=self._patience)
+                waiting = waiting_for(self._prepare(), self._patience, "watch-replay")
+                async with aclosing(waiting) as signs:
+                    async for _ in signs:
                         yield b"", self._at
-                    await preparing
-                finally:
-                    preparing.cancel()
+                yield b"", self._at
             pieces = self._pieces(records)
             while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
                 body, last = piece

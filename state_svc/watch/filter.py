@@ -93,7 +93,9 @@ class ViewFilter:
         self.shows_project = _PROJECT in self.kinds
         self.shows_commands = _COMMAND in self.kinds
         self.shows_reviews = _REVIEW in self.kinds
-        self.shows_all_nodes = _NODE in self.kinds and not self.selects_nodes
+        self.shows_nodes = _NODE in self.kinds
+        self.shows_all_nodes = self.shows_nodes and not self.selects_nodes
+        self.needs_ancestors = bool(self._root)
         #: The stored bytes of a revision are what the watch shows of it.
         self.is_default = (
             self.kinds == _DEFAULT_KINDS
@@ -106,7 +108,7 @@ class ViewFilter:
 
     def matches(self, node: LiveNode | None, find: FindSpec) -> bool:
         """Whether the view shows a node; `find` returns what never changes about a node."""
-        if node is None or _NODE not in self.kinds:
+        if node is None or not self.shows_nodes:
             return False
         if not self.selects_nodes:
             return True

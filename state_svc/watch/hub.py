@@ -29,6 +29,7 @@ from state_svc.watch.pause import Pauses
 from state_svc.watch.permit import MAX_REPLAYS
 from state_svc.watch.style import WatchStyle, patience_of
 from state_svc.watch.watcher import Watcher
+from state_svc.watch.whole_view import SnapshotPermits
 
 _DRAINING = WatchEndReason.WATCH_END_REASON_SERVER_DRAINING
 _OTHERS_SHARE = 2.0  #: time left to others for each second of the loop that turns take
@@ -96,6 +97,7 @@ class WatchHub:
         self._metrics = metrics
         #: Permits of watchers that replay the past.
         self.replays = asyncio.Semaphore(MAX_REPLAYS)
+        self.snapshots = SnapshotPermits()
         self._frame_budget = frame_budget  #: seconds of fan-out per message
         self._max_watchers = max_watchers
         self._channels: dict[LiveProject, Channel] = {}

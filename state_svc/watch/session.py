@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -24,12 +24,11 @@ from state_svc.model.project import LiveProject
 from state_svc.store.base import StateStore
 from state_svc.watch.catchup import CatchUp
 from state_svc.watch.hub import WatchHub
-from state_svc.watch.snapshot import Snapshot
 from state_svc.watch.style import BroadcastDefaults, choose_style
 from state_svc.watch.watcher import Watcher
+from state_svc.watch.whole_view import ViewGone, WholeView
 
 MAX_BOOKMARK_SECONDS = 10.0
-_RESUME_TAG = WatchProjectResponse.RESUME_REVISION_FIELD_NUMBER << 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +93,16 @@ class WatchSession:
                 watcher.start_at(start.after)
             yield self._created()
             if start.after is None:
-                async for message in self._begin(watcher, start.resync):
-                    yield message
+                async with aclosing(self._begin(watcher, start.resync)) as messages:
+                    async for message in messages:
+                        yield message
                 self._last_sent = time.monotonic()
             async with aclosing(self._follow(watcher)) as messages:
                 async for message in messages:
                     yield message
                     self._last_sent = time.monotonic()
+        except _Deleted:
+            yield _ended(0, WatchEndReason.WATCH_END_REASON_PROJECT_DELETED)
         finally:
             self._hub.remove(watcher)
 
@@ -109,7 +111,7 @@ class WatchSession:
         while True:
             if not watcher.synced and not watcher.has_mail and not hub.sync(watcher):
                 if self._project.deleted:
-                    yield self._ended(watcher, WatchEndReason.WATCH_END_REASON_PROJECT_DELETED)
+                    yield _ended(watcher.through, WatchEndReason.WATCH_END_REASON_PROJECT_DELETED)
                     return
                 async with aclosing(self._catch_up(watcher)) as messages:
                     async for message in messages:
@@ -122,7 +124,7 @@ class WatchSession:
             if watcher.ending is not None:
                 hub.give(watcher)
                 if watcher.synced and not watcher.has_mail:
-                    yield self._ended(watcher, watcher.ending)
+                    yield _ended(watcher.through, watcher.ending)
                     return
                 continue
             hub.ask(watcher)
@@ -145,8 +147,10 @@ class WatchSession:
             compacted = self._project.view.compacted
             if self._request.fail_if_compacted:
                 raise RevisionCompacted(revision=watcher.through, compacted_revision=compacted)
-            async for message in self._begin(watcher, ResyncReason.RESYNC_REASON_COMPACTED):
-                yield message
+            resync = ResyncReason.RESYNC_REASON_COMPACTED
+            async with aclosing(self._begin(watcher, resync)) as snapshot:
+                async for message_given in snapshot:
+                    yield message_given
             return
         merges = self._style.merges or (
             watcher.behind and self._style.coalescing == Coalescing.COALESCING_BEHIND
@@ -183,16 +187,39 @@ class WatchSession:
 
     async def _begin(
         self, watcher: Watcher, resync: ResyncReason.ValueType | None
-    ) -> AsyncIterator[bytes]:
-        """Yield the view at the present head in chunks; the watcher stands there afterwards."""
-        snapshot = Snapshot(self._project.view, self._style.filter)
-        watcher.start_at(snapshot.revision)
-        if resync is not None:
-            yield _encode(WatchProjectResponse(resync=Resync(reason=resync)))
-        async for message in snapshot.messages():
-            # Only the last chunk begins with a `resume_revision`.
-            promised = snapshot.revision if message[0] == _RESUME_TAG else 0
-            yield self._packed(message, promised)
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the view at the present head in chunks; the watcher stands there afterwards.
+
+        Begins anew if the history is compacted while the client does not read. An empty message
+        says that the service lives. Raises `RevisionCompacted` in place of a resync if that was
+        asked for, and `_Deleted`.
+        """
+        while True:
+            if resync is not None:
+                yield _encode(WatchProjectResponse(resync=Resync(reason=resync)))
+            whole = WholeView(
+                self._store,
+                self._project,
+                self._style.filter,
+                self._hub.snapshots,
+                patience=self._bookmark_seconds,
+            )
+            try:
+                async with aclosing(whole.messages()) as messages:
+                    async for message, promised in messages:
+                        if promised:
+                            watcher.start_at(promised)
+                        yield self._packed(message, promised) if message else b""
+                return
+            except ViewGone:
+                if self._project.deleted:
+                    raise _Deleted from None
+                compacted = self._project.view.compacted
+                if self._request.fail_if_compacted:
+                    raise RevisionCompacted(
+                        revision=whole.revision, compacted_revision=compacted
+                    ) from None
+                resync = ResyncReason.RESYNC_REASON_COMPACTED
 
     def _packed(self, message: bytes, promised: int) -> bytes:
         return compress_frame(message, promised) if self._style.encoding else message
@@ -225,10 +252,13 @@ class WatchSession:
         watcher.sent(revision)
         return _bookmark_at(revision, checksum)
 
-    def _ended(self, watcher: Watcher, reason: WatchEndReason.ValueType) -> bytes:
-        return _encode(
-            WatchProjectResponse(resume_revision=watcher.through, ended=WatchEnded(reason=reason))
-        )
+
+class _Deleted(Exception):
+    """The project was deleted while it was sent."""
+
+
+def _ended(promised: int, reason: WatchEndReason.ValueType) -> bytes:
+    return _encode(WatchProjectResponse(resume_revision=promised, ended=WatchEnded(reason=reason)))
 
 
 def _bookmark_at(revision: int, checksum: int | None) -> bytes:

@@ -83,6 +83,9 @@ class WatchLog:
         elif kind == "ended":
             assert message.resume_revision >= self.announced
             self.ended = True
+        elif kind is None:  # a sign of life
+            assert self._chunk is not None or self.view is None
+            assert message.resume_revision == 0
         else:
             raise AssertionError(f"unknown message {message}")
         if message.resume_revision:

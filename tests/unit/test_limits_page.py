@@ -73,6 +73,8 @@ ENFORCED: dict[str, object] = {
     "bytes of changes kept for the watches of a project": feed.MAX_FEED_BYTES,
     "bytes of changes kept for the watches of all projects": feed.MAX_FEEDS_BYTES,
     "watches that replay the past through a filter": permit.MAX_REPLAYS,
+    "watches that are sent the whole view of more than 5 000 nodes": permit.MAX_LARGE_SNAPSHOTS,
+    "watches that are sent the whole view of fewer nodes": permit.MAX_SMALL_SNAPSHOTS,
     "immediate watches": hub.MAX_IMMEDIATE,
     "imports under way": portable._MAX_IMPORTS,
     "backups under way": 1,
@@ -136,6 +138,10 @@ def _shown(name: str, value: object) -> str:
 def test_the_page_names_every_limit_with_the_value_that_is_enforced() -> None:
     shown = {name: _shown(name, _BY_NAME.get(str(v), v)) for name, v in ENFORCED.items()}
     assert {name: cells[1] for name, cells in ROWS.items()} == shown
+
+
+def test_the_page_says_which_view_is_large() -> None:
+    assert f"more than {permit.LARGE_VIEW_NODES:,} nodes".replace(",", " ") in PAGE
 
 
 def test_every_limit_of_the_code_is_on_the_page() -> None:

@@ -196,6 +196,24 @@ def test_a_resync_forgets_the_position_until_the_snapshot() -> None:
     assert watch.request().after_revision == 7
 
 
+def test_a_resync_in_the_middle_of_a_snapshot_forgets_its_chunks() -> None:
+    watch = cursor(WatchStart.snapshot())
+    watch.receive(created())
+    assert watch.receive(chunk(0, "ab", revision=5)) is None
+    response = WatchProjectResponse(resync=Resync(reason=RESYNC_REASON_COMPACTED))
+    assert isinstance(watch.receive(response), WatchResync)
+    event = watch.receive(chunk(0, "abc", last=True))
+    assert isinstance(event, WatchSnapshot)
+    assert [node.node_id for node in event.snapshot.nodes] == ["a", "b", "c"]
+
+
+def test_signs_of_life_between_the_chunks_of_a_snapshot_change_nothing() -> None:
+    watch = cursor(WatchStart.snapshot())
+    for message in (created(), WatchProjectResponse(), chunk(0, "ab"), WatchProjectResponse()):
+        watch.receive(message)
+    assert isinstance(watch.receive(chunk(1, "c", last=True)), WatchSnapshot)
+
+
 def test_changes_of_a_replaced_project_without_a_resync_are_a_gap() -> None:
     watch = cursor(WatchStart.after(3, "u"))
     watch.receive(created("another"))
