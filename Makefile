@@ -136,7 +136,7 @@ bench: $(DEV) ## Run the benchmarks and print the numbers
 # -- run ---------------------------------------------------------------------
 
 .PHONY: up
-up: $(INSTALLED) ## Start both services and the gateway, data in ./data
+up: $(INSTALLED) ## Start both services, data in ./data
 	@echo "==> ramify up, data in ./data, stop with Ctrl-C"
 	@$(BIN)/ramify up --data ./data
 

@@ -1,8 +1,9 @@
 """Settings of the service: defaults < YAML file < environment < flags; unknown keys are errors.
 
-A file may be shared with other services: this one reads its own section `orchestrator_svc:` and
-`execution:`. An environment variable is `ORCHESTRATOR_SVC_` plus the key, a flag `--` plus the
-key with dashes, for execution keys too. Those are listed in `ExecutionSettings`.
+A file is shared with state_svc: this service reads the sections `orchestrator_svc:` and
+`execution:`, passes over `state_svc:` and what begins with `x-`, which has room for YAML anchors,
+and refuses others. An environment variable is `ORCHESTRATOR_SVC_` plus the key, a flag `--` plus
+the key with dashes, for execution keys too. Those are listed in `ExecutionSettings`.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 INDEX_FOLDER = "corpus-index"
 SECTION = "orchestrator_svc"
 EXECUTION_SECTION = "execution"
+SECTIONS = ("state_svc", SECTION, EXECUTION_SECTION)
 ENV_PREFIX = "ORCHESTRATOR_SVC_"
 
 #: A file may group these keys under one, by shorter names.
@@ -217,6 +219,10 @@ def _read_file(path: Path) -> tuple[dict[str, object], dict[str, object]]:
         raise StartupError(f"config: {error}") from error
     if not isinstance(document, dict):
         raise StartupError(f"config: {path} holds no sections")
+    for name in document:
+        if name not in SECTIONS and not str(name).startswith("x-"):
+            known = ", ".join(SECTIONS)
+            raise StartupError(f"config: {path}: {name} is not a section; they are {known}")
     return _section(document, SECTION), _section(document, EXECUTION_SECTION)
 
 

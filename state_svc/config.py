@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from state_svc.errors import InvalidConfig
 from state_svc.model.storing import KEYS, PRESETS, Storing
 
 SECTION = "state_svc"
+#: What a file may hold; what begins with `x-` is passed over and has room for YAML anchors.
+SECTIONS = (SECTION, "orchestrator_svc", "execution")
 ENV_PREFIX = "STATE_SVC_"
 
 
@@ -127,7 +130,13 @@ def load(argv: list[str] | None = None, env: dict[str, str] | None = None) -> Se
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise InvalidConfig(key=key, problem=first["msg"]) from error
+        unknown = first["type"] == "extra_forbidden"
+        raise InvalidConfig(key=key, problem=_unknown(key) if unknown else first["msg"]) from error
+
+
+def _unknown(key: str) -> str:
+    near = difflib.get_close_matches(key, Settings.model_fields, n=1)
+    return f"is not a key; {f'did you mean {near[0]}?' if near else '--help lists them'}"
 
 
 def _read_file(path: str | None) -> dict[str, Any]:
@@ -141,6 +150,10 @@ def _read_file(path: str | None) -> dict[str, Any]:
         raise InvalidConfig(file=path, problem=" ".join(str(error).split())) from error
     if document is not None and not isinstance(document, dict):
         raise InvalidConfig(file=path, problem="is not a mapping of sections")
+    for name in document or {}:
+        if name not in SECTIONS and not str(name).startswith("x-"):
+            problem = f"is not a section; they are {', '.join(SECTIONS)}"
+            raise InvalidConfig(file=path, key=name, problem=problem)
     section = (document or {}).get(SECTION)
     if section is not None and not isinstance(section, dict):
         raise InvalidConfig(file=path, key=SECTION, problem="is not a mapping")

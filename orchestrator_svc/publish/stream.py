@@ -238,7 +238,11 @@ class MutationStream:
         Once this epoch was in force, a higher one is another process: raise `ProducerFenced`.
         """
         if self._welcomed.is_set() or self._epoch_raised:
-            error = ProducerFenced(current_epoch=current)
+            error = ProducerFenced(
+                f"another orchestrator_svc took over as {self._producer_id}; "
+                "give each one a --data or a --name of its own",
+                current_epoch=current,
+            )
             self._fail_all(error)
             raise error
         _log.warning("clock is behind the last epoch", epoch=self._epoch, current=current)

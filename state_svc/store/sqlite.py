@@ -567,7 +567,8 @@ def _lock_directory(directory: Path) -> int:
         directory.mkdir(parents=True, exist_ok=True)
         handle = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise InvalidConfig(data=directory, problem=error.strerror) from error
+        problem = f"{error.strerror}; choose another directory"
+        raise InvalidConfig(data=directory, problem=problem) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -106,6 +106,9 @@ def test_the_high_load_example_loads_as_written() -> None:
         ("execution: {timeout_strategy: {hard: 180}}", "more than timeout_soft_seconds"),
         (f"{SECTION}: [1]", "not a mapping"),
         ("a", "holds no sections"),
+        ("orchestrator: {}", "orchestrator is not a section; they are state_svc, orchestrator_svc"),
+        ("exection: {max_retries: 1}", "exection is not a section"),
+        ("state: 127.0.0.1:7420", "state is not a section"),
         ("{", "cannot be read"),
     ],
 )
@@ -139,9 +142,10 @@ def test_a_file_that_cannot_be_read_is_refused_in_one_line_with_its_name(
 
 def test_aliases_and_merged_keys_repeat_no_key(tmp_path: Path) -> None:
     text = (
-        "base: &base {max_retries: 1, max_recursion_depth: 2}\n"
-        "more: &more {<<: *base, max_retries: 3}\n"
-        "circle: &circle [*circle]\n"
+        "x-base: &base {max_retries: 1, max_recursion_depth: 2}\n"
+        "x-more: &more {<<: *base, max_retries: 3}\n"
+        "x-circle: &circle [*circle]\n"
+        "state_svc: {no_matter: what}\n"
         "execution: {<<: *more, max_recursion_depth: 4}\n"
     )
     config = load_config([*STATE, *write(tmp_path / "c.yaml", text)], {})

@@ -41,7 +41,9 @@ def test_a_flag_wins_over_the_environment_that_over_the_file_that_over_the_defau
     assert load(file, {}).drain_seconds == _DEFAULTS.drain_seconds
 
 
-@pytest.mark.parametrize("text", ["", "state_svc:", "orchestrator_svc: {x: 1}", "# nothing"])
+@pytest.mark.parametrize(
+    "text", ["", "state_svc:", "orchestrator_svc: {x: 1}", "# nothing", "x-anchors: [1]"]
+)
 def test_a_file_without_our_section_changes_nothing(tmp_path: Path, text: str) -> None:
     assert load(_file(tmp_path, text), {}) == _DEFAULTS
 
@@ -50,6 +52,16 @@ def test_an_unknown_key_in_the_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig) as caught:
         load(_file(tmp_path, "state_svc: {state_batch_sice: 2}"), {})
     assert caught.value.fields["key"] == "state_batch_sice"
+    assert "did you mean state_batch_size?" in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["orchestrator", "exection", "listen", "1", "null"])
+def test_an_unknown_section_is_an_error_that_lists_the_known_ones(
+    tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        load(_file(tmp_path, f"state_svc: {{listen: 'f:1'}}\n{name}: {{}}\n"), {})
+    assert "they are state_svc, orchestrator_svc, execution" in caught.value.message
 
 
 def test_an_unknown_key_in_the_environment_is_an_error() -> None:

@@ -192,7 +192,7 @@ async def test_an_epoch_behind_the_last_one_is_raised_once_at_the_start() -> Non
 
 async def test_a_newer_epoch_ends_the_stream_and_every_lane_for_ever() -> None:
     fake = FakeServer()
-    with pytest.raises(ProducerFenced):
+    with pytest.raises(ProducerFenced, match="give each one a --data or a --name of its own"):
         await _write_until_fenced(fake)
     assert len(fake.opens) == 1
 
