@@ -90,8 +90,12 @@ class Runner:
         options: dict[str, JsonValue],
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
+        dispatches: bool = True,
     ) -> None:
+        """Without `dispatches` it carries out the orders that are open, and gives the run back."""
         self.lease = lease
+        self._dispatches = dispatches
+        run.draining = not dispatches
         self._project = project
         self._run = run
         run.open_orders.update(order.command_id for order in project.open_commands)
@@ -223,7 +227,7 @@ class Runner:
                 self._begin_call(group, *self._fetched.pop())
             if self._inbox:
                 await self._take_inbox()
-            if self._draining:
+            if self._draining or not self._dispatches:
                 await self._give_back()
             self._release_updates()
             if self._pending and len(self._sent) < LANE_WINDOW:
@@ -443,7 +447,7 @@ class Runner:
                     self._wake.set()
 
     async def _give_back(self) -> None:
-        """While draining: once no call is open or the grace is over, end what is left."""
+        """Once no call is open, or the grace is over, end what is left: nothing is dispatched."""
         if self._gave_back or self._run.ended or (self._run.busy and not self._grace_over):
             return
         self._gave_back = True

@@ -5,7 +5,8 @@ share of the projects (all of them divided by the holders, itself included), hal
 a time, in an order of its own, and looks again: of what becomes free at one moment, all who have
 room get about as much. What is still free at the next scan is taken by anybody.
 
-A project of a profile that this orchestrator does not have is left to those that have it.
+A project of a profile that this orchestrator does not have is left to those that have it. But
+orders about it take no agent: it is taken up for as long as they are carried out.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from typing import Protocol
 import structlog
 
 from orchestrator_svc.errors import RamifyError
-from orchestrator_svc.publish.records import UnfinishedProject
+from orchestrator_svc.publish.records import HALF_DONE, UnfinishedProject
 
 SCANS_PER_TTL = 3
 ROUNDS_PER_TTL = 50  #: of taking, one after the other
+MAX_LOOKS = 100  #: at projects that are left to others, for orders, in one scan
 
 _log = structlog.get_logger(__name__)
 
@@ -35,6 +37,9 @@ class Projects(Protocol):
 
         The holder that a project of the latter kind names has let its lease run out.
         """
+
+    async def has_orders(self, project_id: str) -> bool:
+        """Return whether an order to a project is open. Raises `ProjectNotFound` and the like."""
 
 
 class Scanner:
@@ -55,6 +60,7 @@ class Scanner:
         self._take_up = take_up
         self._problem_with = problem_with  #: why a profile is not executed here; empty: it is
         self._left: frozenset[str] = frozenset()
+        self._looked: dict[str, int] = {}  #: projects that are left, without orders: revision
         self._seen: dict[str, int] = {}  #: free projects: scans in a row that have found them
 
     @property
@@ -75,7 +81,9 @@ class Scanner:
 
     async def scan(self, *, first: bool = False) -> None:
         """Take up what this orchestrator should have of what is free."""
-        free = self._executable(await self._projects.unfinished(leased=False))
+        present = await self._projects.unfinished(leased=False)
+        free = self._executable(present)
+        await self._serve([project for project in present if project.profile in self._left])
         if first:
             for project in await self._projects.unfinished(leased=True):
                 if project.holder == self._holder and not self._problem_with(project.profile):
@@ -99,6 +107,26 @@ class Scanner:
             _log.warning("projects are left to other orchestrators", profile=profile, cause=cause)
         self._left = left
         return [project for project in free if project.profile not in left]
+
+    async def _serve(self, left: Sequence[UnfinishedProject]) -> None:
+        """Take up what is left to others if an order about it is open or half done.
+
+        What has not changed since it was looked at has no new one.
+        """
+        self._looked = {p.project_id: self._looked.get(p.project_id, -1) for p in left}
+        changed = [p for p in left if self._looked[p.project_id] != p.revision]
+        for project in changed[:MAX_LOOKS]:
+            try:
+                addressed = project.state in HALF_DONE or await self._projects.has_orders(
+                    project.project_id
+                )
+            except RamifyError as error:  # that one cannot be read is no matter of the others
+                _log.debug("not looked at", project_id=project.project_id, cause=error.message)
+                addressed = False
+            if addressed:
+                self._take_up(project.project_id)
+            else:
+                self._looked[project.project_id] = project.revision
 
     async def _share(self, wanted: set[str], overdue: set[str]) -> None:
         while wanted:

@@ -4,8 +4,8 @@ A project comes from StartProject or from the scan for unfinished projects that 
 (SEM 18). It is executed under a lease; when its runner fails, the lease is given back before the
 next try, so that nothing the failed runner sent can become durable in between.
 
-A project of a profile that this orchestrator does not have is left to those that have it, unless
-it only has to be cancelled.
+A project of a profile that this orchestrator does not have is left to those that have it. Orders
+about it take no agent, so they are carried out here, and then it is given back.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from orchestrator_svc.errors import (
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.scene import Live
 from orchestrator_svc.graph.settings import Scalar, Settings, effective
-from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES, CommandType, ProjectState
+from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES
 from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.backoff import Backoff
 from orchestrator_svc.publish.records import LoadedProject
@@ -116,7 +116,8 @@ class Supervisor:
         entry = self._profiles.get(name)
         if entry is None:
             known = ", ".join(self._profiles.names())
-            return f"this orchestrator has no profile {name!r}, it knows: {known}"
+            lacks = f"this orchestrator has no profile {name!r}, it knows: {known}"
+            return f"{lacks}; configure `profiles`"
         return entry.refusal
 
     def settings_of(self, own: Mapping[str, Scalar]) -> Settings:
@@ -235,13 +236,12 @@ class Supervisor:
         if project.state in TERMINAL_PROJECT_STATES:
             return
         problem = self.problem_with(project.profile)
-        if problem and not _is_to_end(project):
+        if problem and not project.is_addressed:
             _log.info("project is left to others", project_id=lease.project_id, cause=problem)
             return
-        # Whose agents is all the same if it is only to end: none is called.
+        # Whose agents is all the same for orders alone: none is called.
         entry = self._entry(self._default_profile if problem else project.profile)
         run = await aside(len(project.nodes), lambda: self._make_run(project, entry))
-        run.draining = bool(problem)
         self._check_held(lease)
         runner = Runner(
             project,
@@ -251,6 +251,7 @@ class Supervisor:
             agents=entry.agents,
             options={**project.agent_options, **entry.service_options},
             metrics=self._metrics,
+            dispatches=not problem,
         )
         lease.on_lost = lambda: runner.abandon(ProducerFenced(project_id=lease.project_id))
         self._runners[lease.project_id] = runner
@@ -283,9 +284,3 @@ class Supervisor:
         entry = self._profiles.get(profile or self._default_profile)
         assert entry is not None  # the default profile exists
         return entry
-
-
-def _is_to_end(project: LoadedProject) -> bool:
-    """Return whether a project is being cancelled, or an order to do so is open."""
-    ordered = (order.command_type is CommandType.CANCEL_PROJECT for order in project.open_commands)
-    return project.state is ProjectState.CANCELLING or any(ordered)

@@ -143,6 +143,9 @@ def _ready(scene: Scene, node: Node, now: float) -> Blocker:
             return _leaf(scene, node, BlockerKind.CALL, message, live=True)
         message = "nothing that is known holds it back; the doctor looks at it"
         return _leaf(scene, node, BlockerKind.UNKNOWN, message, live=True)
+    if not scene.holder and scene.profile_problem:
+        message = f"it could run, but no orchestrator executes it: {scene.profile_problem}"
+        return _leaf(scene, node, BlockerKind.AGENT, message, "ramify up --config FILE")
     if not scene.holder:
         message = "it could run, but no orchestrator executes the project"
         return _leaf(scene, node, BlockerKind.LEASE, message, "ramify up")

@@ -48,7 +48,7 @@ def project_blockers(scene: Scene, budgets: Sequence[Use] = ()) -> Iterator[Bloc
         yield Blocker(
             kind=BlockerKind.AGENT,
             blocked="",
-            message=f"it waits for another orchestrator: {scene.profile_problem}",
+            message=f"no orchestrator executes it: {scene.profile_problem}",
             since=scene.since,
             remedy="ramify up --config FILE",
         )

@@ -9,7 +9,7 @@ import grpc
 
 from orchestrator_svc.errors import RevisionCompacted, StoreUnavailable
 from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES, ProjectState
-from orchestrator_svc.publish.enums import PROJECT_STATES
+from orchestrator_svc.publish.enums import PROJECT_STATES, read_project_state
 from orchestrator_svc.publish.errors_in import from_rpc
 from orchestrator_svc.publish.records import UnfinishedProject
 from orchestrator_svc.publish.scene import StoredScene, load_moves, load_scene
@@ -83,12 +83,39 @@ class StateClient:
             )
             response = await translated(self._stub.ListProjects(request, timeout=CALL_TIMEOUT))
             found += (
-                UnfinishedProject(p.project_id, p.lease.holder, p.lease.lease_epoch, p.profile)
+                UnfinishedProject(
+                    p.project_id,
+                    p.lease.holder,
+                    p.lease.lease_epoch,
+                    p.profile,
+                    read_project_state(p.state),
+                    p.revision,
+                )
                 for p in response.projects
             )
             token = response.next_page_token
             if not token:
                 return found
+
+    async def has_orders(self, project_id: str) -> bool:
+        """Return whether an order to a project is open; reads nothing else of it."""
+        request = pb.WatchProjectRequest(
+            project_id=project_id,
+            snapshot=True,
+            filter=pb.WatchFilter(kinds=[pb.EntityKind.ENTITY_KIND_COMMAND]),
+        )
+        call = self._stub.WatchProject(request, timeout=CALL_TIMEOUT)
+        try:
+            async for message in call:
+                if message.snapshot.commands:
+                    return True
+                if message.snapshot.last or message.HasField("ended"):
+                    break
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error) from error
+        finally:
+            call.cancel()
+        return False
 
     async def give_command(
         self,

@@ -11,6 +11,9 @@ from orchestrator_svc.graph.review import Review
 from orchestrator_svc.graph.settings import Scalar
 from orchestrator_svc.graph.types import ProjectState
 
+#: An order was begun that takes no agent to complete.
+HALF_DONE = frozenset({ProjectState.PAUSING, ProjectState.CANCELLING})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedProject:
@@ -30,6 +33,12 @@ class LoadedProject:
     open_commands: tuple[CommandGiven, ...] = ()
     reviews: tuple[Review, ...] = ()  #: those whose answer some node still needs
 
+    @property
+    def is_addressed(self) -> bool:
+        """Whether an order or an answer of a human is still to be acted on, or half done."""
+        answered = any(review.answer is not None for review in self.reviews)
+        return bool(self.open_commands) or answered or self.state in HALF_DONE
+
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
@@ -48,3 +57,5 @@ class UnfinishedProject:
     holder: str = ""  #: of its lease; empty: nobody
     lease_epoch: int = 0  #: of the latest grant; 0: nobody has ever held it
     profile: str = ""  #: empty: the orchestrator's default
+    state: ProjectState = ProjectState.RUNNING
+    revision: int = 0  #: of its latest change of any kind

@@ -284,10 +284,14 @@ async def test_a_run_waits_for_an_orchestrator_that_has_its_profile(
                     return list(runner.missing_profiles) == ["mine"]
 
                 await eventually(left, "the other one sees what it has to leave")
-                found = (await by_a.stub.ExplainProject(request)).explanation
-                kinds = [blocker.kind for blocker in found.blockers]
-                assert kinds[0] == BlockerKind.BLOCKER_KIND_AGENT
-                assert "has no profile 'mine'" in found.summary
+
+                async def named() -> bool:
+                    """Not before the lease has run out: a new project was left too."""
+                    found = (await by_a.stub.ExplainProject(request)).explanation
+                    first = found.blockers[0].kind == BlockerKind.BLOCKER_KIND_AGENT
+                    return first and "has no profile 'mine'" in found.summary
+
+                await eventually(named, "it says what is missing")
                 hold.release()
                 await asyncio.to_thread(b.start)
                 assert await follower.ended() == "COMPLETED"

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 from ramify.v1.command_pb2 import CommandState
+from ramify.v1.explain_pb2 import BlockerKind, ExplainProjectRequest
 from ramify.v1.orchestrator_service_pb2 import (
     CancelNodeRequest,
     CancelProjectRequest,
@@ -17,8 +18,9 @@ from ramify.v1.orchestrator_service_pb2 import (
     RetryNodeRequest,
 )
 from ramify.v1.project_pb2 import BroadcastMode
+from tests.support.mutations import order_cancel
 from tests.support.runs import Follower, Runs
-from tests.support.wire import refusal
+from tests.support.wire import eventually, refusal
 
 APPLIED = CommandState.COMMAND_STATE_APPLIED
 ONE_HANGS = {"node": "root.1.0", "stage": "execute", "hang": True}
@@ -185,3 +187,29 @@ async def test_the_root_of_an_ended_run_reopens_it(runs: Runs) -> None:
         runs.stub.RetryNode(RetryNodeRequest(project_id=project_id, node_id="root"))
     )
     assert "ReplanNode root" in refused.message
+
+
+async def test_orders_about_a_run_whose_profile_nobody_has_are_carried_out(runs: Runs) -> None:
+    """Also one that came to the store by another way than an orchestrator."""
+    project_id = "foreign"
+    await runs.wire.create_project(project_id, profile="gone", goal="a goal")
+    async with runs.follow(project_id) as follower:
+        receipt = (await runs.stub.PauseProject(PauseProjectRequest(project_id=project_id))).receipt
+        assert (receipt.state, receipt.answer) == (APPLIED, "nothing runs")
+        await follower.until(lambda history: history.state == "PAUSED")
+        resume = ResumeProjectRequest(project_id=project_id)
+        assert (await runs.stub.ResumeProject(resume)).receipt.state == APPLIED
+        await follower.until(lambda history: history.state == "RUNNING")
+
+        async def explained() -> bool:
+            request = ExplainProjectRequest(project_id=project_id)
+            found = (await runs.stub.ExplainProject(request)).explanation
+            causes = {blocker.kind for blocker in found.blockers if blocker.root_cause}
+            return causes == {BlockerKind.BLOCKER_KIND_AGENT} and (
+                "has no profile 'gone'" in found.summary and "`profiles`" in found.summary
+            )
+
+        await eventually(explained, "it says what is missing, whoever held it for a moment")
+        await runs.wire.commit(project_id, order_cancel("by-hand"))
+        assert await follower.ended() == "CANCELLED"
+    assert not follower.history.dispatches

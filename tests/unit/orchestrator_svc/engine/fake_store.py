@@ -189,6 +189,7 @@ class FakeLeases:
         self.answering.set()
         self.renewals = 0
         self.listed: list[bool] = []
+        self.looks = 0  #: for orders
 
     def _check(self) -> None:
         if self.away:
@@ -229,10 +230,20 @@ class FakeLeases:
         self.listed.append(leased)
         return [
             UnfinishedProject(
-                project_id, holder, self.epochs.get(project_id, 1), self.store.profiles[project_id]
+                project_id,
+                holder,
+                self.epochs.get(project_id, 1),
+                self.store.profiles[project_id],
+                ledger.state,
+                ledger.revision,
             )
             for project_id, ledger in self.store.ledgers.items()
             if ledger.state not in TERMINAL_PROJECT_STATES
             and leased == (project_id in self.holders)
             for holder in [self.holders.get(project_id, "")]
         ]
+
+    async def has_orders(self, project_id: str) -> bool:
+        """See `Projects`."""
+        self.looks += 1
+        return bool(self.store.ledgers[project_id].open_commands())

@@ -12,7 +12,7 @@ from orchestrator_svc.graph.decide import decide
 from orchestrator_svc.graph.event import CallEnded, Decision, Event, Planned
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.types import ProjectState
-from tests.unit.orchestrator_svc.engine.test_supervisor import World
+from tests.unit.orchestrator_svc.engine.world import World
 
 SECONDS = 60.0  #: longest wait of a turn for the loop
 

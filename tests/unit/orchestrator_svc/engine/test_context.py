@@ -11,7 +11,7 @@ from orchestrator_svc.graph.node import Result
 from orchestrator_svc.graph.types import NodeState, ProjectState
 from tests.support.bound import WAIT_SECONDS
 from tests.unit.orchestrator_svc.driven import done, draft, planned
-from tests.unit.orchestrator_svc.engine.test_supervisor import World
+from tests.unit.orchestrator_svc.engine.world import World
 from tests.unit.orchestrator_svc.ledger import Ledger
 
 

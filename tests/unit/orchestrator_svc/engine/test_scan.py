@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator_svc.engine.scan import Scanner, portion
+from orchestrator_svc.engine.scan import MAX_LOOKS, Scanner, portion
+from orchestrator_svc.errors import CorruptRecord
+from orchestrator_svc.graph.types import ProjectState
 from orchestrator_svc.publish.records import UnfinishedProject
 
 
@@ -26,6 +28,10 @@ class Store:
         self.held = held
         self.epochs = epochs or {}
         self.profiles = profiles or {}  #: of projects that do not have the one all know
+        self.states: dict[str, ProjectState] = {}
+        self.revisions: dict[str, int] = {}
+        self.ordered: set[str] = set()  #: projects with an open order
+        self.looks: list[str] = []  #: for orders
 
     async def unfinished(self, *, leased: bool) -> Sequence[UnfinishedProject]:
         return [
@@ -34,10 +40,18 @@ class Store:
                 holder,
                 self.epochs.get(project_id, 1),
                 self.profiles.get(project_id, ""),
+                self.states.get(project_id, ProjectState.RUNNING),
+                self.revisions.get(project_id, 1),
             )
             for project_id, holder in self.held.items()
             if leased == bool(holder)
         ]
+
+    async def has_orders(self, project_id: str) -> bool:
+        self.looks.append(project_id)
+        if project_id == "unreadable":
+            raise CorruptRecord(project_id=project_id)
+        return project_id in self.ordered
 
     def scanner(self, holder: str, *knows: str) -> Scanner:
         def take_up(project_id: str) -> None:
@@ -130,6 +144,36 @@ async def test_what_one_cannot_execute_is_left_to_one_that_can_and_said_once(
     assert (store.held["p1"], store.held["p2"], with_it.missing) == ("b", "b", [])
     await without.scan()
     assert without.missing == []
+
+
+async def test_what_is_left_is_taken_up_for_an_order_and_looked_at_when_it_has_changed() -> None:
+    left = ["quiet", "ordered", "unreadable", "cancelling", "pausing"]
+    store = Store(dict.fromkeys(left, ""), profiles=dict.fromkeys(left, "gone"))
+    store.states = {
+        "cancelling": ProjectState.CANCELLING,
+        "pausing": ProjectState.PAUSING,
+    }
+    store.ordered = {"ordered"}
+    scanner = store.scanner("a")
+    await scanner.scan()
+    taken = {"ordered": "a", "cancelling": "a", "pausing": "a"}
+    assert store.held == {"quiet": "", "unreadable": "", **taken}
+    await scanner.scan()
+    assert store.looks.count("quiet") == 1
+    store.ordered.add("quiet")
+    store.revisions["quiet"] = 2
+    await scanner.scan()
+    assert store.held["quiet"] == "a"
+    assert scanner.missing == ["gone"], "they still wait for whoever has it"
+
+
+async def test_so_many_are_looked_at_in_one_scan_and_the_others_in_the_next() -> None:
+    store = Store(free(MAX_LOOKS + 1), profiles=dict.fromkeys(free(MAX_LOOKS + 1), "gone"))
+    scanner = store.scanner("a")
+    await scanner.scan()
+    assert len(store.looks) == MAX_LOOKS
+    await scanner.scan()
+    assert len(set(store.looks)) == len(store.looks) == MAX_LOOKS + 1
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=5), st.integers(0, 60), st.data())

@@ -10,7 +10,7 @@ from orchestrator_svc.graph.mutation import PatchNode
 from orchestrator_svc.graph.settings import Scalar
 from orchestrator_svc.graph.types import NodeState, ProjectState
 from tests.support.bound import WAIT_SECONDS
-from tests.unit.orchestrator_svc.engine.test_supervisor import World
+from tests.unit.orchestrator_svc.engine.world import World
 
 NOTES = 5
 

@@ -5,16 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import uvloop
 
-from orchestrator_svc.agents.profile import ProfileRegistry, built_in_profiles
-from orchestrator_svc.engine.leases import Lease, LeaseKeeper
-from orchestrator_svc.engine.supervisor import Supervisor
 from orchestrator_svc.errors import InvalidMutation, ProducerFenced, StoreUnavailable
 from orchestrator_svc.graph.event import CommandGiven
 from orchestrator_svc.graph.node import Result
@@ -25,66 +20,11 @@ from orchestrator_svc.graph.types import (
     NodeState,
     ProjectState,
 )
-from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.records import LoadedProject, UnfinishedProject
 from tests.support.bound import WAIT_SECONDS
-from tests.unit.orchestrator_svc.engine.fake_store import FakeLeases, FakeStore
+from tests.unit.orchestrator_svc.engine.world import World
 
 S = NodeState
-EXECUTION = {"retry_delay_seconds": 0.0, "max_retries": 1}
-
-
-class Keeper(LeaseKeeper):
-    """A keeper that shows the leases it has given."""
-
-    given: dict[str, Lease]
-
-    async def acquire(self, project_id: str) -> Lease:
-        """See `LeaseKeeper`."""
-        lease = await super().acquire(project_id)
-        self.given = {project_id: lease}
-        return lease
-
-
-class World:
-    """One orchestrator over a fake store."""
-
-    def __init__(
-        self,
-        store: FakeStore | None = None,
-        leases: FakeLeases | None = None,
-        profiles: ProfileRegistry | None = None,
-    ) -> None:
-        self.store = store or FakeStore()
-        self.leases = leases or FakeLeases(self.store)
-        self.metrics = Metrics()
-        self.keeper = Keeper(self.leases, holder="me", ttl=10.0, metrics=self.metrics)
-        self.supervisor = Supervisor(
-            store=self.store,
-            projects=self.leases,
-            leases=self.keeper,
-            profiles=profiles or built_in_profiles(Path("unused")),
-            default_profile="scripted",
-            execution=EXECUTION,
-            max_projects=10,
-            metrics=self.metrics,
-        )
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[World]:
-        """Let the supervisor run during the block."""
-        task = asyncio.create_task(self.supervisor.run(), name="supervisor")
-        await asyncio.sleep(0)
-        try:
-            yield self
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        """Let the loop turn until a condition holds."""
-        while not condition():  # noqa: ASYNC110 - a turn of the loop, no time
-            await asyncio.sleep(0)
 
 
 async def test_unfinished_projects_are_found_at_start_and_run_to_their_end() -> None:
@@ -367,44 +307,6 @@ async def test_one_failing_project_does_not_disturb_the_others() -> None:
     async with world.running():
         assert (await world.store.until_ended("good")).state is ProjectState.COMPLETED
         assert (await world.store.until_ended("bad")).state is ProjectState.FAILED
-
-
-async def test_a_project_of_a_profile_that_is_not_here_is_left_to_whoever_has_it() -> None:
-    """Whoever has forgotten its file on one machine destroys no run of another one."""
-    store = FakeStore()
-    words = built_in_profiles(Path("unused")).get("scripted")
-    assert words is not None
-    without, having = World(store), World(store, profiles=ProfileRegistry({"words": words}))
-    having.leases = without.leases
-    lost = store.add("lost", profile="words")
-    store.add("good")
-    async with without.running():
-        await store.until_ended("good")
-        assert not any(project_id == "lost" for project_id, _ in store.batches)
-        assert without.supervisor.missing_profiles == ["words"]
-        without.supervisor.take_up("lost")  # as an order that comes through this one does
-        await without.until(lambda: store.loads == 2 and not without.leases.holders)
-    assert not lost.nodes
-    async with having.running():
-        having.supervisor.take_up("lost")
-        assert (await store.until_ended("lost")).state is ProjectState.COMPLETED
-
-
-@pytest.mark.parametrize("state", [ProjectState.PENDING, ProjectState.PAUSED])
-async def test_a_project_of_a_profile_that_nobody_has_can_be_cancelled(
-    state: ProjectState,
-) -> None:
-    world = World()
-    ledger = world.store.add(profile="nobody has it")
-    ledger.state = state
-    world.store.order_cancel()
-    async with world.running():
-        world.supervisor.take_up("p")
-        await world.store.until_ended()
-    assert ledger.state is ProjectState.CANCELLED
-    assert ledger.commands == {"c": CommandState.APPLIED}
-    assert not ledger.nodes or set(ledger.states().values()) == {S.CANCELLED}
-    assert not world.store.stages, "no agent was called"
 
 
 async def test_draining_gives_running_nodes_back_and_another_process_goes_on_at_once() -> None:

@@ -95,7 +95,7 @@ async def test_seed_004_5_a_profile_that_does_not_exist_here_is_named() -> None:
     found = await explained(profile="gone", ran_out=True)
     (agent,) = (b for b in found.blockers if b.root_cause)
     assert agent.kind == BlockerKind.BLOCKER_KIND_AGENT
-    assert agent.message == "it waits for another orchestrator: there is no gone"
+    assert agent.message == "no orchestrator executes it: there is no gone"
 
 
 async def test_a_profile_that_is_not_here_is_no_matter_while_another_one_executes_it() -> None:

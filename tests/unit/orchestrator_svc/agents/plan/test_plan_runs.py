@@ -21,7 +21,7 @@ from ramify.v1.plan_pb2 import Plan
 from tests.support.plans import contract_plan
 from tests.unit.orchestrator_svc.agents.processes.test_processes import is_alive
 from tests.unit.orchestrator_svc.engine.fake_store import FakeStore
-from tests.unit.orchestrator_svc.engine.test_supervisor import World
+from tests.unit.orchestrator_svc.engine.world import World
 from tests.unit.orchestrator_svc.ledger import Ledger
 
 S = NodeState
