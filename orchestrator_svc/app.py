@@ -14,7 +14,6 @@ import signal
 from contextlib import suppress
 from dataclasses import asdict
 
-import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 from prometheus_client import start_http_server
 
@@ -25,6 +24,7 @@ from orchestrator_svc.engine.leases import LeaseKeeper
 from orchestrator_svc.engine.supervisor import Supervisor
 from orchestrator_svc.errors import StartupError
 from orchestrator_svc.identity import producer_id
+from orchestrator_svc.logs import get_logger
 from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.channel import open_channel
 from orchestrator_svc.publish.client import StateClient
@@ -40,7 +40,7 @@ _GC_ALLOCATIONS = 50_000  #: objects made and kept, net, between two collections
 _GC_YOUNG, _GC_OLD = 10, 10  #: collections of one generation per collection of the next
 LATE_CALL_SECONDS = 0.5  #: for RPCs that are still open when everything else is done
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 async def run(config: ServiceConfig) -> None:

@@ -11,14 +11,15 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import uvloop
 
-from state_svc import app, config, logs
-from state_svc.admin import commands
+from state_svc import admin, app, config, logs
 from state_svc.errors import RamifyError
 
 
 def main() -> int:
     """Run the service, or a command on a data directory; return the exit code."""
-    if sys.argv[1:2] and sys.argv[1] in commands.NAMES:
+    if sys.argv[1:2] and sys.argv[1] in admin.COMMANDS:
+        from state_svc.admin import commands  # the service has no use for them
+
         return commands.main(sys.argv[1:])
     try:
         settings = config.load()

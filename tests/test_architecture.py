@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -34,14 +36,15 @@ _ARROWS: dict[str, dict[str, str]] = {
     },
     "orchestrator_svc": {
         "graph": "",
-        "agents": "graph",
+        "agents": "graph logs",
         "models": "graph",
         "settings": "graph",
-        "publish": "graph settings metrics identity",
-        "engine": "agents models publish graph metrics",
-        "rpc": "engine agents publish graph settings config metrics",
+        "publish": "graph settings metrics identity logs",
+        "engine": "agents models publish graph metrics logs",
+        "rpc": "engine agents publish graph settings config metrics logs",
         "metrics": "",
         "identity": "",
+        "logs": "",
         "config": "agents graph settings models",
     },
 }
@@ -66,6 +69,11 @@ _IMPURE_MODULES = {
     "tempfile",
     "threading",
     "time",
+}
+#: Libraries whose loading is a good part of a start, and which only some runs or commands need.
+_LOADED_WHEN_NEEDED = {
+    "state_svc": "rich typer state_svc.admin.commands",
+    "orchestrator_svc": "aiohttp networkx rich typer",
 }
 _STORES = {"sqlite": "SqliteStore", "memory": "MemoryStore"}
 
@@ -206,3 +214,12 @@ def test_only_the_composition_root_and_the_admin_commands_name_a_store() -> None
 def test_a_hand_written_file_stays_short(folder: str) -> None:
     lengths = {_shown(path): len(path.read_text("utf-8").splitlines()) for path in _files(folder)}
     assert {name: length for name, length in lengths.items() if length >= _MAX_LINES} == {}
+
+
+@pytest.mark.parametrize("service, spared", _LOADED_WHEN_NEEDED.items())
+def test_a_service_starts_without_what_few_runs_need(service: str, spared: str) -> None:
+    code = f"import sys, {service}.__main__; print(*set({spared.split()}) & set(sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=_ROOT
+    )
+    assert loaded.stdout.split() == []

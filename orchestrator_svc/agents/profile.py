@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import structlog
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from orchestrator_svc.agents.base import Aggregator, Atomizer, Executor, Planner
 from orchestrator_svc.graph.types import Stage, TaskType
+from orchestrator_svc.logs import get_logger
 
 if TYPE_CHECKING:
     from orchestrator_svc.agents.processes.client import Processes
@@ -29,7 +29,7 @@ CLOSE_SECONDS = 5.0  #: that agents get at the end to release what they hold
 
 _CORPUS_OPTIONS = frozenset({"corpus"})
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class AgentSet(Atomizer, Planner, Executor, Aggregator, Protocol):

@@ -12,10 +12,9 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import structlog
-
 from orchestrator_svc.graph.event import Failed, Outcome
 from orchestrator_svc.graph.types import ErrorClass
+from orchestrator_svc.logs import get_logger
 
 CANCEL_GRACE = 5.0  #: seconds
 CANCELLED = Failed(ErrorClass.CANCELLED, "the call was cancelled")
@@ -23,7 +22,7 @@ CANCELLED = Failed(ErrorClass.CANCELLED, "the call was cancelled")
 #: Keeps what was abandoned alive until it ends: the loop itself holds tasks only weakly.
 _abandoned: set[asyncio.Task[Outcome]] = set()
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class AgentTask:

@@ -7,8 +7,6 @@ import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
-import structlog
-
 from orchestrator_svc.agents.base import (
     NO_MODIFIER,
     AgentError,
@@ -29,11 +27,12 @@ from orchestrator_svc.graph.event import Failed, Outcome
 from orchestrator_svc.graph.patience import Patience
 from orchestrator_svc.graph.settings import Settings
 from orchestrator_svc.graph.types import ErrorClass, Stage
+from orchestrator_svc.logs import get_logger
 
 MAX_CAUSE_CHARS = 500
 _PATIENCE = Patience(Settings())
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 async def call_agent(

@@ -6,15 +6,14 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-import structlog
-
 from orchestrator_svc.errors import RamifyError
+from orchestrator_svc.logs import get_logger
 from orchestrator_svc.metrics import Metrics
 
 RENEWALS_PER_TTL = 3
 MAX_RENEWED_AT_ONCE = 10_000
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class LeaseClient(Protocol):

@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-import structlog
 from pydantic import JsonValue
 
 from orchestrator_svc.agents.profile import AgentSet
@@ -63,8 +62,6 @@ _Preparation = asyncio.Task[dict[str, Result] | None]
 
 LAST_LOOK_SECONDS = 2.0  #: longest wait for orders that came just before the end
 GIVEN_BACK = Failed(ErrorClass.CANCELLED, "given back: the orchestrator was stopped")
-
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)

@@ -17,16 +17,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-import structlog
-
 from orchestrator_svc.errors import RamifyError
+from orchestrator_svc.logs import get_logger
 from orchestrator_svc.publish.records import HALF_DONE, UnfinishedProject
 
 SCANS_PER_TTL = 3
 ROUNDS_PER_TTL = 50  #: of taking, one after the other
 MAX_LOOKS = 100  #: at projects that are left to others, for orders, in one scan
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Projects(Protocol):

@@ -16,8 +16,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import structlog
-
 from orchestrator_svc.agents.profile import ProfileEntry, ProfileRegistry
 from orchestrator_svc.engine.aside import aside
 from orchestrator_svc.engine.leases import Lease, LeaseKeeper
@@ -35,6 +33,7 @@ from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.scene import Live
 from orchestrator_svc.graph.settings import Scalar, Settings, effective
 from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES
+from orchestrator_svc.logs import get_logger
 from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.backoff import Backoff
 from orchestrator_svc.publish.records import LoadedProject
@@ -42,7 +41,7 @@ from orchestrator_svc.publish.records import LoadedProject
 RETRY_BASE_DELAY = 0.1  #: seconds before a failed runner's project is tried again
 RETRY_MAX_DELAY = 30.0
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

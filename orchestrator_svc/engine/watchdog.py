@@ -6,13 +6,12 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-import structlog
-
 from orchestrator_svc.agents.base import AgentInput
 from orchestrator_svc.engine.activity import Activity
 from orchestrator_svc.graph.patience import Patience, Step
+from orchestrator_svc.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Watchdog:

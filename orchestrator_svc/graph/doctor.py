@@ -12,8 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import networkx as nx
-
+from orchestrator_svc.graph.circles import circles
 from orchestrator_svc.graph.dispatch import fill_slots
 from orchestrator_svc.graph.forced import Action, Pattern
 from orchestrator_svc.graph.node import Node
@@ -218,16 +217,13 @@ def _unaggregated(run: Run, node: Node) -> Finding | None:
 
 def _circles(run: Run) -> Iterator[Finding]:
     """Yield one node of each group of nodes that wait for each other, over parents too."""
-    edges: nx.DiGraph[str] = nx.DiGraph()
-    for node in run.nodes.values():
-        if node.state in TERMINAL_NODE_STATES or node.superseded:
-            continue
-        edges.add_edges_from((node.node_id, other) for other in _waits_for(run, node))
-    for group in nx.strongly_connected_components(edges):
-        first = min(group)
-        if len(group) == 1 and not edges.has_edge(first, first):
-            continue
-        ring = [edge[0] for edge in nx.find_cycle(edges.subgraph(group), source=first)]
+    edges = (
+        (node.node_id, other)
+        for node in run.nodes.values()
+        if node.state not in TERMINAL_NODE_STATES and not node.superseded
+        for other in _waits_for(run, node)
+    )
+    for ring in circles(edges):
         weakest = max(
             (run.nodes[node_id] for node_id in ring),
             key=lambda node: (node.state is NodeState.PENDING, node.layer, node.node_id),

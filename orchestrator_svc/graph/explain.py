@@ -8,14 +8,13 @@ shortest chain that leads to it.
 from __future__ import annotations
 
 import enum
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass
-
-import networkx as nx
 
 from orchestrator_svc.errors import NodeNotFound
 from orchestrator_svc.graph.blocker import Blocker, BlockerKind
 from orchestrator_svc.graph.budget import Use
+from orchestrator_svc.graph.circles import circles
 from orchestrator_svc.graph.node_blocker import node_blockers
 from orchestrator_svc.graph.project_blocker import project_blockers
 from orchestrator_svc.graph.scene import Scene
@@ -137,38 +136,8 @@ def _follow(scene: Scene, starts: list[str], now: float) -> list[Blocker]:
             if blocker.by not in depths:
                 depths[blocker.by] = depth + 1
                 waiting.append(blocker.by)
-    edges: nx.DiGraph[str] = nx.DiGraph(_wound(pairs))
-    links += (_circle(scene, ring, depths) for ring in circles(edges))
+    links += (_circle(scene, ring, depths) for ring in circles(pairs))
     return links
-
-
-def _wound(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the pairs that may be part of a circle: usually none, and finding that is cheap.
-
-    What nothing leads on from is on no circle; nor is what leads to such nodes alone.
-    """
-    leads = Counter(blocked for blocked, _ in pairs)
-    into: dict[str, list[str]] = {}
-    for blocked, by in pairs:
-        into.setdefault(by, []).append(blocked)
-    ends = [by for by in into if by not in leads]
-    while ends:
-        for blocked in into.get(ends.pop(), ()):
-            leads[blocked] -= 1
-            if not leads[blocked]:
-                ends.append(blocked)
-    return [pair for pair in pairs if leads[pair[0]] and leads[pair[1]]]
-
-
-def circles(edges: nx.DiGraph[str]) -> list[list[str]]:
-    """Return one circle of each group of nodes that wait for each other."""
-    found = []
-    for group in nx.strongly_connected_components(edges):
-        first = min(group)
-        if len(group) > 1 or edges.has_edge(first, first):
-            ring = nx.find_cycle(edges.subgraph(group), source=first)
-            found.append([edge[0] for edge in ring])
-    return sorted(found)
 
 
 def _circle(scene: Scene, ring: list[str], depths: dict[str, int]) -> Blocker:

@@ -8,9 +8,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import networkx as nx
-
 from orchestrator_svc.graph.budget import Budget
+from orchestrator_svc.graph.circles import circles
 from orchestrator_svc.graph.node import Json
 from orchestrator_svc.graph.text import is_text
 from orchestrator_svc.graph.types import NodeType, OnDependencyFailure, OnExhausted, TaskType
@@ -126,19 +125,15 @@ def _cycles(tasks: Sequence[DraftTask]) -> list[str]:
     ]
     if not problems and sum(1 for _ in in_order(tasks)) == len(tasks):
         return []
-    graph: nx.DiGraph[int] = nx.DiGraph()
-    graph.add_nodes_from(range(len(tasks)))
-    for index, task in enumerate(tasks):
-        graph.add_edges_from(
-            (index, dependency)
-            for dependency in task.depends_on
-            if dependency != index and 0 <= dependency < len(tasks)
-        )
-    for group in nx.strongly_connected_components(graph):
-        if len(group) > 1:
-            cycle = nx.find_cycle(graph.subgraph(group), source=min(group))
-            path = " → ".join(str(edge[0]) for edge in cycle)
-            problems.append(f"tasks depend on each other in a circle: {path} → {cycle[0][0]}")
+    edges = (
+        (index, dependency)
+        for index, task in enumerate(tasks)
+        for dependency in task.depends_on
+        if dependency != index and 0 <= dependency < len(tasks)
+    )
+    for circle in circles(edges):
+        path = " → ".join(map(str, circle))
+        problems.append(f"tasks depend on each other in a circle: {path} → {circle[0]}")
     return problems
 
 

@@ -17,13 +17,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from orchestrator_svc.errors import CorruptRecord
+from orchestrator_svc.logs import get_logger
 
 PREFIX = "spool-"  #: of the file; the epoch follows
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import grpc
-import structlog
 
 from orchestrator_svc.errors import CorruptRecord, ProducerFenced, ProjectReplaced, RamifyError
+from orchestrator_svc.logs import get_logger
 from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.backoff import Backoff
 from orchestrator_svc.publish.encode import SEQUENCE_BYTES, encode_batch, frame_request
@@ -36,7 +36,7 @@ FRAME_MARGIN_BYTES = 64 << 10  #: left free in a frame for what is not a batch
 
 _GAP = ErrorReason.ERROR_REASON_SEQUENCE_GAP
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 Request = state_service_pb2.StreamMutationsRequest
 Response = state_service_pb2.StreamMutationsResponse

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import grpc
-import structlog
 from google.protobuf.json_format import MessageToDict
 
 from orchestrator_svc.errors import (
@@ -23,6 +22,7 @@ from orchestrator_svc.graph.event import CommandGiven, ReviewClosed
 from orchestrator_svc.graph.node import Json, Node
 from orchestrator_svc.graph.review import Review
 from orchestrator_svc.graph.types import TERMINAL_NODE_STATES
+from orchestrator_svc.logs import get_logger
 from orchestrator_svc.publish.backoff import Backoff
 from orchestrator_svc.publish.convert import read_node, read_time
 from orchestrator_svc.publish.enums import read_command_type, read_project_state
@@ -55,7 +55,7 @@ _KINDS_FOLLOWED = [
 #: The watch cannot go on where it was; the project has to be loaded again.
 _FATAL = (ProjectNotFound, ProjectReplaced, RevisionAhead, RevisionCompacted)
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 async def load_project(stub: StateServiceAsyncStub, project_id: str) -> LoadedProject:

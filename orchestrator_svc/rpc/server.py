@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
-import structlog
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2  # noqa: F401 - so that reflection knows it
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -15,6 +14,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_status import rpc_status
 
 from orchestrator_svc.errors import InvalidRequest, RamifyError, StartupError, leaves
+from orchestrator_svc.logs import get_logger
 from orchestrator_svc.publish.channel import KEEPALIVE_OPTIONS
 from orchestrator_svc.rpc.error_map import to_status
 from orchestrator_svc.rpc.reflection_v1 import add_descriptor
@@ -37,7 +37,7 @@ SERVER_OPTIONS: list[tuple[str, int]] = [
     ("grpc.so_reuseport", 0),
 ]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class RpcServer:

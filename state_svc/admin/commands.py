@@ -105,7 +105,3 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("file", metavar="FILE", type=Path, help="the backup")
     command.add_argument("directory", metavar="DIR", type=Path, help="data directory to make")
     return parser
-
-
-#: First arguments that ask for a command and not for the service.
-NAMES = frozenset({"check", "restore"})

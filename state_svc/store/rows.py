@@ -69,7 +69,7 @@ class Row:
 PROBLEM = "checksum does not match"
 
 
-def row_checksum(*values: Value) -> int:
+def row_checksum(*values: apsw.SQLiteValue) -> int:
     """Return the checksum of a row with these values."""
     return zlib.crc32(json.dumps(values, default=repr).encode())
 

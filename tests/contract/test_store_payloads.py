@@ -232,7 +232,11 @@ async def test_a_body_that_is_put_again_replaces_a_damaged_one(
     right = _payload("a", micros=10)
     info = await store.payloads.put(right)
     totals = await store.payloads.totals()
-    wrong = {"data": right.data[:-9] + b"?" + right.data[-8:], "codec": 0, "original_bytes": 7}
+    wrong: dict[str, bytes | int] = {
+        "data": right.data[:-9] + b"?" + right.data[-8:],
+        "codec": 0,
+        "original_bytes": 7,
+    }
     if isinstance(store, MemoryStore):
         changed = {column: wrong[column]}
         store.payloads.records[right.digest] = replace(right, **changed)  # type: ignore[arg-type]

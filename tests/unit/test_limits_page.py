@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator_svc.agents.plan import actions, tree
+from orchestrator_svc.agents.plan import outputs, requests, tree
 from orchestrator_svc.agents.processes import function
 from orchestrator_svc.graph import plan
 from orchestrator_svc.rpc import explain
@@ -111,9 +111,9 @@ ENFORCED: dict[str, object] = {
     "retries of a task": tree.MAX_RETRIES,
     "seconds of a task's time-out": int(tree.MAX_TIMEOUT),
     "tasks side by side in a plan that is reviewed": plan.MAX_BATCH_TASKS,
-    "bytes of what a command prints": actions.MAX_OUTPUT_BYTES,
-    "bytes of an answer to a request": actions.MAX_OUTPUT_BYTES,
-    "redirects of a request": actions.MAX_REDIRECTS,
+    "bytes of what a command prints": outputs.MAX_OUTPUT_BYTES,
+    "bytes of an answer to a request": outputs.MAX_OUTPUT_BYTES,
+    "redirects of a request": requests.MAX_REDIRECTS,
     "bytes of the value of a function": function.MAX_VALUE_BYTES,
 }
 _NAMES = [value.name for value in ErrorReason.DESCRIPTOR.values]

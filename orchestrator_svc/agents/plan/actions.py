@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-import aiohttp
 from google.protobuf.json_format import MessageToDict
 from pydantic import JsonValue
 
 from orchestrator_svc.agents.base import AgentError, ErrorClass, Output, report, stop_wish
-from orchestrator_svc.agents.plan.tree import Task, shown_url
+from orchestrator_svc.agents.plan.outputs import MAX_OUTPUT_BYTES, body_output, over, tail
+from orchestrator_svc.agents.plan.tree import Task
 from orchestrator_svc.agents.processes.client import (
     Command,
     Ended,
     Function,
     Processes,
     Refused,
-    inherited_environment,
 )
 from ramify.v1.plan_pb2 import PlanOutput
 
-MAX_OUTPUT_BYTES = 256 << 10  #: of what a task prints or a server answers
-MAX_REDIRECTS = 10
-_VARIABLE = re.compile(r"\$\{(\w+)\}")
-_TAIL_CHARS = 1_500  #: of what a failed task said last
-_SUMMARY_CHARS = 300
+if TYPE_CHECKING:
+    from orchestrator_svc.agents.plan.requests import Requests
 
-_BY_STATUS = {
-    401: ErrorClass.AUTH,
-    403: ErrorClass.AUTH,
-    408: ErrorClass.TIMEOUT,
-    429: ErrorClass.RATE_LIMIT,
-}
+_SUMMARY_CHARS = 300
 
 
 class Actions:
@@ -43,7 +34,7 @@ class Actions:
 
     def __init__(self, processes: Processes) -> None:
         self._processes = processes
-        self._session: aiohttp.ClientSession | None = None
+        self._requests: Requests | None = None
 
     async def run(
         self, task: Task, env: Mapping[str, str], dependencies: Mapping[str, JsonValue]
@@ -55,8 +46,8 @@ class Actions:
 
     async def aclose(self) -> None:
         """Close connections."""
-        if self._session is not None:
-            await self._session.close()
+        if self._requests is not None:
+            await self._requests.aclose()
 
     # Commands and functions
 
@@ -86,118 +77,27 @@ class Actions:
         except Refused as error:
             raise AgentError(ErrorClass.EXECUTION, f"cannot be started: {error}") from error
         if ended.timed_out:
-            raise AgentError(ErrorClass.TIMEOUT, _over(task) + _said(ended, ":"))
+            raise AgentError(ErrorClass.TIMEOUT, over(task) + _said(ended, ":"))
         if ended.status:
             if stop_wish().is_set():
                 raise AgentError(ErrorClass.TIMEOUT, f"was asked to stop: {_failure(ended)}")
             raise AgentError(ErrorClass.EXECUTION, _failure(ended))
         if isinstance(what, Function):
             return _value_output(ended)
-        return _body_output(ended.out, _left_out(ended), message.command.output, _success(ended))
-
-    # HTTP
+        return body_output(ended.out, _left_out(ended), message.command.output, _success(ended))
 
     async def _request(self, task: Task) -> Output:
-        action = task.message.http
-        method = action.method or "GET"
-        what = f"{method} {shown_url(action.url)}"
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                # How many calls are open is the settings' to bound: a task that waits here for
-                # those of other projects would lose its time.
-                connector=aiohttp.TCPConnector(limit=0),
-                cookie_jar=aiohttp.DummyCookieJar(),  # no task sends what another one was given
-                timeout=aiohttp.ClientTimeout(total=None),
-            )
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        report(what)
-        deadline = asyncio.timeout(task.timeout)
-        try:
-            async with (
-                deadline,
-                self._session.request(
-                    method,
-                    action.url,
-                    headers=_headers(task),
-                    data=action.body.encode() or None,
-                    max_redirects=MAX_REDIRECTS,
-                ) as response,
-            ):
-                body, cut = await _read_body(response)
-                body = _in_utf8(body, response.charset)
-        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
-            text = f"{shown_url(action.url)} is no address, or leads to none"
-            raise AgentError(ErrorClass.EXECUTION, text) from error
-        except aiohttp.TooManyRedirects as error:
-            text = f"{what} was sent on more than {MAX_REDIRECTS} times"
-            raise AgentError(ErrorClass.EXECUTION, text) from error
-        except TimeoutError as error:
-            if deadline.expired():
-                raise AgentError(ErrorClass.TIMEOUT, f"{what}: {_over(task)}") from error
-            raise AgentError(ErrorClass.CONNECTION, f"{what}: no answer") from error
-        except (aiohttp.ClientError, OSError) as error:
-            text = f"{what}: {_cause(error)}"
-            raise AgentError(ErrorClass.CONNECTION, text) from error
-        except ValueError as error:
-            raise AgentError(ErrorClass.EXECUTION, f"{what} cannot be sent: {error}") from error
-        seconds = loop.time() - started
-        said = f"{what} answered {response.status} in {seconds:.3g} s"
-        status = response.status
-        good = status in action.expected_status if action.expected_status else status // 100 == 2
-        if not good:
-            error_class = _BY_STATUS.get(status, ErrorClass.EXECUTION)
-            if status in (502, 503, 504):
-                error_class = ErrorClass.CONNECTION
-            raise AgentError(error_class, f"{said}: {_tail(body)}")
-        missing = "the rest of its answer is left out" if cut else ""
-        return _body_output(body, missing, action.output, said, response.content_type)
+        if self._requests is None:
+            made = await asyncio.to_thread(_load_requests)  # the loop goes on meanwhile
+            if self._requests is None:  # another task may have been first
+                self._requests = made()
+        return await self._requests.send(task)
 
 
-def _headers(task: Task) -> dict[str, str]:
-    """Return the headers with their variables: so no secret has to be a part of the plan."""
+def _load_requests() -> type[Requests]:
+    from orchestrator_svc.agents.plan.requests import Requests
 
-    def value(match: re.Match[str]) -> str:
-        name = match[1]
-        found = task.env.get(name, inherited_environment().get(name))
-        if found is None:
-            raise AgentError(ErrorClass.EXECUTION, f"{match[0]} of a header is not set")
-        return found
-
-    return {name: _VARIABLE.sub(value, text) for name, text in task.message.http.headers.items()}
-
-
-async def _read_body(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
-    """Return a body up to the limit, and whether there is more of it, which is not read."""
-    body = bytearray()
-    async for part in response.content.iter_chunked(64 << 10):
-        report()
-        body += part
-        if len(body) > MAX_OUTPUT_BYTES:
-            response.close()
-            return bytes(body[:MAX_OUTPUT_BYTES]), True
-    return bytes(body), False
-
-
-def _in_utf8(body: bytes, charset: str | None) -> bytes:
-    """Return a text in UTF-8 that was sent in another known charset."""
-    if charset is None or charset.lower() in ("utf-8", "utf8"):
-        return body
-    try:
-        return body.decode(charset, errors="replace").encode()
-    except (LookupError, ValueError):
-        return body
-
-
-def _cause(error: Exception) -> str:
-    """Return why there is no answer; the messages of some errors hold the whole address."""
-    if isinstance(error, aiohttp.ClientResponseError):
-        return error.message or type(error).__name__
-    return str(error) or type(error).__name__
-
-
-def _over(task: Task) -> str:
-    return f"did not end within {task.timeout:g} s and was ended"
+    return Requests
 
 
 def _function(task: Task, dependencies: Mapping[str, JsonValue]) -> Function:
@@ -236,7 +136,7 @@ def _value_output(ended: Ended) -> Output:
         text = "the function ended without a value: its process was left or its files were closed"
         raise AgentError(ErrorClass.EXECUTION, text) from error
     if value is None:
-        return _body_output(
+        return body_output(
             ended.out, _left_out(ended), PlanOutput.PLAN_OUTPUT_TEXT, _success(ended)
         )
     summary = _success(ended)
@@ -246,53 +146,13 @@ def _value_output(ended: Ended) -> Output:
     return Output(content_type="application/json", text=text, summary=summary)
 
 
-def _body_output(
-    body: bytes,
-    missing: str,
-    kind: PlanOutput.ValueType,
-    summary: str,
-    content_type: str = "text/plain",
-) -> Output:
-    if missing:
-        summary += f"; {missing}"
-    if kind == PlanOutput.PLAN_OUTPUT_JSON:
-        if missing:
-            text = f"the output is longer than {MAX_OUTPUT_BYTES} bytes, so it is not whole JSON"
-            raise AgentError(ErrorClass.INVALID_OUTPUT, text)
-        return Output(content_type="application/json", text=_json_text(body), summary=summary)
-    try:
-        text = body.decode()
-    except UnicodeDecodeError:
-        if not missing:
-            if content_type.startswith("text/"):
-                content_type = "application/octet-stream"
-            return Output(content_type=content_type, data=body, summary=summary)
-        text = body.decode(errors="replace")
-    return Output(content_type=content_type, text=text, summary=summary)
-
-
-def _json_text(body: bytes) -> str:
-    """Return JSON as text. Raises `AgentError` if it is none, or more than JSON can say."""
-    try:
-        text = body.decode()
-        json.loads(text, parse_constant=_no_json)
-    except (ValueError, RecursionError) as error:
-        said = f"the output is not JSON: {error}"
-        raise AgentError(ErrorClass.INVALID_OUTPUT, said) from error
-    return text
-
-
-def _no_json(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
-
-
 def _left_out(ended: Ended) -> str:
     return f"{ended.out_dropped} bytes of its output are left out" if ended.out_dropped else ""
 
 
 def _success(ended: Ended) -> str:
     summary = f"exit code 0 after {ended.seconds:.3g} s"
-    said = _tail(ended.err, _SUMMARY_CHARS)
+    said = tail(ended.err, _SUMMARY_CHARS)
     return f"{summary}; on standard error: {said}" if said else summary
 
 
@@ -309,10 +169,5 @@ def _failure(ended: Ended) -> str:
 
 def _said(ended: Ended, before: str = "") -> str:
     """Return what a child said last, on lines of its own."""
-    said = _tail(ended.err) or _tail(ended.out)
+    said = tail(ended.err) or tail(ended.out)
     return f"{before}\n{said}" if said else ""
-
-
-def _tail(data: bytes, chars: int = _TAIL_CHARS) -> str:
-    text = data.decode(errors="replace").strip()
-    return text if len(text) <= chars else "…" + text[1 - chars :]

@@ -129,7 +129,7 @@ async def test_the_first_scan_takes_up_what_this_holder_has_held_before() -> Non
 
 
 async def test_what_one_cannot_execute_is_left_to_one_that_can_and_said_once(
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     store = Store(free(4), profiles={"p1": "words", "p2": "words"})
     without, with_it = store.scanner("a"), store.scanner("b", "words")
@@ -137,7 +137,7 @@ async def test_what_one_cannot_execute_is_left_to_one_that_can_and_said_once(
         await without.scan()
     assert store.held == {"p0": "a", "p1": "", "p2": "", "p3": "a"}
     assert without.missing == ["words"]
-    assert capsys.readouterr().out.count("left to other orchestrators") == 1
+    assert caplog.text.count("left to other orchestrators") == 1
     await with_it.scan()
     await with_it.scan()
     await with_it.scan()

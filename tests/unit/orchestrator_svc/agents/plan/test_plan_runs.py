@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from google.protobuf.json_format import MessageToDict
 
-from orchestrator_svc.agents.plan.actions import MAX_OUTPUT_BYTES
+from orchestrator_svc.agents.plan.outputs import MAX_OUTPUT_BYTES
 from orchestrator_svc.agents.processes.client import Processes
 from orchestrator_svc.agents.profile import built_in_profiles
 from orchestrator_svc.graph.node import Node
