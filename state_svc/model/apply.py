@@ -39,6 +39,7 @@ from state_svc.model.scalar_patch import scan
 from state_svc.model.stage import add_stage, bodies
 from state_svc.model.wire import (
     bytes_field,
+    create_change,
     message_change,
     patch_change,
     revision_prefix,
@@ -258,10 +259,7 @@ class _Application:
         for name in ("goal", "task_type"):
             if not getattr(node, name):
                 raise Problem(_INVALID, f"node.create.{name}", "is needed")
-        for field, _ in node.ListFields():
-            if field.name in validate.NODE_OUTPUT_ONLY:
-                raise Problem(_INVALID, f"node.create.{field.name}", "is set by state_svc only")
-        found = validate.first_problem(node, validate.NODE_FIELDS)
+        found = validate.first_problem(node, validate.NEW_NODE_FIELDS)
         if found is not None:
             raise Problem(_INVALID, f"node.create.{found[0]}", found[1])
         if node.state not in transitions.NODE.initial:
@@ -270,12 +268,8 @@ class _Application:
         if node.result.HasField("ref"):
             self._resolve(("node.create.result", node.result))
         set_micros(node.create_time, self._micros)
-        change = Change(revision=self._revision, index=index)
-        change.node.node_id = node_id
-        change.node.version = 1
-        change.node.node.CopyFrom(node)
-        self._parts.append(message_change(change))
         live = live_from_message(node, version=1, revision=self._revision, micros=self._micros)
+        self._parts.append(create_change(self._prefix, index, node_id, live.data))
         self._nodes[node_id] = live
         self._images.append((None, live))
         if self._named is not None:

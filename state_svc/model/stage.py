@@ -41,10 +41,6 @@ def _tool_calls(value: list[ToolCall]) -> str:
     return ""
 
 
-def _output_only(value: object) -> str:
-    return "is set by state_svc only"
-
-
 _TOOL_CALL_FIELDS: dict[str, validate.Check] = {
     "tool_name": validate.check_name,
     "arguments": validate.check_payload,
@@ -53,7 +49,7 @@ _TOOL_CALL_FIELDS: dict[str, validate.Check] = {
     "error": validate.check_text,
 }
 _FIELDS: dict[str, validate.Check] = {
-    **dict.fromkeys(_OUTPUT_ONLY, _output_only),
+    **dict.fromkeys(_OUTPUT_ONLY, validate.set_by_state_svc),
     "stage": validate.one_of(frozenset(Stage.values()) - {0}),
     "agent_name": validate.check_name,
     "model": validate.check_name,

@@ -57,6 +57,11 @@ def one_of(numbers: frozenset[int]) -> Check:
     return check
 
 
+def set_by_state_svc(_: object) -> str:
+    """Refuse a field whatever it holds."""
+    return "is set by state_svc only"
+
+
 def _goal(value: str) -> str:
     if len(value) < limits.MIN_GOAL_CHARS:
         return f"has {len(value)} characters, at least {limits.MIN_GOAL_CHARS} are needed"
@@ -183,6 +188,12 @@ NODE_FIELDS: dict[str, Check] = {
     "aux_data": check_values,
 }
 
+#: Checks of the fields of a new node by name.
+NEW_NODE_FIELDS: dict[str, Check] = NODE_FIELDS | dict.fromkeys(
+    ("version", "create_time", "update_time", "start_time", "end_time", "update_revision"),
+    set_by_state_svc,
+)
+
 #: Checks of project fields by name.
 PROJECT_FIELDS: dict[str, Check] = {
     "goal": _goal,
@@ -221,16 +232,3 @@ def first_problem(message: Any, checks: Mapping[str, Check]) -> tuple[str, str] 
         if check is not None and (problem := check(value)):
             return field.name, problem
     return None
-
-
-#: Fields of `Node` that only state_svc sets.
-NODE_OUTPUT_ONLY = frozenset(
-    {
-        "version",
-        "create_time",
-        "update_time",
-        "start_time",
-        "end_time",
-        "update_revision",
-    }
-)

@@ -44,15 +44,24 @@ def timestamp_field(field: int, micros: int) -> bytes:
     return bytes_field(field, b"\x08" + varint(seconds) + b"\x10" + varint(rest * 1_000))
 
 
-_CHANGES_TAG = varint(Delta.CHANGES_FIELD_NUMBER << 3 | 2)
-_NODE_TAG = varint(Change.NODE_FIELD_NUMBER << 3 | 2)
+_CHANGES = Delta.CHANGES_FIELD_NUMBER
+_NODE = Change.NODE_FIELD_NUMBER
 _INDEX_TAG = varint(Change.INDEX_FIELD_NUMBER << 3)
-#: A `NodeChange` with its id, version, patch and previous state.
-_PATCH_CHANGE = b"%c%%b%%b%c%%b%c%%b%%b%c%%c" % (
-    NodeChange.NODE_ID_FIELD_NUMBER << 3 | 2,
-    NodeChange.VERSION_FIELD_NUMBER << 3,
-    NodeChange.PATCH_FIELD_NUMBER << 3 | 2,
-    NodeChange.PREVIOUS_STATE_FIELD_NUMBER << 3,
+_NODE_ID = NodeChange.NODE_ID_FIELD_NUMBER
+_VERSION = NodeChange.VERSION_FIELD_NUMBER
+_ENTITY = NodeChange.NODE_FIELD_NUMBER
+_PATCH = NodeChange.PATCH_FIELD_NUMBER
+_PREVIOUS_STATE = NodeChange.PREVIOUS_STATE_FIELD_NUMBER
+_PREVIOUS_AGENT = NodeChange.PREVIOUS_AGENT_NAME_FIELD_NUMBER
+#: A `changes` field that holds the patch of a node, when each length takes one byte: size, what
+#: is before the node, size of the node, id, version, patch, previous state, the rest.
+_SHORT_CHANGE = b"%c%%c%%b%c%%c%c%%c%%b%c%%b%c%%c%%b%c%%c%%b" % (
+    _CHANGES << 3 | 2,
+    _NODE << 3 | 2,
+    _NODE_ID << 3 | 2,
+    _VERSION << 3,
+    _PATCH << 3 | 2,
+    _PREVIOUS_STATE << 3,
 )
 
 
@@ -74,26 +83,33 @@ def patch_change(
 
     Equal to what protobuf encodes for the same message; measured, it takes half the time.
     """
-    key = node_id.encode()
-    node = _PATCH_CHANGE % (
-        _TABLE[len(key)],
-        key,
-        _TABLE[version] if version < _SMALL else varint(version),
-        _TABLE[len(patch)] if len(patch) < _SMALL else varint(len(patch)),
-        patch,
-        previous_state,
+    key, number = node_id.encode(), varint(version)
+    agent = (
+        bytes_field(_PREVIOUS_AGENT, previous_agent_name.encode()) if previous_agent_name else b""
     )
-    if previous_agent_name:
-        node += bytes_field(
-            NodeChange.PREVIOUS_AGENT_NAME_FIELD_NUMBER, previous_agent_name.encode()
-        )
-    size = len(node)
-    head = prefix + (_INDEX_TAG + varint(index) if index else b"") + _NODE_TAG
-    head += _TABLE[size] if size < _SMALL else varint(size)
-    return _CHANGES_TAG + varint(len(head) + size) + head + node
+    if index:
+        prefix += _INDEX_TAG + varint(index)
+    key_size, patch_size = len(key), len(patch)
+    node_size = 7 + key_size + len(number) + patch_size + len(agent)
+    size = 2 + len(prefix) + node_size
+    if size < 0x80:
+        return _SHORT_CHANGE % (
+            size, prefix, node_size, key_size, key, number, patch_size, patch, previous_state, agent
+        )  # fmt: skip
+    node = bytes_field(_NODE_ID, key) + varint_field(_VERSION, version)
+    node += bytes_field(_PATCH, patch) + varint_field(_PREVIOUS_STATE, previous_state) + agent
+    return bytes_field(_CHANGES, prefix + bytes_field(_NODE, node))
+
+
+def create_change(prefix: bytes, index: int, node_id: str, node: bytes) -> bytes:
+    """Return a `changes` field of a delta that holds a new node, encoded in `node`."""
+    change = bytes_field(_NODE_ID, node_id.encode()) + varint_field(_VERSION, 1)
+    change += bytes_field(_ENTITY, node)
+    if index:
+        prefix += _INDEX_TAG + varint(index)
+    return bytes_field(_CHANGES, prefix + bytes_field(_NODE, change))
 
 
 def message_change(change: Change) -> bytes:
     """Return a `changes` field of a delta that holds any change."""
-    data = change.SerializeToString()
-    return _CHANGES_TAG + varint(len(data)) + data
+    return bytes_field(_CHANGES, change.SerializeToString())

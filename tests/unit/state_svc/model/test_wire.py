@@ -12,6 +12,7 @@ from ramify.v1.state_service_pb2 import WatchProjectResponse
 from state_svc.codec.delta import encode_delta, encode_watch_delta
 from state_svc.model.wire import (
     bytes_field,
+    create_change,
     message_change,
     patch_change,
     revision_prefix,
@@ -90,6 +91,21 @@ def test_the_patch_of_a_node_is_that_of_protobuf(
     )
     assert found == Delta(changes=[change]).SerializeToString()
     assert message_change(change) == found
+
+
+@given(
+    revision=st.integers(1, 1 << 50),
+    index=st.sampled_from([0, 1, 15, 127, 128, 4_999]),
+    node_id=st.text("abcXYZ019._~-", min_size=1, max_size=128),
+    goal=_NAMES,
+)
+def test_a_new_node_is_that_of_protobuf(revision: int, index: int, node_id: str, goal: str) -> None:
+    node = Node(node_id=node_id, goal=goal)
+    found = create_change(revision_prefix(revision), index, node_id, node.SerializeToString())
+    change = Change(
+        revision=revision, index=index, node=NodeChange(node_id=node_id, version=1, node=node)
+    )
+    assert found == Delta(changes=[change]).SerializeToString()
 
 
 @given(st.lists(st.builds(RevisionInfo, revision=st.integers(1, 1 << 40), actor=_NAMES)))
