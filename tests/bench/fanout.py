@@ -18,6 +18,7 @@ import grpc.aio
 
 from ramify.v1 import state_service_pb2 as pb
 from ramify.v1 import state_service_pb2_grpc as rpc
+from tests.bench import echo
 from tests.bench.processes import Process, service
 from tests.bench.producer import Producer, create_batch, frame, patch_batch, percentile
 from tests.bench.report import Report
@@ -96,6 +97,7 @@ async def _measure(report: Report, case: Case, seconds: float) -> None:
             await original(data, project_id, sequence)
 
         producer.send = send  # type: ignore[method-assign]
+        await echo.beside(report)
         async with _watchers(process, case, last=count + 2) as watchers:
             opened = process.resident_bytes()
             producer.ack_seconds.clear()
@@ -112,7 +114,7 @@ async def _measure(report: Report, case: Case, seconds: float) -> None:
                 "megabytes_grown_while_stopped": (peak - opened) / (1 << 20),
                 "catch_up_seconds": found["catch_up_seconds"],
             }
-        report.add(
+        report.add_delay(
             case.name,
             percentile(delays, 0.5),
             p99_ms=percentile(delays, 0.99),

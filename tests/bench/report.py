@@ -12,6 +12,7 @@ class Report:
 
     rows: list[tuple[str, float, dict[str, float]]] = field(default_factory=list)
     echo: float | None = None  #: frames/s of the bare echo when it was measured last
+    echo_ms: float | None = None  #: … and its round trip
 
     def add(self, name: str, value: float, **more: float) -> None:
         """Add a figure and say so at once."""
@@ -27,6 +28,13 @@ class Report:
         if self.echo:
             more["times_echo"] = value / self.echo
             more["echo"] = self.echo
+        self.add(name, value, **more)
+
+    def add_delay(self, name: str, value: float, **more: float) -> None:
+        """Add a delay in milliseconds, with how many round trips of the bare echo it is."""
+        if self.echo_ms:
+            more["round_trips"] = value / self.echo_ms
+            more["round_trip_ms"] = self.echo_ms
         self.add(name, value, **more)
 
     def markdown(self) -> str:

@@ -71,8 +71,9 @@ async def ack_latency(report: Report, seconds: float) -> None:
                 frame([patch_batch("p", n + 2, n * size, size, _NODES)]) for n in range(count)
             ]
             producer.ack_seconds.clear()
+            await echo.beside(report)
             await producer.run(frames, "p", 2, window=_WINDOW, rate=rate / size)
-            report.add(
+            report.add_delay(
                 f"ack latency at {rate} mutations/s, {size} per frame, p50 ms",
                 percentile(producer.ack_seconds, 0.5),
                 p99_ms=percentile(producer.ack_seconds, 0.99),
