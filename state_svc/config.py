@@ -188,7 +188,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Keeps every change of every project durable and watchable.",
         epilog=f"Each flag is also a key of section {SECTION!r} in the file and, with the prefix "
         f"{ENV_PREFIX}, an environment variable. Flags win over the environment, that over the "
-        "file. When ready, one JSON line with the address is printed on stdout.",
+        "file. When ready, one JSON line with the address is printed on stdout. Of a data "
+        "directory: python -m state_svc check --help, python -m state_svc restore --help.",
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file")
     for name, field in Settings.model_fields.items():

@@ -102,6 +102,26 @@ def test_reviews_are_answered_one_after_the_other_in_a_terminal(up: Up) -> None:
     assert "not now" in rejected.stderr
 
 
+def test_what_is_not_answered_is_said_to_be_open(up: Up) -> None:
+    asking = (*SCRIPTED, "--project", "open", "-d")
+    assert ramify("run", "talk", *asking, env=up.env).returncode == 0
+    await_review(up, "open", "root.r1")
+    for answers in (("", "s"), ("m", pexpect.spawn.sendeof), (pexpect.spawn.sendeof,)):
+        talk = on_terminal("review", env=up.env)
+        for answer in answers:
+            talk.expect(["pprove, .*uit. ", "What shall be changed. "])
+            if isinstance(answer, str):
+                talk.sendline(answer)
+            else:
+                answer(talk)
+        if "s" in answers:
+            talk.expect("1 review left open; `ramify review` asks again")
+        talk.expect(pexpect.EOF)
+        assert talk.wait() == 0
+    assert "root.r1" in ramify("review", "list", "open", env=up.env).stdout
+    assert ramify("cancel", "open", "--wait", env=up.env).returncode == 0
+
+
 @pytest.mark.parametrize(
     "arguments, code, text",
     [

@@ -91,6 +91,25 @@ def test_show_and_explain_agree_on_what_is_used_of_the_budgets(up: Up) -> None:
     assert "85 of 100 nodes" in ramify("show", "b", env=up.env).stdout
 
 
+def test_what_is_typed_over_a_live_tree_neither_shows_nor_answers(up: Up) -> None:
+    run = on_terminal("run", "endless", *ENDLESS, "--project", "typed", env=up.env)
+    run.expect("RUNNING.*revision")
+    run.send("cancel it\r" * 3)
+    run.expect("RUNNING.*revision")  # a frame that was drawn after it
+    assert "cancel it" not in f"{run.before}{run.after}"
+    run.sendintr()
+    run.expect("etach .default.*watching. ")
+    run.sendline("k")
+    run.expect("k\r\n.*RUNNING")  # a question is answered in the open
+    run.sendintr()
+    run.expect("etach .default.*watching. ")
+    run.sendline("d")
+    run.expect(pexpect.EOF)
+    assert run.wait() == 130
+    assert state_of(up, "typed") == "RUNNING"
+    assert ramify("cancel", "typed", "--wait", env=up.env).returncode == 0
+
+
 def test_ctrl_c_detaches_by_default_and_the_run_goes_on(up: Up) -> None:
     run = on_terminal("run", "endless", *ENDLESS, "--project", "detached", env=up.env)
     run.expect("RUNNING")

@@ -83,6 +83,7 @@ def test_a_port_in_use_is_one_line_and_nothing_is_left_running(tmp_path: Path) -
     error = again.stderr.splitlines()[-1]
     assert error.startswith("error: state_svc did not start")
     assert "state_svc.log" in error
+    assert "choose another with --state-listen: " in error
     assert first.stop() == (0, "")
 
 

@@ -37,7 +37,7 @@ def diff(
     from ramify.cli.session import run_session
 
     async def work(client: "AsyncClient") -> int:
-        from ramify.cli.terminal import note, print_json
+        from ramify.cli.terminal import note, print_json, print_lines
 
         count = 0
         async for node in client.diff_project(project_id, from_revision, to_revision):
@@ -45,7 +45,7 @@ def diff(
             if json:
                 print_json(node)
             else:
-                typer.echo(_line(node))
+                print_lines([_line(node)], hang=4)
         if not json:
             note(f"{count} node{'' if count == 1 else 's'} differ{'s' if count == 1 else ''}")
         return ExitCode.OK

@@ -11,6 +11,7 @@ from rich.live import Live
 
 from ramify.cli.clock import ServerClock
 from ramify.cli.format import seconds_of
+from ramify.cli.keys import QuietKeys
 from ramify.cli.lines import LineWriter
 from ramify.cli.screen import Frame, render
 from ramify.cli.terminal import print_json
@@ -60,6 +61,7 @@ class TreeDisplay:
         self._clock = ServerClock()
         self._frame = Frame(self.view, project, 0.0)
         self._live: Live | None = None
+        self._keys = QuietKeys()  # what is typed would shift the tree
         self._closed = False
         self._observe(project)
 
@@ -101,10 +103,12 @@ class TreeDisplay:
         if self._live is not None:
             self._live.stop()
             self._live = None
+            self._keys.restore()
 
     def resume(self) -> None:
         """Show the tree again."""
         if self._live is None and not self._closed:
+            self._keys.hush()
             # Transient: `close` leaves a last frame that may be taller than the screen.
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()

@@ -44,7 +44,7 @@ def explain(
 
     async def work(client: "AsyncClient") -> int:
         from ramify.cli.explanation import lines
-        from ramify.cli.terminal import print_json, print_raw
+        from ramify.cli.terminal import print_json, print_lines
         from ramify.v1.explain_pb2 import ExplainNodeResponse, ExplainProjectResponse
 
         if node_id:
@@ -56,7 +56,7 @@ def explain(
         elif json:
             print_json(ExplainProjectResponse(explanation=explanation))
         else:
-            print_raw("\n".join(lines(explanation)) + "\n")
+            print_lines(lines(explanation))
         return ExitCode.OK
 
     return run_session(work, state_svc, orchestrator_svc)

@@ -43,6 +43,7 @@ def fork(
             typer.echo(project.project_id)
             origin = project.forked_from
             note(f"forked from {origin.project_id} at revision {origin.revision}; it is PAUSED")
+            note(f"let it go on with: ramify resume {project.project_id}")
         return ExitCode.OK
 
     return run_session(work, state_svc)

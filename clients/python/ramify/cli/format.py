@@ -1,5 +1,9 @@
 """Values as people read them. Pure."""
 
+import re
+import textwrap
+from collections.abc import Iterator
+
 from google.protobuf.timestamp_pb2 import Timestamp
 
 
@@ -31,6 +35,28 @@ def one_line(text: str, width: int = 0) -> str:
     if width and len(line) > width:
         return line[: max(0, width - 1)].rstrip() + "…"
     return line
+
+
+_MARGIN = re.compile(r"[\s│├└─]*(?:\d+\. )?")
+_LEAST_ROOM = 20  #: columns; in less than that nothing is kept in its place
+
+
+def fold(line: str, width: int, hang: int = 0) -> Iterator[str]:
+    """Yield a line in pieces of at most `width` characters, broken between words.
+
+    What continues a line stands below its text, behind the guides of its tree, and `hang` columns
+    further in. A line with a command behind `→` stays whole, to be copied.
+    """
+    found = _MARGIN.match(line)
+    margin = found[0] if found else ""
+    room = width - len(margin) - hang
+    if len(line) <= width or room < _LEAST_ROOM or line.lstrip().startswith("→"):
+        yield line
+        return
+    below = re.sub(r"[^│\s]", " ", margin.replace("├", "│")) + " " * hang
+    text = line[len(margin) :]
+    for number, part in enumerate(textwrap.wrap(text, room, break_on_hyphens=False)):
+        yield (below if number else margin) + part
 
 
 def plural(count: int, noun: str) -> str:

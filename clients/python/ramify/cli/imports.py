@@ -48,6 +48,8 @@ def import_(
             typer.echo(made.project_id)
             state = ProjectState.Name(made.state).removeprefix("PROJECT_STATE_")
             note(f"imported at revision {made.revision}; it is {state}")
+            if made.state == ProjectState.PROJECT_STATE_PAUSED:
+                note(f"let it go on with: ramify resume {made.project_id}")
         return ExitCode.OK
 
     return run_session(work, state_svc)

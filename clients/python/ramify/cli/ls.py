@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _READS = 16  #: projects read at one time
 _ROOM_FOR_LEASES = 100  #: columns of a terminal
+_GOAL_WIDTH = 200  #: characters, where no terminal is narrower
 
 
 def ls(
@@ -93,7 +94,7 @@ def _print_table(projects: "list[Project]") -> None:
     from ramify.cli.format import duration, one_line, seconds_of
     from ramify.cli.outline import done_and_total
     from ramify.cli.style import project_style
-    from ramify.cli.terminal import note, out
+    from ramify.cli.terminal import note, out, print_table
     from ramify.states import project_state_name
 
     if not projects:
@@ -124,6 +125,6 @@ def _print_table(projects: "list[Project]") -> None:
             duration(now - seconds_of(project.create_time)),
             took,
             *([Text(project.lease.holder or "-", style="dim")] if leases else ()),
-            Text(one_line(project.goal), no_wrap=True, overflow="ellipsis"),
+            Text(one_line(project.goal, _GOAL_WIDTH), no_wrap=True, overflow="ellipsis"),
         )
-    out().print(table)
+    print_table(table)

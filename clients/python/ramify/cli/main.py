@@ -133,7 +133,7 @@ def invoke(args: list[str]) -> int:
         path = getattr(getattr(error, "ctx", None), "command_path", "ramify")
         return _fail(CliError(error.format_message(), f"see `{path} --help`", ExitCode.USAGE))
     except (typer.Abort, KeyboardInterrupt, EOFError):
-        typer.echo("interrupted", err=True)
+        typer.echo("\ninterrupted" if sys.stderr.isatty() else "interrupted", err=True)
         return ExitCode.INTERRUPTED
     except (BrokenPipeError, SystemExit):
         # The reader has gone; rich makes a SystemExit of that. Not OK, because whatever

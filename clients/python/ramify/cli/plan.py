@@ -95,9 +95,10 @@ def refused(file: "PlanFile", error: "InvalidRequestError") -> CliError:
     return CliError(str(file.source.problem(place, said)), "", ExitCode.USAGE)
 
 
-def draw(plan: "Plan") -> str:
-    """Return the tree of a plan, one line per task."""
-    return "\n".join([plan.goal, *outline(plan.tasks)]) + "\n"
+def draw(plan: "Plan") -> Iterator[str]:
+    """Yield the tree of a plan, one line per task."""
+    yield plan.goal
+    yield from outline(plan.tasks)
 
 
 def outline(tasks: Sequence["PlanTask"], guide: str = "") -> Iterator[str]:

@@ -105,7 +105,7 @@ def list_reviews(
     from ramify.cli.session import run_session
 
     async def work(client: "AsyncClient") -> int:
-        from ramify.cli.terminal import note, print_json, print_raw
+        from ramify.cli.terminal import note, out, print_json, print_raw
         from ramify.v1.review_pb2 import ReviewState
 
         states = () if every else (ReviewState.REVIEW_STATE_OPEN,)
@@ -118,7 +118,7 @@ def list_reviews(
         else:
             from ramify.cli.review_table import table
 
-            print_raw(table(found))
+            print_raw(table(found, out().width))
         return ExitCode.OK
 
     return run_session(work, state_svc)
@@ -144,13 +144,13 @@ def show(
 
     async def work(client: "AsyncClient") -> int:
         from ramify.cli.review_session import lines
-        from ramify.cli.terminal import print_json, print_raw
+        from ramify.cli.terminal import print_json, print_lines
 
         found = await _find(client, project_id, review_id)
         if json:
             print_json(found)
         else:
-            print_raw("\n".join(await lines(client, project_id, found)) + "\n")
+            print_lines(await lines(client, project_id, found))
         return ExitCode.OK
 
     return run_session(work, state_svc)

@@ -5,13 +5,15 @@ import sys
 import time
 
 from ramify.cli.exits import ExitCode
+from ramify.cli.format import fold, plural
 from ramify.cli.review_card import card, decision_name
-from ramify.cli.terminal import note
+from ramify.cli.terminal import err, note, note_lines
 from ramify.client import AsyncClient
 from ramify.errors import InvalidRequestError, ReviewClosedError
 from ramify.v1.review_pb2 import Review, ReviewDecision, ReviewState
 
 QUESTION = "[a]pprove, [m]odify, [r]eject, a[b]ort the run, [s]kip, [q]uit? "
+_WHAT, _WHY = "What shall be changed? ", "Why (may be empty)? "
 _DECISIONS = {
     "a": ReviewDecision.REVIEW_DECISION_APPROVE,
     "m": ReviewDecision.REVIEW_DECISION_REQUEST_MODIFICATION,
@@ -30,7 +32,11 @@ async def answer_all(client: AsyncClient) -> int:
         ]
         fresh = [pair for pair in found if (pair[0], pair[1].review_id) not in seen]
         if not fresh:
-            note("nothing more waits for a human" if seen else "nothing waits for a human")
+            if found:
+                left = plural(len(found), "review")
+                note(f"{left} left open; `ramify review` asks again")
+            else:
+                note("nothing more waits for a human" if seen else "nothing waits for a human")
             return ExitCode.OK
         for project_id, review in fresh:
             seen.add((project_id, review.review_id))
@@ -45,10 +51,10 @@ async def answer(
 
     `decided` is set when the user has said all that is needed.
     """
-    note(f"\nrun {project_id}\n" + "\n".join(await lines(client, project_id, review)) + "\n")
+    note_lines(["", f"run {project_id}", *await lines(client, project_id, review), ""])
     while True:
-        word = (await ask(QUESTION)).lower()[:1]
-        if word in ("q", ""):
+        said = await ask(QUESTION)
+        if said is None or (word := said.lower()[:1]) == "q":
             return False
         if word == "s":
             return True
@@ -56,12 +62,14 @@ async def answer(
         if decision is None:
             continue
         instructions = comment = ""
-        if word == "m":
-            instructions = await ask("What shall be changed? ")
-            if not instructions:
+        if word in ("m", "r", "b"):
+            said = await ask(_WHAT if word == "m" else _WHY)
+            if said is None:
+                return False
+            if word != "m":
+                comment = said
+            elif not (instructions := said):
                 continue
-        elif word in ("r", "b"):
-            comment = await ask("Why (may be empty)? ")
         if decided is not None:
             decided.set()
         try:
@@ -93,9 +101,9 @@ async def lines(client: AsyncClient, project_id: str, review: Review) -> list[st
     return list(card(review, time.time(), given))
 
 
-async def ask(question: str) -> str:
-    """Return a line from the terminal; empty at its end. Nothing is read if it is cancelled."""
-    sys.stderr.write(question)
+async def ask(question: str) -> str | None:
+    """Return a line from the terminal, None at its end. Nothing is read if it is cancelled."""
+    sys.stderr.write("\n".join(fold(question.rstrip(), err().width)) + " ")
     sys.stderr.flush()
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
@@ -104,4 +112,8 @@ async def ask(question: str) -> str:
         await ready.wait()
     finally:
         loop.remove_reader(sys.stdin)
-    return sys.stdin.readline().strip()  # a terminal hands over whole lines
+    typed = sys.stdin.readline()  # a terminal hands over whole lines
+    if not typed:
+        sys.stderr.write("\n")
+        return None
+    return typed.strip()

@@ -8,16 +8,18 @@ from ramify.v1.state_service_pb2 import ListedReview
 
 _HEAD = ("RUN", "REVIEW", "STATE", "CHECKPOINT", "")
 _QUESTION_WIDTH = 70
+_LEAST_QUESTION = 20
 
 
-def table(found: Sequence[ListedReview]) -> str:
-    """Return a table with a line per review."""
+def table(found: Sequence[ListedReview], width: int) -> str:
+    """Return a table with a line per review, of at most `width` columns if questions allow it."""
     rows = [_HEAD, *(_row(item) for item in found)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD) - 1)]
+    room = max(_LEAST_QUESTION, width - sum(widths) - 2 * len(widths))
     lines = []
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        lines.append("  ".join([*cells, row[-1]]).rstrip())
+        lines.append("  ".join([*cells, one_line(row[-1], room)]).rstrip())
     return "\n".join(lines) + "\n"
 
 

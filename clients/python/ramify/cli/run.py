@@ -199,13 +199,13 @@ def _dry_run(
     from json import dumps
 
     from ramify.cli.plan import as_json, count, draw
-    from ramify.cli.terminal import note, print_raw
+    from ramify.cli.terminal import note, print_lines, print_raw
 
     if json:
         document = as_json(file.plan, settings, state_settings, labels)
         print_raw(dumps(document, ensure_ascii=False) + "\n")
     else:
-        print_raw(draw(file.plan))
+        print_lines(draw(file.plan))
         tasks = count(file.plan.tasks)
         note(f"{file.source.path} is a good plan of {tasks} tasks; nothing was run")
     return ExitCode.OK

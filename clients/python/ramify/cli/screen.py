@@ -27,6 +27,8 @@ _ACTIVITY_ROWS = 2
 _LIVE_BUDGETS = 3  #: of the root, and of the nodes that have least left
 _ID_WIDTH = 24  #: columns of an id in a live tree
 _ROOM_FOR_IDS = 100  #: columns of a terminal
+_MOST_CHARS = 200  #: of a line of text, where no terminal is narrower
+_MOST_GOAL_CHARS = 80  #: of a goal in a tree, likewise
 _COUNTED = ("RUNNING", "AGGREGATING", "READY", "PENDING", "FAILED", "CANCELLED")
 
 
@@ -45,7 +47,7 @@ class Frame:
 
 def render(frame: Frame, console: Console, rows: int) -> RenderableType:
     """Return a frame of at most `rows` lines for this console."""
-    parts: list[RenderableType] = [_title(frame, console.width)]
+    parts: list[RenderableType] = [_title(frame, min(console.width, _MOST_CHARS))]
     ended = frame.project.state in TERMINAL_PROJECT_STATES
     footer = _footer(frame, console, ended)
     budget = max(_MIN_ROWS, rows - len(parts) - len(footer) - 1)
@@ -68,10 +70,14 @@ def _title(frame: Frame, width: int) -> Text:
 
 def _tree(rows: list[OutlineRow], frame: Frame, console: Console) -> Table:
     unicode = _unicode(console)
+    fills = (
+        console.is_terminal or console.width <= _MOST_CHARS
+    )  # else, in a file, the tree is as wide as it needs
     table = Table(
-        box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black", expand=True
+        box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black", expand=fills
     )
-    table.add_column("node", ratio=1, no_wrap=True, overflow="ellipsis")
+    most = None if fills else _MOST_GOAL_CHARS
+    table.add_column("node", ratio=1, no_wrap=True, overflow="ellipsis", max_width=most)
     ids = not frame.live or console.width >= _ROOM_FOR_IDS
     if not frame.live:
         table.add_column("id", overflow="fold")
@@ -119,6 +125,7 @@ def _cells(row: OutlineRow, now: float, unicode: bool, wide: bool) -> list[Text]
 
 
 def _footer(frame: Frame, console: Console, ended: bool) -> list[RenderableType]:
+    width = min(console.width, _MOST_CHARS)
     by_state = counts(frame.view.nodes.values())
     done, total = done_and_total(by_state)
     parts = [f"{done}/{total} nodes"]
@@ -135,7 +142,7 @@ def _footer(frame: Frame, console: Console, ended: bool) -> list[RenderableType]
     bar = ProgressBar(
         total=max(1, total),
         completed=done,
-        width=min(30, max(10, console.width // 4)),
+        width=min(30, max(10, width // 4)),
         complete_style="cyan",
         finished_style=project_style(frame.project.state),
     )
@@ -144,20 +151,20 @@ def _footer(frame: Frame, console: Console, ended: bool) -> list[RenderableType]
     if not ended:
         footer += [
             Text(
-                one_line(f"{task_name(node) or 'WORK'}  {node.goal}", console.width - 4),
+                one_line(f"{task_name(node) or 'WORK'}  {node.goal}", width - 4),
                 style="cyan",
             )
             for node in active_nodes(frame.view)[:_ACTIVITY_ROWS]
         ]
     if not ended:
-        asked = (one_line(text, console.width) for text in _asked(frame))
+        asked = (one_line(text, width) for text in _asked(frame))
         # In the place of what works: the frame has to fit, and this is what needs the reader.
         footer[1:] = [Text(text, style="bold yellow") for text in asked] or footer[1:]
     footer[1:1] = _budgets(frame, console, separator)
     if frame.trouble:
-        footer.append(Text(one_line(frame.trouble, console.width), style="yellow"))
+        footer.append(Text(one_line(frame.trouble, width), style="yellow"))
     if frame.notice:
-        footer.append(Text(one_line(frame.notice, console.width), style="yellow"))
+        footer.append(Text(one_line(frame.notice, width), style="yellow"))
     return footer
 
 

@@ -127,7 +127,8 @@ class Service:
     def _failure(self, what: str) -> CliError:
         message, remedy = f"{self.name} {what}", ""
         if self.log is not None:
-            last = _last_line(self.log)
+            own = f"--{self.name.removesuffix('_svc')}-listen"  # the flag's name in `ramify up`
+            last = _last_line(self.log).replace("--listen", own)
             message += f": {last}" if last else ""
             remedy = f"its log is {self.log}"
         return CliError(message, remedy, ExitCode.SERVICE_DIED)

@@ -49,7 +49,7 @@ def settings(
 def _print(project: "Project", json: bool, *, of_run: bool = False) -> None:
     from rich.table import Table
 
-    from ramify.cli.terminal import out, print_raw
+    from ramify.cli.terminal import print_raw, print_table
     from ramify.setting_keys import EXECUTION, FIELDS, allowed, rule_of, shown
 
     table = Table(box=None, pad_edge=False)
@@ -65,4 +65,4 @@ def _print(project: "Project", json: bool, *, of_run: bool = False) -> None:
             mark = " *" if of_run and value != default else ""
             table.add_row(name, value + mark, allowed(field), rule_of(field).meaning)
     if not json:
-        out().print(table)
+        print_table(table)

@@ -111,13 +111,13 @@ async def _show_result(client: "AsyncClient", project_id: str, node_id: str, jso
 
 async def _show_node(client: "AsyncClient", project_id: str, node_id: str, json: bool) -> None:
     from ramify.cli.node_card import node_card
-    from ramify.cli.terminal import out, print_json
+    from ramify.cli.terminal import print_json, print_table
 
     node = await client.get_node(project_id, node_id, whole=False)
     if json:
         print_json(node)
     else:
-        out().print(node_card(node))
+        print_table(node_card(node))
 
 
 async def _show_trace(client: "AsyncClient", project_id: str, node_id: str, json: bool) -> None:
@@ -176,7 +176,7 @@ def _print_tree(
     from ramify.checksum import checksum_of
     from ramify.cli.outcome import ending
     from ramify.cli.screen import Frame, render
-    from ramify.cli.terminal import out
+    from ramify.cli.terminal import out, print_table
     from ramify.v1.state_service_pb2 import SnapshotChunk
     from ramify.view import View
 
@@ -190,6 +190,6 @@ def _print_tree(
             checksum=checksum_of(nodes),
         )
     )
-    out().print(render(Frame(view, project, latest, live=False), out(), _ALL_ROWS))
+    print_table(render(Frame(view, project, latest, live=False), out(), _ALL_ROWS))
     if project.HasField("error"):
         out().print(ending(project), style="red", markup=False)

@@ -140,11 +140,11 @@ def _print(rows: list[tuple[str, str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ramify.cli.terminal import out
+    from ramify.cli.terminal import print_table
 
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="bright_black", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(name, Text(value))
-    out().print(table)
+    print_table(table)

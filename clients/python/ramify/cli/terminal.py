@@ -1,13 +1,17 @@
 """The two streams of the command: results on stdout, everything else on stderr."""
 
+import os
 import sys
+from collections.abc import Iterable
 from functools import cache
 
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
-from rich.console import Console
+from rich.console import Console, RenderableType
 
-_FILE_WIDTH = 160  #: columns where no terminal sets a limit
+from ramify.cli.format import fold
+
+_FILE_WIDTH = 100_000  #: columns where neither a terminal nor `COLUMNS` sets a limit
 
 #: Calmer than rich's own: a report is for reading, colour marks places in code only.
 _MARKDOWN_STYLES = {
@@ -23,13 +27,35 @@ _MARKDOWN_STYLES = {
 @cache
 def out() -> Console:
     """Return the console for results."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_WIDTH)
+    return Console(highlight=False, width=_width(sys.stdout.isatty()))
 
 
 @cache
 def err() -> Console:
     """Return the console for progress, hints and errors."""
-    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _FILE_WIDTH)
+    return Console(stderr=True, highlight=False, width=_width(sys.stderr.isatty()))
+
+
+def _width(terminal: bool) -> int | None:
+    """Return the columns to use; None: those of the terminal, or of `COLUMNS`."""
+    return None if terminal or os.environ.get("COLUMNS", "").isdecimal() else _FILE_WIDTH
+
+
+def print_table(table: RenderableType) -> None:
+    """Print a table: in a terminal within its width, else whole, without blanks at the end."""
+    if out().is_terminal:
+        out().print(table)
+        return
+    with out().capture() as drawn:
+        out().print(table)
+    print_raw("".join(line.rstrip() + "\n" for line in drawn.get().splitlines()))
+
+
+def print_lines(lines: Iterable[str], hang: int = 0) -> None:
+    """Print lines on stdout; a terminal breaks them between words."""
+    if sys.stdout.isatty():
+        lines = (part for line in lines for part in fold(line, out().width, hang))
+    print_raw("".join(line + "\n" for line in lines))
 
 
 def print_json(message: Message) -> None:
@@ -64,3 +90,10 @@ def print_markdown(text: str) -> None:
 def note(text: str) -> None:
     """Print a line for the user beside the result; a long one is not broken."""
     err().print(text, markup=False, soft_wrap=True)
+
+
+def note_lines(lines: Iterable[str]) -> None:
+    """Print lines for the user beside the result; a terminal breaks them between words."""
+    width = err().width if sys.stderr.isatty() else _FILE_WIDTH
+    for line in lines:
+        note("\n".join(fold(line, width)))

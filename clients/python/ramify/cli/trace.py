@@ -12,6 +12,7 @@ from ramify.v1.payload_pb2 import Payload
 from ramify.v1.stage_pb2 import Stage, StageRecord
 
 _SHOWN_CHARS = 600  #: of one body; `--json` has all of it
+_NAME_WIDTH = 10
 _BODIES = ("input", "output", "prompt", "response")
 
 
@@ -71,7 +72,9 @@ def _head(record: StageRecord) -> Text:
 
 
 def _row(name: str, value: str, style: str = "") -> Text:
-    return Text.assemble((f"  {name:<10}", "bright_black"), (value, style))
+    below = "\n" + " " * (2 + _NAME_WIDTH)
+    text = below.join(value.rstrip().splitlines())
+    return Text.assemble((f"  {name:<{_NAME_WIDTH}}", "bright_black"), (text, style))
 
 
 def _seconds(item: StageRecord | object) -> float:

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,9 +29,10 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     except FileExistsError:
         raise CliError(f"{path} exists already", "choose another name", ExitCode.REFUSED) from None
     except OSError as error:
-        raise CliError(f"cannot write {path}: {error.strerror}") from None
+        raise CliError(f"cannot write {path}: {error.strerror}", "choose another place") from None
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # it was never there, or its disk takes no change any more
+            unfinished.unlink()
 
 
 def read_pieces(path: Path, advance: Advance) -> Iterator[bytes]:

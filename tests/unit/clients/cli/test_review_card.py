@@ -137,11 +137,18 @@ def test_a_table_has_a_line_per_review() -> None:
             ListedReview(
                 project_id="longer", review=review(state=RESOLVED, decision=REJECT, actor="ada")
             ),
-        ]
+        ],
+        80,
     ).splitlines()
     assert rows[0].split() == ["RUN", "REVIEW", "STATE", "CHECKPOINT"]
     assert rows[1] == "p       root.r1  OPEN      plan generation  is this plan right?"
     assert rows[2].endswith("reject by ada")
+
+
+def test_a_question_in_a_table_is_cut_to_the_terminal() -> None:
+    rows = table([ListedReview(project_id="p", review=review(message="why " * 50))], 60)
+    assert [len(line) <= 60 for line in rows.splitlines()] == [True, True]
+    assert rows.endswith("…\n")
 
 
 def deltas() -> list[Delta]:
