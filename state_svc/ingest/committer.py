@@ -224,7 +224,9 @@ class Committer:
             await self._commit_group()
 
     async def _commit_group(self) -> None:
-        group = _Group(self._buffer.take(), self._producers)
+        # An epoch fences what older ones have accepted only if that is durable before it.
+        batches = self._buffer.take_all() if self._producers else self._buffer.take()
+        group = _Group(batches, self._producers)
         self._producers = []
         self._make_room()
         if not group.batches and not group.producers:

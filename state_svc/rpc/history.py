@@ -89,7 +89,9 @@ class HistoryRpcs:
             await self._store_fork(LiveProject(view), record)
             return record
 
-        record = await once(service, "ForkProject", request.request_id, fork)
+        record = await once(
+            service, "ForkProject", request.request_id, request.new_project_id, fork
+        )
         project = await service.live(record.project_id)
         return ForkProjectResponse(project=project.view.to_project())
 

@@ -125,7 +125,7 @@ class PortableRpcs:
                 found = await asyncio.to_thread(verify, file, service.limits)
                 return await self._store(first, file, found)
 
-        record = await once(service, "ImportProject", first.request_id, work)
+        record = await once(service, "ImportProject", first.request_id, first.project_id, work)
         project = await service.live(record.project_id)
         return ImportProjectResponse(project=project.view.to_project())
 

@@ -62,7 +62,7 @@ class ProjectRpcs:
             )
             return record
 
-        record = await once(service, "CommitBatch", request.request_id, commit)
+        record = await once(service, "CommitBatch", request.request_id, request.project_id, commit)
         project = await service.live(record.project_id)
         return CommitBatchResponse(revision=record.revision, project_uid=project.uid)
 
@@ -120,7 +120,9 @@ class ProjectRpcs:
                 raise
             return record
 
-        record = await once(service, "CreateProject", request.request_id, create)
+        record = await once(
+            service, "CreateProject", request.request_id, request.project_id, create
+        )
         project = await service.live(record.project_id)
         return CreateProjectResponse(project=project.view.to_project())
 

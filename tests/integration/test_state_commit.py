@@ -9,7 +9,11 @@ from typing import Any
 import grpc
 import pytest
 
-from ramify.v1.state_service_pb2 import CommitBatchRequest, CreateProjectRequest
+from ramify.v1.state_service_pb2 import (
+    CommitBatchRequest,
+    CreateProjectRequest,
+    ForkProjectRequest,
+)
 from tests.support.bound import WAIT_SECONDS
 from tests.support.hold import Hold
 from tests.support.mutations import READY, RUNNING, batch, create, delete, patch
@@ -50,6 +54,31 @@ async def test_a_repeated_request_id_returns_the_first_answer(
         )
         assert (await wire.stub.CommitBatch(good)).revision == 4
         assert (await wire.project(made.project_id)).revision == 4
+
+
+async def test_a_request_id_that_another_project_has_used_is_refused(start_state: Start) -> None:
+    """Or the second request would be answered with what the first one did."""
+    state = start_state()
+    async with connect(state.address) as wire:
+        for project_id in ("a", "b"):
+            await wire.create_project(project_id)
+        calls = (
+            lambda name: wire.stub.CommitBatch(
+                CommitBatchRequest(project_id=name, mutations=[create("n")], request_id="r")
+            ),
+            lambda name: wire.stub.CreateProject(
+                CreateProjectRequest(project_id=f"new-{name}", goal="try it", request_id="r")
+            ),
+            lambda name: wire.stub.ForkProject(
+                ForkProjectRequest(project_id=name, new_project_id=f"fork-{name}", request_id="r")
+            ),
+        )
+        for call in calls:
+            first = await call("a")
+            found = await refusal(call("b"))
+            assert (found.reason, found.fields) == ("INVALID_REQUEST", ["request_id"])
+            assert await call("a") == first
+        assert (await wire.project("b")).revision == 1
 
 
 async def test_a_request_repeated_while_the_first_is_under_way_waits_for_it(

@@ -629,7 +629,10 @@ class CommitBatchRequest(_message.Message):
     lease_epoch: _builtins.int
     """As in `MutationBatch`."""
     request_id: _builtins.str
-    """Makes the call safe to repeat for 24 hours; at most 128 characters. Empty: not repeatable."""
+    """Makes the call safe to repeat for 24 hours; at most 128 characters. Empty: not repeatable.
+    It alone tells a repeat, so each request needs its own; INVALID_REQUEST if it was used for
+    another project.
+    """
     actor: _builtins.str
     """As in `MutationBatch`."""
     traceparent: _builtins.str
@@ -1205,7 +1208,10 @@ class CreateProjectRequest(_message.Message):
     profile: _builtins.str
     """As in `Project`."""
     request_id: _builtins.str
-    """Makes the call safe to repeat for 24 hours; at most 128 characters. Empty: not repeatable."""
+    """Makes the call safe to repeat for 24 hours; at most 128 characters. Empty: not repeatable.
+    It alone tells a repeat, so each request needs its own; INVALID_REQUEST if it was used for
+    another project.
+    """
     actor: _builtins.str
     """Who creates it; at most 255 characters."""
     @_builtins.property
@@ -1547,7 +1553,10 @@ class ForkProjectRequest(_message.Message):
     new_project_id: _builtins.str
     """Id of the new project; empty: assigned."""
     request_id: _builtins.str
-    """Makes the call safe to repeat for 24 hours; at most 128 characters. Empty: not repeatable."""
+    """Makes the call safe to repeat for 24 hours; at most 128 characters. Empty: not repeatable.
+    It alone tells a repeat, so each request needs its own; INVALID_REQUEST if it was used for
+    another project.
+    """
     def __init__(
         self,
         *,
@@ -2818,7 +2827,8 @@ class ImportProjectRequest(_message.Message):
     """First message only: id of the new project; empty: its id when it was exported."""
     request_id: _builtins.str
     """First message only: makes the call safe to repeat for 24 hours; at most 128 characters.
-    Empty: not repeatable.
+    Empty: not repeatable. It alone tells a repeat; INVALID_REQUEST if it was used for another
+    project.
     """
     data: _builtins.bytes
     """The next bytes of the file; of any length that a message may have."""

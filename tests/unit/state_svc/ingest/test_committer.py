@@ -552,6 +552,28 @@ async def test_a_project_in_debug_has_a_commit_for_each_batch(
     assert acks == [("d", (2,)), ("o", (2, 3, 4)), ("d", (3,)), ("d", (4,))]
 
 
+async def test_an_epoch_is_durable_after_all_that_was_accepted_before_it(
+    bench: _Bench, store: HeldStore
+) -> None:
+    """Fenced: or an older epoch of the same producer would go on writing behind it."""
+    project = await _with_settings(bench, "p", preset=StatePreset.STATE_PRESET_DEBUG)
+    store.gate.clear()
+    store.one_by_one = True
+    for name in "abcd":
+        bench.submit(project, create(name))
+    accepted = project.revision
+    async with bench.running():
+        await store.entered.wait()
+        store.entered.clear()
+        epoch = asyncio.create_task(bench.committer.put_producer("producer", 2))
+        await asyncio.sleep(0)
+        store.gate.set()
+        await store.entered.wait()  # by the commit with the epoch; a third one is not let in
+        store.gate.set()
+        await epoch
+        assert project.view.revision == accepted
+
+
 async def test_a_patient_project_waits_unless_another_commits(store: HeldStore) -> None:
     bench = _Bench(store, eager=False, delay=3_600.0)
     patient = await bench.project("p")
