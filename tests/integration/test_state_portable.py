@@ -311,7 +311,9 @@ async def test_a_repeated_import_returns_the_first_project(
     exported: bytes, shared_wire: Wire
 ) -> None:
     first = await import_project(shared_wire, exported, "once", request_id="r")
-    assert await import_project(shared_wire, exported, "twice", request_id="r") == first
+    assert await import_project(shared_wire, exported, "once", request_id="r") == first
+    found = await refusal(import_project(shared_wire, exported, "twice", request_id="r"))
+    assert (found.reason, found.fields) == ("INVALID_REQUEST", ["request_id"])
     assert "twice" not in [p.project_id for p in await shared_wire.projects()]
 
 
