@@ -200,12 +200,13 @@ class StreamSession:
         self._in_flight_batches = 0
         self._in_flight_bytes = 0
         self._fenced_by = 0
+        self._misuse: InvalidRequest | None = None  #: what the stream ends with
         self._closing = False
 
     async def run(self) -> None:
-        """Serve the stream until the producer half-closes, is fenced or goes away.
+        """Serve the stream until the producer half-closes, misuses it, is fenced or goes away.
 
-        Raises a `RamifyError` to end the call with it.
+        Raises a `RamifyError` to end the call with it; what was accepted is acknowledged before.
         """
         first = _frame(await self._context.read())
         if first is None:
@@ -226,6 +227,8 @@ class StreamSession:
             self._sessions.close(self)
         if self._fenced_by:
             raise ProducerFenced(producer_id=self.producer_id, current_epoch=self._fenced_by)
+        if self._misuse is not None:
+            raise self._misuse
 
     def fence(self, epoch: int) -> None:
         """End the stream because a newer epoch of its producer is in force."""
@@ -289,6 +292,8 @@ class StreamSession:
                 ahead = Begun(self._context.read())
                 await self._take_request(request)
                 await self._wait_for_room()
+        except InvalidRequest as error:
+            self._misuse = error
         finally:
             ahead.cancel()
 

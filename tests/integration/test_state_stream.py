@@ -463,6 +463,29 @@ async def test_half_close_is_answered_with_all_acks_and_ok(shared_wire: Wire) ->
         assert [producer.acks[project_id, n] for n in range(1, 101)] == list(range(2, 102))
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        StreamMutationsRequest(),
+        StreamMutationsRequest(open=OpenStream()),
+        StreamMutationsRequest(frame=MutationFrame(batches=[MutationBatch()] * 1_001)),
+    ],
+    ids=["empty", "a second open", "too many batches"],
+)
+async def test_what_was_accepted_is_acknowledged_before_a_misused_stream_ends(
+    shared_wire: Wire, message: StreamMutationsRequest
+) -> None:
+    patient = StateSettings(eager_commit=False, state_batch_timeout_ms=300)
+    project_id = (await shared_wire.create_project(state_settings=patient)).project_id
+    async with shared_wire.producer() as producer:
+        await producer.send(batch(project_id, 1, create("a")))
+        await producer.write(message)
+        error = await producer.end()
+    assert producer.acks == {(project_id, 1): 2}
+    assert error is not None
+    assert read_refusal(error).reason == "INVALID_REQUEST"
+
+
 async def test_accepted_batches_are_acknowledged_during_a_drain(start_state: Start) -> None:
     """SIGTERM while a commit waits for its watermark: it is committed and acknowledged."""
     state = start_state("--eager-commit", "false", "--state-batch-timeout-ms", "60000")
