@@ -12,7 +12,9 @@ INSTALLED := $(VENV)/.runtime-stamp $(VENV)/.project-stamp
 DEV := $(INSTALLED) $(VENV)/.dev-stamp
 TYPED := $(wildcard orchestrator_svc state_svc clients/python/ramify tests scripts)
 PIP_FLAGS := --disable-pip-version-check --no-input --quiet
-PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+# Files in the order of their folders: those with services and many seconds come before `unit`, so that
+# no worker is left alone with a long one at the end.
+PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 UV_COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--fork-strategy fewest --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import apsw
 import grpc
 import pytest
 
+from ramify.v1.node_pb2 import Node
 from ramify.v1.state_service_pb2 import (
     CommitBatchRequest,
     GetProjectRequest,
@@ -156,6 +158,40 @@ async def test_a_flipped_bit_in_a_project_record_leaves_the_others_alone(
         assert await wire.commit("good", patch("n", output_summary="on")) == 6
 
 
+@contextmanager
+def telling(text: str) -> Iterator[None]:
+    """Add to whatever is raised what it takes to repeat it."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(text)
+        raise
+
+
+async def serve_damaged(state: StateProcess, views: dict[str, dict[str, Node]]) -> int:
+    """Start on a damaged file, read all of it and kill; return how often that was refused."""
+    try:
+        await asyncio.to_thread(state.start)
+    except StartFailed:
+        assert "Traceback" not in state.read_log()[-2_000:].rpartition('"exception"')[0]
+        return 1
+    refused = 0
+    async with connect(state.address) as wire:
+        for name, view in views.items():
+            try:
+                async with wire.watch(name, from_beginning=True) as watch:
+                    await watch.through(30)
+                seen = NodeView(await wire.nodes(name)).nodes
+            except (AssertionError, grpc.aio.AioRpcError) as error:
+                if "DATA_LOSS" not in str(error):
+                    raise
+                refused += 1
+                continue
+            assert seen == view, f"wrong data of {name} served"
+    state.kill()
+    return refused
+
+
 async def scatter(start_state: Start, cycles: int, seed: int) -> None:
     """Flip one bit anywhere in the file, again and again: right, refused, or not started."""
     chance = random.Random(seed)
@@ -169,32 +205,15 @@ async def scatter(start_state: Start, cycles: int, seed: int) -> None:
     file = state.data / "state.sqlite3"
     whole = file.read_bytes()
     refused = 0
-    for _ in range(cycles):
+    for number in range(cycles):
         flipped = bytearray(whole)
-        place = chance.randrange(len(flipped))
-        flipped[place] ^= 1 << chance.randrange(8)
+        place, bit = chance.randrange(len(flipped)), chance.randrange(8)
+        flipped[place] ^= 1 << bit
         for extra in state.data.glob("state.sqlite3-*"):
             extra.unlink()
         file.write_bytes(flipped)
-        try:
-            await asyncio.to_thread(state.start)
-        except StartFailed:
-            refused += 1
-            assert "Traceback" not in state.read_log()[-2_000:].rpartition('"exception"')[0]
-            continue
-        async with connect(state.address) as wire:
-            for name in names:
-                try:
-                    async with wire.watch(name, from_beginning=True) as watch:
-                        await watch.through(30)
-                    seen = NodeView(await wire.nodes(name)).nodes
-                except (AssertionError, grpc.aio.AioRpcError) as error:
-                    if "DATA_LOSS" not in str(error):
-                        raise
-                    refused += 1
-                    continue
-                assert seen == views[name], f"wrong data served after a flip at {place}"
-        state.kill()
+        with telling(f"seed {seed}, flip {number}: bit {bit} of byte {place} of {len(flipped)}"):
+            refused += await serve_damaged(state, views)
     assert refused, "no flip hit anything"
 
 
