@@ -5,7 +5,8 @@ and the effects decided with them (agent calls, cancellations) begin when they a
 
     inbox → decide → offer → durable → begin or cancel agent calls → inbox …
 
-While `LANE_WINDOW` batches are under way, decisions gather into one fuller batch.
+While `LANE_WINDOW` batches are under way, decisions gather into one fuller batch, and changes
+that move no state are joined and come after all others (`graph/updates.py`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from orchestrator_svc.engine.agent_call import AgentCall
 from orchestrator_svc.engine.aside import aside
 from orchestrator_svc.engine.calls import call_agent
 from orchestrator_svc.engine.context import Views, agent_input, missing_results
+from orchestrator_svc.engine.inbox import Inbox
 from orchestrator_svc.engine.leases import Lease
 from orchestrator_svc.engine.store import Store
 from orchestrator_svc.errors import RamifyError
@@ -101,7 +103,7 @@ class Runner:
         self._options = options
         self._metrics = metrics
         self._clock = clock
-        self._inbox: list[Event] = list(project.open_commands)
+        self._inbox = Inbox(project.open_commands)
         self._wake = asyncio.Event()
         self._updates = UpdateBuffer(run.settings)
         self._rate = RateWindow(run.settings.rate_limit_rpm)
@@ -174,7 +176,7 @@ class Runner:
 
     def post(self, event: Event) -> None:
         """Put an event into the inbox."""
-        self._inbox.append(event)
+        self._inbox.post(event)
         self._wake.set()
 
     def drain(self, grace: float) -> None:
@@ -226,17 +228,17 @@ class Runner:
                 await self._take_inbox()
             if self._draining or not self._dispatches:
                 await self._give_back()
-            self._release_updates()
-            if self._pending and len(self._sent) < LANE_WINDOW:
-                await self._offer()
+            if not self._is_full():
+                self._release_updates()
+                if self._pending:
+                    await self._offer()
             if self._is_over():
                 return
             self._arm_timer()
             await self._wake.wait()
 
     async def _take_inbox(self) -> None:
-        events, self._inbox = self._inbox, []
-        await self._apply(events)
+        await self._apply(self._inbox.take())
 
     async def _apply(self, events: list[Event]) -> None:
         await self._decide(
@@ -249,9 +251,14 @@ class Runner:
         self._deciding = True
         decision = await aside(extent, lambda: turn(self._run, self._clock()))
         self._deciding = False  # not if this is cancelled: a thread goes on all the same
-        self._pending.groups += self._updates.take(decision.groups, self._clock())
+        groups = self._updates.take(decision.groups, self._clock(), full=self._is_full())
+        self._pending.groups += groups
         self._pending.calls += decision.calls
         self._pending.cancels += decision.cancels
+
+    def _is_full(self) -> bool:
+        """Return whether no batch can be offered now: as many as may be are not durable."""
+        return len(self._sent) >= LANE_WINDOW
 
     def _release_updates(self) -> None:
         """Send what the strategy has held long enough, or at the end everything."""
@@ -413,7 +420,8 @@ class Runner:
     # Time, orders, the end
 
     def _arm_timer(self) -> None:
-        times = (self._run.next_due(), self._updates.next_due())
+        held_until = None if self._is_full() else self._updates.next_due()
+        times = (self._run.next_due(), held_until)
         due = min((time for time in times if time is not None), default=None)
         if due == self._timer_at:
             return

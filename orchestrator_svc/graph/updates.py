@@ -3,6 +3,9 @@
 A change that moves a state, announces a call or an attempt, or creates something is never held
 and never waits; what was held about its node goes with it, in the same batch and before it. So
 the store sees each node's changes in order, and the last word about each field.
+
+While as many batches of the run are under way as may be, quiet changes are held whatever the
+strategy says: what waits is then one change for each open call, however long the store is away.
 """
 
 from __future__ import annotations
@@ -23,19 +26,24 @@ class UpdateBuffer:
     def __init__(self, settings: Settings) -> None:
         strategy = settings.execution_strategy
         self._deferred = strategy is ExecutionStrategy.DEFERRED
-        joins = strategy is ExecutionStrategy.REALTIME and settings.enable_update_coalescing
-        self._holds = self._deferred or joins
+        self._joins = strategy is ExecutionStrategy.REALTIME and settings.enable_update_coalescing
         self._window = settings.update_coalescing_window_ms / 1_000
         self._held: dict[str, NodeChanges] = {}  #: by node, oldest first
         self._due: dict[str, float] = {}
 
-    def take(self, groups: Iterable[list[Mutation]], now: float) -> list[list[Mutation]]:
-        """Return what is to be sent now, in order; hold the rest."""
-        if not self._holds:
+    def take(
+        self, groups: Iterable[list[Mutation]], now: float, *, full: bool = False
+    ) -> list[list[Mutation]]:
+        """Return what is to be sent now, in order; hold the rest.
+
+        With `full` nothing can be sent now: what is quiet is due as soon as something can.
+        """
+        holds = self._deferred or self._joins or full
+        if not holds and not self._held:
             return list(groups)
         sent: list[list[Mutation]] = []
         for group in groups:
-            if is_quiet(group):
+            if holds and is_quiet(group):
                 for mutation in group:
                     self._hold(mutation, now)
             else:
@@ -46,7 +54,7 @@ class UpdateBuffer:
         assert isinstance(mutation, PatchNode)
         self._held.setdefault(mutation.node_id, NodeChanges()).update(mutation.changes)
         if not self._deferred:
-            self._due.setdefault(mutation.node_id, now + self._window)
+            self._due.setdefault(mutation.node_id, now + self._window if self._joins else now)
 
     def _held_before(self, group: list[Mutation]) -> list[Mutation]:
         if not self._held:

@@ -6,9 +6,12 @@ import asyncio
 
 import pytest
 
-from orchestrator_svc.graph.mutation import PatchNode
+from orchestrator_svc.engine.inbox import Inbox
+from orchestrator_svc.graph.event import CallProgressed, Event
+from orchestrator_svc.graph.mutation import PatchCommand, PatchNode
 from orchestrator_svc.graph.settings import Scalar
-from orchestrator_svc.graph.types import NodeState, ProjectState
+from orchestrator_svc.graph.types import CommandType, NodeState, ProjectState
+from orchestrator_svc.publish.outbox import LANE_WINDOW
 from tests.support.bound import WAIT_SECONDS
 from tests.unit.orchestrator_svc.engine.world import World
 
@@ -54,3 +57,47 @@ async def test_a_strategy_joins_notes_but_never_states_and_the_last_note_arrives
 async def test_the_window_of_realtime_ends_by_itself() -> None:
     notes, _ = await notes_and_moves(execution_strategy="realtime", update_coalescing_window_ms=1)
     assert len(notes) > 1
+
+
+@pytest.mark.parametrize("strategy", ["standard", "realtime", "deferred"])
+async def test_while_the_store_is_away_one_note_of_a_call_waits_and_an_order_goes_before_it(
+    strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaves, notes = 8, 400
+    given: list[str] = []  #: by node
+    post = Inbox.post
+
+    def count(inbox: Inbox, event: Event) -> None:
+        post(inbox, event)
+        if isinstance(event, CallProgressed):
+            given.append(event.node_id)
+
+    monkeypatch.setattr(Inbox, "post", count)
+    world = World()
+    store = world.store
+    ledger = store.add(
+        breadth=leaves,
+        notes=2_000,
+        rules=[{"stage": "execute", "delay_ms": 40_000}, {"stage": "plan", "delay_ms": 0}],
+        settings={"execution_strategy": strategy, "max_concurrent_nodes": leaves},
+    )
+    async with asyncio.timeout(WAIT_SECONDS), world.running():
+        await world.until(lambda: len({*given} - {"root"}) == leaves)
+        store.hold = True
+        given.clear()
+        await world.until(lambda: len(given) >= notes)
+        store.order(CommandType.PAUSE_PROJECT)
+        await world.until(lambda: len(given) >= 2 * notes)
+        runner = world.supervisor._runners["p"]
+        assert len(runner._pending.groups) <= 1, "the order"
+        under_way = len(store.held)
+        assert under_way <= LANE_WINDOW
+        store.release()
+        store.hold = True  # before the runner has looked
+        if under_way == LANE_WINDOW:
+            await store.until_held()
+            backlog = store.held[0][1]
+            assert isinstance(backlog[0][0], PatchCommand)
+            assert len(backlog) <= 1 + leaves
+        store.release()
+        await world.until(lambda: ledger.state is ProjectState.PAUSING)

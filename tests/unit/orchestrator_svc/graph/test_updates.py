@@ -124,3 +124,23 @@ def test_what_an_open_call_has_spent_is_quiet_and_the_claim_of_the_next_call_is_
     claim: list[Mutation] = [PatchNode("a", NodeChanges(agent_calls=2, usage=Usage(1, 2, 3)))]
     assert updates.take([spent], 0.0) == []
     assert updates.take([claim], 0.0) == [[*spent, *claim]]
+
+
+@pytest.mark.parametrize("settings", [STANDARD, REALTIME, DEFERRED])
+def test_while_nothing_can_be_sent_one_quiet_change_of_a_node_waits(settings: Settings) -> None:
+    updates = UpdateBuffer(settings)
+    waiting: list[list[Mutation]] = []
+    for number in range(1_000):
+        waiting += updates.take([note(id_, str(number)) for id_ in "abc"], 1.0, full=True)
+    assert waiting == []
+    assert updates.take([move("a")], 1.0, full=True) == [[*note("a", "999"), *move("a")]]
+    assert updates.flush() == [note("b", "999"), note("c", "999")]
+
+
+def test_what_had_to_wait_is_due_at_once_and_comes_before_later_changes_of_its_node() -> None:
+    updates = UpdateBuffer(STANDARD)
+    assert updates.take([note("a", "1"), note("b", "1")], 1.0, full=True) == []
+    assert updates.next_due() == 1.0
+    assert updates.take([note("a", "2")], 1.0) == [[*note("a", "1"), *note("a", "2")]]
+    assert updates.pop_due(1.0) == [note("b", "1")]
+    assert updates.next_due() is None
