@@ -23,7 +23,7 @@ from orchestrator_svc.config import ServiceConfig, load_profiles
 from orchestrator_svc.engine.leases import LeaseKeeper
 from orchestrator_svc.engine.supervisor import Supervisor
 from orchestrator_svc.errors import StartupError
-from orchestrator_svc.identity import producer_id
+from orchestrator_svc.identity import locked_folder, producer_id
 from orchestrator_svc.logs import get_logger
 from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.channel import open_channel
@@ -49,6 +49,11 @@ async def run(config: ServiceConfig) -> None:
     Raises `StartupError` before serving and `ProducerFenced` when another process of the same
     name took over.
     """
+    with locked_folder(config.data):
+        await _run(config)
+
+
+async def _run(config: ServiceConfig) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

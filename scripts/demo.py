@@ -96,23 +96,25 @@ def _how_to_go_on(project_id: str) -> str:
     folder = Path(sys.executable).parent
     if folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())
-    request = f'{{"project_id": "{project_id}", "from_beginning": true}}'
+    request = f'{{"project_id":"{project_id}","from_beginning":true}}'
     return f"""
-Everything is kept in ./{DATA}: ./{DATA}/state/state.sqlite3 has every revision of the run,
-./{DATA}/logs what the services said. To go on:
+Everything is kept in ./{DATA}: ./{DATA}/state/state.sqlite3 has every revision
+of the run, ./{DATA}/logs what the services said. To go on:
 
-  make up                                        both services, in a terminal of their own
+  make up              # both services, in a terminal of their own
   {folder}/ramify ls
   {folder}/ramify show {project_id} --result
   {folder}/ramify watch {project_id} --events --from-beginning
 
-The same history through the public API, from any tool (stop with Ctrl-C):
+The same history through the public API, from any tool (stop with Ctrl-C;
+`make dev` installs buf):
 
   grpcurl -plaintext -d '{request}' \\
     {DEFAULT_STATE} ramify.v1.StateService/WatchProject
 
-  {folder}/buf curl --protocol grpc --http2-prior-knowledge -d '{request}' \\
-    http://{DEFAULT_STATE}/ramify.v1.StateService/WatchProject     (buf comes with `make dev`)
+  {folder}/buf curl --protocol grpc --http2-prior-knowledge \\
+    -d '{request}' \\
+    http://{DEFAULT_STATE}/ramify.v1.StateService/WatchProject
 """
 
 

@@ -25,6 +25,9 @@ def test_the_demo_works_twice_in_a_row_and_leaves_the_same_report(tmp_path: Path
         assert "make up" in done.stdout
         assert "grpcurl" in done.stdout
         assert "COMPLETED" in done.stderr
+        farewell = done.stdout.partition("==> stopping")[2]
+        farewell = farewell.replace(str(Path(sys.executable).parent), ".venv/bin")
+        assert max(map(len, farewell.splitlines())) <= 80
     assert reports[0] == reports[1]
     assert (tmp_path / "data" / "state" / "state.sqlite3").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,9 +23,10 @@ from ramify.v1.node_pb2 import ErrorClass
 from ramify.v1.orchestrator_service_pb2 import GetRunnerRequest
 from ramify.v1.project_pb2 import BroadcastMode, StatePreset, StateSettings
 from tests.support.cli import Up, ramify
-from tests.support.orchestrator_process import Services
+from tests.support.orchestrator_process import OrchestratorProcess, Services
 from tests.support.run_history import RunHistory, node_state
 from tests.support.runs import Runs, connect_both
+from tests.support.state_process import run_to_end
 from tests.support.wire import eventually
 from tests.unit.orchestrator_svc.test_settings import other_value
 
@@ -167,3 +169,16 @@ async def test_the_high_load_example_acts_below_flags_and_the_command_line_shows
     assert rows["preset"] == ["debug", "*"]
     assert rows["execution_strategy"] == ["realtime", "*"]
     assert rows["max_recursion_depth"][0] == "5"
+
+
+async def test_a_second_orchestrator_on_a_data_folder_is_refused_and_the_first_goes_on(
+    runs: Runs, shared_orchestrator: OrchestratorProcess
+) -> None:
+    flags = ("--data", str(shared_orchestrator.data), "--listen", "127.0.0.1:0")
+    second = await asyncio.to_thread(
+        run_to_end, *flags, "--state", "127.0.0.1:1", module="orchestrator_svc"
+    )
+    assert second.returncode == 1
+    assert second.stderr.endswith("; stop it, or choose another with --data\n")
+    assert second.stderr.count("\n") == 1
+    assert (await runs.stub.GetRunner(GetRunnerRequest())).holder

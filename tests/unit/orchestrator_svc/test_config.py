@@ -15,7 +15,7 @@ from orchestrator_svc.config import (
     show_config,
 )
 from orchestrator_svc.errors import StartupError
-from orchestrator_svc.identity import producer_id
+from orchestrator_svc.identity import locked_folder, producer_id
 from orchestrator_svc.settings import ALL_KEYS, settle
 from tests.unit.orchestrator_svc.test_settings import other_value
 
@@ -216,7 +216,19 @@ def test_check_config_refuses_a_default_profile_that_is_not_there() -> None:
         load_config([*STATE, "--default-profile", "words", "--check-config"], {})
 
 
+def test_a_data_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
+    with locked_folder(tmp_path / "data"):
+        with pytest.raises(StartupError, match="stop it, or choose another with --data"):
+            locked_folder(tmp_path / "data").__enter__()
+        with locked_folder(tmp_path / "other"):
+            pass
+    with locked_folder(tmp_path / "data"):
+        pass
+
+
 def test_a_name_is_kept_so_that_a_restart_is_the_same_producer(tmp_path: Path) -> None:
+    for name in ("data", "other"):
+        (tmp_path / name).mkdir()
     first = producer_id(tmp_path / "data", None)
     assert first.startswith("orchestrator/")
     assert producer_id(tmp_path / "data", None) == first
@@ -226,8 +238,8 @@ def test_a_name_is_kept_so_that_a_restart_is_the_same_producer(tmp_path: Path) -
 
 def test_a_data_folder_that_cannot_be_used_is_an_error_for_the_operator(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StartupError, match="--data"):
-        producer_id(tmp_path / "file", None)
+    with pytest.raises(StartupError, match="--data"), locked_folder(tmp_path / "file"):
+        pytest.fail("it was used")
     (tmp_path / "name").write_text("not a name!")
     with pytest.raises(StartupError, match="does not hold a name"):
         producer_id(tmp_path, None)
