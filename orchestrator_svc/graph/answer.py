@@ -55,7 +55,7 @@ def act(run: Run, node: Node, review: Review, answer: Answer) -> None:
     elif review.checkpoint is Checkpoint.BUDGET:
         _budget_answered(run, node, review, answer)
     elif review.checkpoint is Checkpoint.EXHAUSTED and review.lets_go_on:
-        fresh_start(run, node, NodeChanges(waiting_on=""), run.now)
+        fresh_start(run, node, NodeChanges(waiting_on=""), run.clock)
     elif review.checkpoint is Checkpoint.EXHAUSTED and node.error is not None:
         if decision is ReviewDecision.REJECT:
             finish(run, node, state=NodeState.FAILED, error=node.error)
@@ -80,7 +80,7 @@ def _budget_answered(run: Run, owner: Node, review: Review, answer: Answer) -> N
     run.reviews.forget(review.review_id)
     allowance = owner.allowance
     if answer.decision is ReviewDecision.APPROVE:
-        allowance = run.accounts.raised(owner, run.now)
+        allowance = run.accounts.raised(owner, run.clock)
     elif answer.decision is ReviewDecision.REJECT:
         allowance = replace(allowance, final=True, short=False)  # a smaller plan may still fit
     run.patch(owner, allowance=replace(allowance, review_id=""))
@@ -109,7 +109,7 @@ def plan_problems(
     return [
         *check_plan(tasks, layer=node.layer, max_depth=run.max_layer(node), objective=run.goal),
         *reuse_problems(run, node, tasks),
-        *run.accounts.plan_problems(node, new, run.now, room=room),
+        *run.accounts.plan_problems(node, new, run.clock, room=room),
     ]
 
 

@@ -127,7 +127,7 @@ def _review(
         agent_name=(
             run.agent_names(Stage.EXECUTE, node.task_type) if executes else node.agent_name
         ),
-        expire_time=run.now + timeout if timeout else None,
+        expire_time=run.clock + timeout if timeout else None,
         expiry_policy=policy,
     )
 

@@ -71,7 +71,7 @@ def decide(run: Run, events: Iterable[Event], now: float) -> Decision:
     for event in events:
         run.cut()
         if isinstance(event, CallEnded):
-            _call_ended(run, event, now)
+            _call_ended(run, event, run.clock)
         elif isinstance(event, CallProgressed):
             _call_progressed(run, event)
         elif isinstance(event, TimeReached):
@@ -82,7 +82,7 @@ def decide(run: Run, events: Iterable[Event], now: float) -> Decision:
         elif isinstance(event, ReviewClosed):
             review_closed(run, event)
         elif isinstance(event, Draining):
-            _give_back(run, event, now)
+            _give_back(run, event, run.clock)
     settle_end(run)
     settle_pause(run)
     settle_waiting(run)

@@ -29,8 +29,11 @@ WAITING_STATES = frozenset({NodeState.READY, NodeState.NEEDS_REPLAN})
 
 
 def may_dispatch(run: Run) -> bool:
-    """Return whether calls may begin at all."""
-    return run.state is ProjectState.RUNNING and not run.draining
+    """Return whether calls may begin at all: not before every order that was loaded is heard.
+
+    One of them may be a pause, which was durable before anything of this process (SEM 19, 20).
+    """
+    return run.state is ProjectState.RUNNING and not run.draining and not run.open_orders
 
 
 def fill_slots(run: Run) -> None:
@@ -161,7 +164,7 @@ def _refuse(run: Run, node: Node, changes: NodeChanges, breach: Use) -> None:
         return
     between = node.state is NodeState.RUNNING  # its two stages; no call is in flight
     if between and node.next_attempt_time is None:
-        stage = NodeChanges(next_attempt_time=run.now)
+        stage = NodeChanges(next_attempt_time=run.clock)
         if "node_type" in changes:
             stage["node_type"] = changes["node_type"]
         run.patch(node, **stage)
@@ -182,7 +185,7 @@ def wait_for_room(run: Run, node: Node, count: int) -> bool:
     Return whether it does; otherwise the plan is refused. The planner is called again then, with
     what the tree is like by that time.
     """
-    use = run.accounts.no_room(node, count, run.now)
+    use = run.accounts.no_room(node, count, run.clock)
     if use is None or run.settings.budget_policy is BudgetPolicy.FAIL:
         return False
     owner = run.nodes[use.node_id]

@@ -82,7 +82,7 @@ def take_up(run: Run, now: float) -> None:
     else:
         if run.state is ProjectState.PENDING:
             run.patch_project(ProjectState.RUNNING)
-        if not admit(run, now):
+        if not admit(run, run.clock):
             return
         supersede_half_staged(run)
         for node in run.nodes.values():
@@ -94,7 +94,7 @@ def take_up(run: Run, now: float) -> None:
             if node.allowance.review_id and node.state not in TERMINAL_NODE_STATES:
                 take_up_budget(run, node)
                 run.cut()
-            _take_up(run, node, now)
+            _take_up(run, node, run.clock)
         root = run.nodes[run.root_id]
         if root.state in TERMINAL_NODE_STATES and not run.ended and not run.open_orders:
             end_project(run, root)

@@ -86,7 +86,7 @@ class Run:
         self.draining = False  #: whether nothing new may be dispatched by this orchestrator
         self.exhausted = False  #: whether `max_execution_steps` refused a dispatch
         self.commands: set[str] = set()  #: orders already answered
-        self.open_orders: set[str] = set()  #: orders that were loaded with the project
+        self.open_orders: set[str] = set()  #: loaded with the project and not carried out yet
         self.treated: dict[tuple[str, str], int] = {}  #: the doctor's actions by (pattern, node)
         self.patrol_at = 0  #: number of steps at which the doctor looks again
         self.patrol_ids: list[str] = []  #: nodes that it has yet to look at in this round
@@ -111,6 +111,14 @@ class Run:
         for node in loaded:
             if node.state in TERMINAL_NODE_STATES:
                 self.forget_child_results(node)
+
+    @property
+    def clock(self) -> float:
+        """Unix seconds at which every timer is set: it stands still while the run is paused.
+
+        So a timer has all of its time left at the resumption, whenever in the pause it was set.
+        """
+        return self.now if self.pause_time is None else self.pause_time
 
     @property
     def ended(self) -> bool:

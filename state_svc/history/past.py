@@ -19,6 +19,7 @@ from state_svc.store.base import StateStore
 _MAX_BYTES = 256 << 20  #: encoded nodes of the views that are kept
 REBUILDS = 4  #: under way at one time; each holds a whole project
 _FORK_SUFFIX_CHARS = 8
+_PAUSED = (ProjectState.PROJECT_STATE_PAUSING, ProjectState.PROJECT_STATE_PAUSED)
 _STAMPS = frozenset({"version", "update_time", "update_revision"})
 
 
@@ -116,13 +117,19 @@ def _changed_fields(first: Node, second: Node) -> list[str]:
 
 
 def fork_view(source: View, project_id: str, project_uid: str, micros: int) -> View:
-    """Return a new project at revision 1 that begins where `source` stands (SEM 32)."""
+    """Return a new project at revision 1 that begins where `source` stands (SEM 32).
+
+    Its timers stand still since then: what was left of them at that revision is left of them when
+    the fork is resumed, however much later that is.
+    """
     entity = Project()
     entity.CopyFrom(source.entity)
     for name in ("lease", "error", "end_time", "pins"):
         entity.ClearField(name)
     entity.project_id = project_id
     entity.project_uid = project_uid
+    if source.entity.state not in _PAUSED:
+        entity.pause_time.FromMicroseconds(source.micros)
     entity.state = ProjectState.PROJECT_STATE_PAUSED
     entity.version = 1
     entity.create_time.FromMicroseconds(micros)

@@ -10,9 +10,10 @@ import pytest
 
 from ramify.v1.explain_pb2 import BlockerKind, ExplainNodeRequest, ExplainProjectRequest
 from ramify.v1.node_pb2 import TaskType
+from ramify.v1.orchestrator_service_pb2 import ResumeProjectRequest
 from ramify.v1.project_pb2 import ProjectState
 from ramify.v1.review_pb2 import ProposedPlan, ProposedTask, ReviewCheckpoint
-from ramify.v1.state_service_pb2 import GetReviewRequest
+from ramify.v1.state_service_pb2 import ForkProjectRequest, GetReviewRequest
 from tests.support.reviews import (
     ABORT,
     APPROVE,
@@ -155,6 +156,28 @@ async def test_a_run_that_waits_says_so(runs: Runs) -> None:
     await runs.cancel(project_id)
     assert (await runs.finish(project_id)).state == "CANCELLED"
     assert not await open_reviews(runs, project_id)
+
+
+async def test_a_review_of_a_fork_has_what_was_left_of_its_time(runs: Runs) -> None:
+    """SEM 20, 32: its time goes on when the fork is resumed, and did not before."""
+    keys = {**ASKING, "hitl_expiry_policy": "REVIEW_EXPIRY_POLICY_REJECT"}
+    project_id = (await runs.script(keys)).project_id
+    (review,) = await asked(runs, project_id)
+    fork = (await runs.wire.stub.ForkProject(ForkProjectRequest(project_id=project_id))).project
+    assert fork.HasField("pause_time")
+    (copy,) = await asked(runs, fork.project_id)
+    assert copy.expire_time == review.expire_time
+    await runs.stub.ResumeProject(ResumeProjectRequest(project_id=fork.project_id))
+
+    async def moved() -> bool:
+        (copy,) = await open_reviews(runs, fork.project_id)
+        return copy.expire_time.ToNanoseconds() > review.expire_time.ToNanoseconds()
+
+    await eventually(moved, "the time of the pause to be added")
+    (copy,) = await open_reviews(runs, fork.project_id)
+    paused = copy.expire_time.ToMicroseconds() - review.expire_time.ToMicroseconds()
+    resumed = (await runs.wire.project(fork.project_id)).update_time.ToMicroseconds()
+    assert 0 < paused <= resumed - fork.pause_time.ToMicroseconds()
 
 
 async def test_a_large_result_is_reviewed_and_kept(runs: Runs) -> None:

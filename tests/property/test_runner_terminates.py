@@ -1,8 +1,9 @@
 """Random trees with random failures, timeouts, cancels and crashes always end, and truthfully.
 
-The core is driven under a virtual clock. Batches become durable one after the other, some never:
-a crash keeps a prefix of what was decided, and another process takes the project up. The ledger
-refuses whatever the contract does not allow.
+The core is driven under a virtual clock, which goes on while calls are open and during pauses.
+Orders are given while nobody executes the run, too. Batches become durable one after the other,
+some never: a crash keeps a prefix of what was decided, and another process takes the project up.
+The ledger refuses whatever the contract does not allow.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ from tests.unit.orchestrator_svc.ledger import Ledger
 MAX_TURNS = 20_000
 PROGRESS_RATE = 0.1
 INTERRUPTION_RATE = 0.08  #: per turn, while there are crashes or drains left
+UNHEARD_RATE = 0.3  #: of orders that are given before another process takes a crashed run up
+LAPSES = [0.0, 0.0, 0.0, 0.5, 1_000.0]  #: seconds between two turns: mostly none, or much
 PROJECT_ORDERS = [CommandType.PAUSE_PROJECT, CommandType.RESUME_PROJECT]
 ORDERS = [
     *PROJECT_ORDERS,
@@ -176,6 +179,7 @@ class Simulation:
         self.answers = 0
         self.reopened = 0
         self.began: list[Call] = []
+        self.unheard: list[CommandGiven] = []  #: durable before the take-up, and not told yet
         self.process = self.start()
 
     def loaded(self) -> Run:
@@ -197,15 +201,17 @@ class Simulation:
         run = self.loaded()
         updates = UpdateBuffer(run.settings)
         self.process = Process(run, updates, told=len(self.ledger.closed))
-        orders = self.ledger.open_commands()
-        run.open_orders.update(order.command_id for order in orders)
+        self.unheard = self.ledger.open_commands()
+        run.open_orders.update(order.command_id for order in self.unheard)
         self.decided(begin(run, self.now))
-        for order in orders:
-            self.events(order)
+        while self.unheard:
+            self.events(self.unheard.pop(0))
         return self.process
 
     def decided(self, decision: Decision) -> None:
         """Split a decision into batches at random places between its groups."""
+        pauses = [o for o in self.unheard if o.command_type is CommandType.PAUSE_PROJECT]
+        assert not (pauses and decision.calls), "a call begins after a durable pause"
         groups = self.process.updates.take(decision.groups, self.now)
         groups += self.process.updates.pop_due(self.now)
         if self.process.run.ended:
@@ -240,7 +246,9 @@ class Simulation:
                 self.orders_left -= 1
                 self.order(self.random.choice(ORDERS))
             self.progress(turn)
+            self.now += self.random.choice(LAPSES)
             self.check_always()
+            self.check_timers()
             self.check_loaded()
         raise AssertionError("the run does not end")
 
@@ -250,16 +258,16 @@ class Simulation:
             call = self.random.choice(list(self.process.calls.values()))
             self.events(CallProgressed(call.node_id, call.number, f"turn {turn}"))
 
-    def order(self, kind: CommandType) -> None:
+    def order(self, kind: CommandType, *, told: bool = True) -> None:
         """Order something about any node, if the store still takes orders."""
-        if self.ledger.state in TERMINAL_PROJECT_STATES:
+        if self.ledger.state in TERMINAL_PROJECT_STATES or not self.ledger.nodes:
             return
         node_id = ""
         if "PROJECT" not in kind:
             node_id = self.random.choice([*self.ledger.nodes, "nobody"])
         order = CommandGiven(f"order-{len(self.ledger.orders)}", kind, node_id)
         self.ledger.give(order)
-        if not self.process.run.ended:
+        if told and not self.process.run.ended:
             self.events(order)
 
     def reopen(self) -> bool:
@@ -426,6 +434,9 @@ class Simulation:
         for _ in range(self.random.randint(0, len(self.process.pending))):
             groups, _ = self.process.pending.popleft()
             self.ledger.commit(groups)  # type: ignore[arg-type]
+        if self.orders_left and self.random.random() < UNHEARD_RATE:
+            self.orders_left -= 1
+            self.order(self.random.choice(ORDERS), told=False)
         self.start()
 
     def drain(self) -> None:
@@ -476,6 +487,19 @@ class Simulation:
             assert node.waiting_on == review.waiting_on
             below = (self.ledger.nodes[child_id].state for child_id in node.children)
             assert all(state in TERMINAL_NODE_STATES for state in below)
+
+    def check_timers(self) -> None:
+        """Nothing waits longer than it was meant to: pauses, calls and crashes add nothing."""
+        run, keys = self.process.run, self.scenario.settings
+        clock = self.now if run.pause_time is None else run.pause_time
+        most = keys.retry_delay_seconds * 2 ** max(keys.max_retries, MAX_REPLANS)
+        for node in run.nodes.values():
+            due = node.next_attempt_time
+            if due is not None and node.state not in TERMINAL_NODE_STATES:
+                assert due <= clock + most, f"the backoff of {node.node_id} was lengthened"
+        for review in run.reviews.open():
+            if review.expire_time is not None:
+                assert review.expire_time <= clock + keys.hitl_timeout_seconds
 
     def check_end(self) -> None:
         ledger, limit = self.ledger, self.scenario.settings.max_execution_steps

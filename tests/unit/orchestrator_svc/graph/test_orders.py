@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator_svc.graph.event import Decided, TimeReached
+from orchestrator_svc.graph.decide import decide
+from orchestrator_svc.graph.event import CommandGiven, Decided, TimeReached
+from orchestrator_svc.graph.recover import begin
 from orchestrator_svc.graph.types import (
     CommandState,
     CommandType,
@@ -13,7 +15,15 @@ from orchestrator_svc.graph.types import (
     NodeType,
     ProjectState,
 )
-from tests.unit.orchestrator_svc.driven import Driven, done, draft, failed, plan_of, planned
+from tests.unit.orchestrator_svc.driven import (
+    Driven,
+    done,
+    draft,
+    failed,
+    load_run,
+    plan_of,
+    planned,
+)
 
 S = NodeState
 APPLIED, REFUSED = CommandState.APPLIED, CommandState.REFUSED
@@ -76,6 +86,54 @@ def test_backoffs_stand_still_over_a_crash_while_paused() -> None:
     driven.now += 500.0
     driven.order(RESUME)
     assert driven.run.next_due() == driven.now + 1.0
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_backoff_that_begins_during_a_pause_is_not_lengthened_by_it(crash: bool) -> None:
+    driven = planned(draft(), draft())
+    driven.order(PAUSE)
+    driven.now += 600.0  # the call goes on for so long
+    driven.answer("root.1.0", failed())
+    driven.answer("root.1.1", done())
+    assert driven.project() is ProjectState.PAUSED
+    if crash:
+        driven.crash()
+    driven.now += 50.0
+    driven.order(RESUME)
+    assert driven.node("root.1.0").next_attempt_time == driven.now + 4.0
+    driven.wait()
+    assert list(driven.calls) == ["root.1.0"]
+
+
+def test_nothing_begins_after_a_pause_that_was_durable_before_the_take_up() -> None:
+    driven = planned(draft(), draft(), draft("part", 0))
+    driven.ledger.give(CommandGiven("p", PAUSE))  # while nobody executes the run
+    driven.crash()
+    assert not driven.calls
+    assert driven.project() is ProjectState.PAUSED
+    driven.order(RESUME)
+    assert set(driven.calls) == {"root.1.0", "root.1.1"}
+
+
+def test_nothing_begins_before_the_last_order_that_was_loaded_is_heard() -> None:
+    driven = planned(draft(), draft())
+    retry = CommandGiven("r", CommandType.RETRY_NODE, "root.1.0")
+    orders = [retry, CommandGiven("p", PAUSE), CommandGiven("q", CommandType.RETRY_NODE, "root")]
+    for order in orders:
+        driven.ledger.give(order)
+    run = load_run(driven.ledger)
+    run.open_orders.update(order.command_id for order in orders)
+    decisions = [begin(run, driven.now), *(decide(run, [order], driven.now) for order in orders)]
+    assert not any(decision.calls for decision in decisions)
+    assert run.state is ProjectState.PAUSED
+
+
+def test_what_an_order_leaves_running_begins_with_it() -> None:
+    driven = planned(draft(), draft())
+    driven.ledger.give(CommandGiven("c", CANCEL, "root.1.0"))
+    driven.crash()
+    assert set(driven.calls) == {"root.1.1"}
+    assert driven.state("root.1.0") is S.CANCELLED
 
 
 def test_a_crash_while_pausing_completes_the_pause_with_new_attempts() -> None:

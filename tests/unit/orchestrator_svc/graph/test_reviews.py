@@ -392,6 +392,20 @@ def test_reviews_do_not_expire_while_the_run_is_paused() -> None:
     assert only(driven).expire_time == 1_000.0 + 1_200.0 + 5_000.0
 
 
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_review_that_is_opened_during_a_pause_has_all_of_its_time(crash: bool) -> None:
+    driven = Driven(settings=replace(ON, hitl_expiry_policy=ExpiryPolicy.REJECT))
+    driven.order(CommandType.PAUSE_PROJECT)
+    driven.now += 5_000.0
+    driven.answer("root", plan_of(draft()))
+    if crash:
+        driven.crash()
+    driven.now += 100.0
+    driven.order(CommandType.RESUME_PROJECT)
+    assert state(driven) is ProjectState.WAITING
+    assert only(driven).expire_time == driven.now + 1_200.0
+
+
 def test_a_human_may_decide_about_the_last_node_while_the_run_is_paused() -> None:
     driven = asked(replace(QUIET, hitl_aggregation_review=True))
     for node_id in ("root.1.0", "root.1.1", "root"):

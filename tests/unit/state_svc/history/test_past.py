@@ -1,4 +1,4 @@
-"""Time travel holds a bounded number of projects in memory, however many ask."""
+"""Views of the past: rebuilt in bounded memory however many ask, and begun from by forks."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from ramify.v1.project_pb2 import ProjectState
 from state_svc.history import past
-from state_svc.history.past import REBUILDS, Past
+from state_svc.history.past import REBUILDS, Past, fork_view
 from state_svc.history.rebuild import rebuild
 from state_svc.store.memory import MemoryStore
 from tests.support.embedded import embedded
+from tests.support.live import live_project
 from tests.support.mutations import create
 
 
@@ -45,3 +47,16 @@ async def test_views_of_the_past_are_rebuilt_a_few_at_a_time_and_once_for_all_wh
         assert count < len(asked)
         kept = sum(size for _, size in views._views.values())
         assert views._bytes == kept, "what is kept is counted once"
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "WAITING", "PAUSING", "PAUSED", "COMPLETED"])
+def test_the_timers_of_a_fork_stand_still_since_its_revision(state: str) -> None:
+    """SEM 20, 32. Those of a run that was paused by then do since its pause."""
+    project = live_project(create("root"))
+    source = project.view
+    source.entity.state = ProjectState.Value(f"PROJECT_STATE_{state}")
+    source.entity.pause_time.FromSeconds(7)
+    fork = fork_view(source, "f", "uid", source.micros + 3_600_000_000)
+    assert fork.entity.state == ProjectState.PROJECT_STATE_PAUSED
+    paused = state in ("PAUSING", "PAUSED")
+    assert fork.entity.pause_time.ToMicroseconds() == (7_000_000 if paused else source.micros)
