@@ -16,9 +16,10 @@ import json
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
+from orchestrator_svc.graph.details import canonical
 from orchestrator_svc.graph.mutation import NodeChanges
 from orchestrator_svc.graph.node import Json, Node
-from orchestrator_svc.graph.plan import DraftTask, canonical, child_id, in_order, sub_graph_id
+from orchestrator_svc.graph.plan import DraftTask, child_id, in_order, sub_graph_id
 from orchestrator_svc.graph.replan import replan
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.settle import make_ready
@@ -142,7 +143,7 @@ def _work(
 def adopt_plan(run: Run, node: Node, tasks: tuple[DraftTask, ...]) -> None:
     """Write the children and the parent's PLAN_DONE, in one revision if they fit (SEM 11)."""
     plan_number = node.plan_count + 1
-    staged = is_staged(tasks, run.goal)
+    staged = is_staged(node, tasks, run.goal)
     reused = reuse(tasks, reusable(run, node))
     kept = {**reused, **resume(tasks, resumable(run, node), reused)}
     sub_graph = sub_graph_id(node.node_id, plan_number)

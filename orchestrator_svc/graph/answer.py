@@ -22,6 +22,7 @@ from orchestrator_svc.graph.review import (
 )
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.settle import finish
+from orchestrator_svc.graph.staging import next_child_id
 from orchestrator_svc.graph.text import storable
 from orchestrator_svc.graph.types import ErrorClass, NodeState, ProjectState
 
@@ -107,7 +108,13 @@ def plan_problems(
     """
     new = [task.budget for task in tasks if not task.reuse]
     return [
-        *check_plan(tasks, layer=node.layer, max_depth=run.max_layer(node), objective=run.goal),
+        *check_plan(
+            tasks,
+            layer=node.layer,
+            max_depth=run.max_layer(node),
+            objective=run.goal,
+            id_chars=next_child_id(node),
+        ),
         *reuse_problems(run, node, tasks),
         *run.accounts.plan_problems(node, new, run.clock, room=room),
     ]

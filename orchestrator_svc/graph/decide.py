@@ -37,11 +37,10 @@ from orchestrator_svc.graph.failure import call_failed
 from orchestrator_svc.graph.mutation import NodeChanges
 from orchestrator_svc.graph.node import Node
 from orchestrator_svc.graph.orders import carry_out, settle_end, settle_pause
-from orchestrator_svc.graph.plan import MAX_BATCH_TASKS, DraftTask
+from orchestrator_svc.graph.plan import MAX_BATCH_TASKS, DraftTask, fits_one_review
 from orchestrator_svc.graph.review import Checkpoint
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.settle import finish
-from orchestrator_svc.graph.staging import is_staged
 from orchestrator_svc.graph.text import storable
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,
@@ -187,7 +186,7 @@ def _planned(run: Run, node: Node, tasks: tuple[DraftTask, ...], stage: Stage, n
     checkpoint = Checkpoint.PLAN_MODIFICATION if again else Checkpoint.PLAN_GENERATION
     asked = asks(run, node, checkpoint)
     problems = plan_problems(run, node, tasks)
-    if asked and is_staged(tasks, run.goal):
+    if asked and not fits_one_review(tasks):
         problems.append(f"a plan to be reviewed has at most {MAX_BATCH_TASKS} tasks and 2.5 MB")
     elif problems and stage is Stage.PLAN and _waits_for_room(run, node, tasks):
         return

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator_svc.graph.budget import Budget
 from orchestrator_svc.graph.circles import circles
+from orchestrator_svc.graph.details import NotStorable, details_bytes
 from orchestrator_svc.graph.node import Json
 from orchestrator_svc.graph.text import is_text
 from orchestrator_svc.graph.types import NodeType, OnDependencyFailure, OnExhausted, TaskType
@@ -19,14 +19,20 @@ MAX_GOAL_CHARS = 10_000
 MAX_PLAN_TASKS = 200_000
 MAX_PLAN_BYTES = 128_000_000  #: encoded, with the overall goal that each child carries
 MAX_BATCH_TASKS = 4_999  #: of one revision: with their parent's change a batch of at most 5 000
-MAX_BATCH_BYTES = 2_500_000  #: the same batch, encoded, below 3 MiB
+MAX_BATCH_BYTES = 2_500_000  #: of the plan in it; a stage record of its own has room beside it
+MAX_REVIEW_BYTES = 2_500_000  #: of a plan in a review; the store takes reviews of 3 000 000
 MAX_LISTED_CHILDREN = 5_000  #: that the store keeps as a list of their parent
 MAX_TASK_DEPENDENCIES = 1_000
-MAX_DETAILS_BYTES = 15_000  #: of one child as JSON; the store takes 16 KiB of attributes
 MAX_REPORTED_PROBLEMS = 50
 MAX_ID_CHARS = 128
+MAX_SHOWN_INDICES = 20
 
-_TASK_OVERHEAD_BYTES = 160  #: ids, enums and tags of one created node, with some room
+_TASK_OVERHEAD_BYTES = 160  #: of one task: numbers, enums and tags, with some room
+_PARENT_BYTES = 1_000  #: of the parent's change, beside the list of children
+_BUDGET_BYTES = 240  #: of a task that has a budget, with some room
+_OWN_ID_PLACES = 3  #: of a child's id: its own, its parent's in it, and in the list of its parent
+_ID_TAG_BYTES = 3
+_INDEX_BYTES = 4  #: of a dependency in a review
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +52,17 @@ class DraftTask:
 
 
 def check_plan(
-    tasks: Sequence[DraftTask], *, layer: int, max_depth: int, objective: str
+    tasks: Sequence[DraftTask],
+    *,
+    layer: int,
+    max_depth: int,
+    objective: str,
+    id_chars: int = MAX_ID_CHARS,
 ) -> list[str]:
-    """Return every reason why `tasks` cannot become the children of a node at `layer`."""
+    """Return every reason why `tasks` cannot become the children of a node at `layer`.
+
+    Their ids have at most `id_chars` characters.
+    """
     problems: list[str] = []
     if not tasks:
         problems.append("the plan has no tasks")
@@ -56,11 +70,10 @@ def check_plan(
         problems.append(f"the plan has {len(tasks)} tasks, at most {MAX_PLAN_TASKS} are allowed")
     if layer + 1 > max_depth:
         problems.append(f"layer {layer} may not be planned, the deepest layer is {max_depth}")
-    details = [_json_bytes(task.details) for task in tasks]
     for index, task in enumerate(tasks):
-        found = _task_problems(task, len(tasks), details[index])
+        found = _task_problems(task, len(tasks))
         problems += (f"task {index}: {problem}" for problem in found)
-    size = _plan_bytes(tasks, objective, details)
+    size = plan_bytes(tasks, objective, id_chars)
     if size > MAX_PLAN_BYTES:
         problems.append(f"the plan has {size} bytes, at most {MAX_PLAN_BYTES} are allowed")
     problems += _cycles(tasks)
@@ -70,23 +83,51 @@ def check_plan(
     return problems
 
 
-def _plan_bytes(tasks: Sequence[DraftTask], objective: str, details: Iterable[int | None]) -> int:
-    size = len(tasks) * (len(objective.encode(errors="replace")) + _TASK_OVERHEAD_BYTES)
-    for task, details_bytes in zip(tasks, details, strict=True):
-        size += len(task.goal.encode(errors="replace"))
-        size += 24 * len(task.depends_on) + (details_bytes or 0)
+def plan_bytes(tasks: Sequence[DraftTask], objective: str, id_chars: int) -> int:
+    """Return how many bytes a plan has at most, encoded: the children and their parent's change."""
+    id_bytes = id_chars + _ID_TAG_BYTES
+    each = len(objective.encode(errors="replace")) + _TASK_OVERHEAD_BYTES
+    size = _PARENT_BYTES + len(tasks) * (each + _OWN_ID_PLACES * id_bytes)
+    for task in tasks:
+        size += _own_bytes(task) + id_bytes * len(task.depends_on)
     return size
 
 
-def fits_one_batch(tasks: Sequence[DraftTask], objective: str) -> bool:
+def _own_bytes(task: DraftTask) -> int:
+    """Return the size of what a task says itself; of details that cannot be stored nothing."""
+    goal = task.goal
+    size = len(goal) if goal.isascii() else len(goal.encode(errors="replace"))
+    if task.budget is not None:
+        size += _BUDGET_BYTES
+    try:
+        return size + details_bytes(task.details)
+    except NotStorable:
+        return size
+
+
+def longest_child_id(sub_graph: str, present: Collection[str] = ()) -> int:
+    """Return how many characters an id of a new plan's children has, those it reuses included."""
+    return max(len(child_id(sub_graph, MAX_PLAN_TASKS)), *map(len, present), 0)
+
+
+def fits_one_batch(tasks: Sequence[DraftTask], objective: str, id_chars: int) -> bool:
     """Return whether a plan and its parent's change can be one revision (SEM 11)."""
     if len(tasks) > MAX_BATCH_TASKS:
         return False
-    details = (_json_bytes(task.details) for task in tasks)
-    return _plan_bytes(tasks, objective, details) <= MAX_BATCH_BYTES
+    return plan_bytes(tasks, objective, id_chars) <= MAX_BATCH_BYTES
 
 
-def _task_problems(task: DraftTask, count: int, details_bytes: int | None) -> list[str]:
+def fits_one_review(tasks: Sequence[DraftTask]) -> bool:
+    """Return whether a plan can be shown to a human whole: nothing of it is written before."""
+    if len(tasks) > MAX_BATCH_TASKS:
+        return False
+    size = len(tasks) * _TASK_OVERHEAD_BYTES
+    for task in tasks:
+        size += _own_bytes(task) + _INDEX_BYTES * len(task.depends_on) + len(task.reuse)
+    return size <= MAX_REVIEW_BYTES
+
+
+def _task_problems(task: DraftTask, count: int) -> list[str]:
     problems: list[str] = []
     if not MIN_GOAL_CHARS <= len(task.goal) <= MAX_GOAL_CHARS:
         problems.append(
@@ -97,23 +138,26 @@ def _task_problems(task: DraftTask, count: int, details_bytes: int | None) -> li
         problems.append("the goal is not valid Unicode")
     if task.depends_on:
         problems += _dependency_problems(task.depends_on, count)
-    if details_bytes is None:
-        problems.append("the details are not JSON")
-    elif details_bytes > MAX_DETAILS_BYTES:
-        problems.append(
-            f"the details have {details_bytes} bytes, at most {MAX_DETAILS_BYTES} are allowed"
-        )
+    try:
+        details_bytes(task.details)
+    except NotStorable as problem:
+        problems.append(f"the details {problem}")
     return problems
 
 
 def _dependency_problems(depends_on: Sequence[int], count: int) -> Iterator[str]:
     out_of_range = [i for i in depends_on if not 0 <= i < count]
     if out_of_range:
-        yield f"depends on {out_of_range}, indices are 0 to {count - 1}"
+        shown = ", ".join(map(_shown, out_of_range[:MAX_SHOWN_INDICES]))
+        yield f"depends on [{shown}], indices are 0 to {count - 1}"
     if len(set(depends_on)) != len(depends_on):
         yield "names a dependency twice"
     if len(depends_on) > MAX_TASK_DEPENDENCIES:
         yield f"has more than {MAX_TASK_DEPENDENCIES} dependencies"
+
+
+def _shown(index: int) -> str:
+    return str(index) if abs(index) < 10**9 else "a huge number"
 
 
 def _cycles(tasks: Sequence[DraftTask]) -> list[str]:
@@ -158,31 +202,6 @@ def in_order(tasks: Sequence[DraftTask]) -> Iterator[int]:
             open_needs[dependant] -= 1
             if not open_needs[dependant]:
                 ready.append(dependant)
-
-
-def _json_bytes(details: dict[str, Json]) -> int | None:
-    """Return the size of `details` as UTF-8 JSON; None if they are no JSON."""
-    if not details:
-        return 2
-    try:
-        return len(json.dumps(details, ensure_ascii=False, allow_nan=False).encode())
-    except (TypeError, ValueError, RecursionError):
-        return None
-
-
-def canonical(value: Json) -> Json:
-    """Return JSON as the store gives it back, so that a crash does not change what agents see.
-
-    The store has one kind of number: a whole one is read as an int, whatever it was before.
-    """
-    if isinstance(value, dict):
-        return {key: canonical(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [canonical(item) for item in value]
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        number = float(value)
-        return int(number) if number.is_integer() else number
-    return value
 
 
 def sub_graph_id(parent_id: str, plan_number: int) -> str:

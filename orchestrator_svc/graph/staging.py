@@ -17,13 +17,19 @@ from orchestrator_svc.graph.plan import (
     MAX_LISTED_CHILDREN,
     DraftTask,
     fits_one_batch,
+    longest_child_id,
     sub_graph_id,
 )
 
 
-def is_staged(tasks: Sequence[DraftTask], objective: str) -> bool:
-    """Return whether a plan needs more than one revision."""
-    return not fits_one_batch(tasks, objective)
+def is_staged(node: Node, tasks: Sequence[DraftTask], objective: str) -> bool:
+    """Return whether the next plan of a node needs more than one revision."""
+    return not fits_one_batch(tasks, objective, next_child_id(node))
+
+
+def next_child_id(node: Node) -> int:
+    """Return how many characters the id of a child has at most in the next plan of a node."""
+    return longest_child_id(sub_graph_id(node.node_id, node.plan_count + 1), node.children)
 
 
 def restore_children(nodes: Iterable[Node]) -> None:

@@ -10,12 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from orchestrator_svc.errors import CorruptRecord, ProducerFenced, ProjectReplaced, RamifyError
+from orchestrator_svc.errors import (
+    CorruptRecord,
+    InvalidMutation,
+    ProducerFenced,
+    ProjectReplaced,
+    RamifyError,
+)
 from orchestrator_svc.logs import get_logger
 from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.backoff import Backoff
@@ -41,6 +48,8 @@ _log = get_logger(__name__)
 Request = state_service_pb2.StreamMutationsRequest
 Response = state_service_pb2.StreamMutationsResponse
 Call = grpc.aio.StreamStreamCall[Request, Response]
+_Entry = tuple[str, Entry[Ticket]]  #: project, batch
+_Place = tuple[str, int]  #: project, sequence
 
 
 class _ConnectionEnded(Exception):
@@ -261,11 +270,10 @@ class MutationStream:
                 max_bytes = self.limits.max_message_bytes - FRAME_MARGIN_BYTES
                 batches = self._outbox.take_frame(self.limits.max_frame_batches, max_bytes, now)
                 if batches:
-                    bodies = self._bodies(batches)
-                    if not bodies:
-                        continue
-                    self._metrics.frame_batches.observe(len(batches))
-                    await self._write(call, frame_request(bodies))
+                    request = self._frame(batches)
+                    if request is not None:
+                        self._metrics.frame_batches.observe(len(batches))
+                        await self._write(call, request)
                     continue
             elif not self._outbox.frames_in_flight:
                 await call.done_writing()  # lets the server stop without waiting for us
@@ -275,21 +283,40 @@ class MutationStream:
                 async with asyncio.timeout_at(resume_at):
                     await self._wake.wait()
 
-    def _bodies(self, entries: Sequence[tuple[str, Entry[Ticket]]]) -> list[bytes]:
-        """Return what a frame carries; a lane with a damaged batch ends, before any gap of it."""
-        bodies: list[bytes] = []
-        damaged: set[str] = set()
-        for project_id, entry in entries:
-            if project_id in damaged:
-                self._outbox.answered(project_id, entry.sequence)
+    def _frame(self, entries: Sequence[_Entry]) -> Request | None:
+        """Return the message that carries some batches; None if none of them can be sent.
+
+        A lane ends with its first batch that cannot be sent, before any gap of it.
+        """
+        bodies: dict[_Place, bytes] = {}
+        rest = self._passing(entries, lambda entry: bodies.update([self._body(entry)]))
+        try:
+            return frame_request([bodies[_place(entry)] for entry in rest]) if rest else None
+        except DecodeError:  # whose fault it is each batch tells alone
+            rest = self._passing(rest, lambda entry: _check_frame(bodies[_place(entry)]))
+        return frame_request([bodies[_place(entry)] for entry in rest]) if rest else None
+
+    def _body(self, entry: _Entry) -> tuple[_Place, bytes]:
+        return _place(entry), self._tickets.body(entry[1].body, entry[1].sequence)
+
+    def _passing(self, entries: Sequence[_Entry], check: Callable[[_Entry], None]) -> list[_Entry]:
+        """Return the entries that a check lets pass; end the lanes of the others."""
+        passing: list[_Entry] = []
+        ended: set[str] = set()
+        for entry in entries:
+            project_id, sequence = _place(entry)
+            if project_id in ended:
+                self._outbox.answered(project_id, sequence)
                 continue
             try:
-                bodies.append(self._tickets.body(entry.body, entry.sequence))
-            except CorruptRecord as error:
-                _log.error("the spool is damaged", project_id=project_id, cause=error.message)
-                damaged.add(project_id)
-                self._fail_lane(project_id, error, entry.sequence)
-        return bodies
+                check(entry)
+            except (CorruptRecord, InvalidMutation) as error:
+                _log.error("a batch cannot be sent", project_id=project_id, cause=error.message)
+                ended.add(project_id)
+                self._fail_lane(project_id, error, sequence)
+            else:
+                passing.append(entry)
+        return passing
 
     async def _receive(self, call: Call) -> None:
         while True:
@@ -373,6 +400,18 @@ class MutationStream:
     def _fail_all(self, error: RamifyError) -> None:
         for lane in self._outbox.lanes():
             self._fail_lane(lane.project_id, error)
+
+
+def _place(entry: _Entry) -> _Place:
+    return entry[0], entry[1].sequence
+
+
+def _check_frame(body: bytes) -> None:
+    """Raise `InvalidMutation` for a batch that no reader of a frame could decode."""
+    try:
+        frame_request([body])
+    except DecodeError as error:
+        raise InvalidMutation(f"a batch is no message of the contract: {error}") from error
 
 
 def _raise_first(tasks: Iterable[asyncio.Task[None]]) -> None:

@@ -6,7 +6,7 @@ from orchestrator_svc.agents.plan.agents import planned
 from orchestrator_svc.agents.plan.tree import InvalidPlan, PlanTree, Task, read_plan
 from orchestrator_svc.agents.profile import PLAN_PROFILE, ProfileRegistry
 from orchestrator_svc.errors import InvalidRequest, PlanNotAllowed
-from orchestrator_svc.graph.plan import MAX_BATCH_TASKS, DraftTask, fits_one_batch
+from orchestrator_svc.graph.plan import MAX_BATCH_TASKS, DraftTask, fits_one_review
 from orchestrator_svc.graph.settings import Scalar, Settings
 from ramify.v1 import orchestrator_service_pb2 as pb
 
@@ -60,7 +60,7 @@ def refuse_if_unreviewable(tree: PlanTree, settings: Settings) -> None:
     """Raise `InvalidRequest` for tasks to be asked about that are too many for a review.
 
     A proposed plan lives in its review and has no children before the approval (SEM 27), so one
-    that is staged (SEM 11) cannot be asked about.
+    that is larger than a review cannot be asked about.
     """
     if not (settings.enable_hitl and settings.hitl_after_plan_generation):
         return
@@ -68,7 +68,7 @@ def refuse_if_unreviewable(tree: PlanTree, settings: Settings) -> None:
     if not settings.hitl_root_plan_only:
         asked += [(f"{group.path}.", group.tasks) for group in tree.by_id.values() if group.tasks]
     for path, tasks in asked:
-        if not fits_one_batch([_draft(task) for task in tasks], tree.plan.goal):
+        if not fits_one_review([_draft(task) for task in tasks]):
             raise InvalidRequest(
                 f"{len(tasks)} tasks side by side cannot be reviewed, at most {MAX_BATCH_TASKS} "
                 "and 2.5 MB can; put them into groups, or run it without a review",

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator_svc.agents.plan import outputs, requests, tree
 from orchestrator_svc.agents.processes import function
-from orchestrator_svc.graph import plan
+from orchestrator_svc.graph import details, plan
 from orchestrator_svc.rpc import explain
 from ramify import plan_file, plan_source, plan_spec
 from ramify.v1.error_pb2 import ErrorReason
@@ -100,6 +100,12 @@ ENFORCED: dict[str, object] = {
     "bytes that a stored record inflates to": compression.MAX_INFLATED_BYTES,
     "explanations under way": explain.MAX_ASKED,
     "explanations that are read and computed at one time": explain.MAX_AT_ONCE,
+    "tasks of a planner's plan": plan.MAX_PLAN_TASKS,
+    "bytes of the details of a task, as stored": details.MAX_DETAILS_BYTES,
+    "keys of the details of a task": details.MAX_DETAILS_KEYS,
+    "levels of the details of a task": details.MAX_DETAILS_LEVELS,
+    "tasks of a plan that is one revision": plan.MAX_BATCH_TASKS,
+    "bytes of a plan that is one revision, encoded": plan.MAX_BATCH_BYTES,
     "bytes of a plan file": plan_file.MAX_BYTES,
     "values in a plan file, those that aliases repeat included": plan_source.MAX_VALUES,
     "levels of values in a plan file": plan_source.MAX_DEPTH,

@@ -9,12 +9,12 @@ from google.protobuf.struct_pb2 import Value
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator_svc.graph.details import canonical
 from orchestrator_svc.graph.plan import (
     MAX_ID_CHARS,
     MAX_PLAN_TASKS,
     DraftTask,
     bounded_id,
-    canonical,
     check_plan,
     child_id,
     sub_graph_id,
@@ -57,7 +57,7 @@ def test_all_problems_are_reported_at_once() -> None:
         "in a circle: 3 → 4 → 3",
         "task 5: names a dependency twice",
         "task 6: the details have",
-        "task 7: the details are not JSON",
+        "task 7: the details have a number that cannot be stored exactly: nan",
         "task 8: the goal is not valid Unicode",
     ):
         assert expected in text

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator_svc.graph.adopt import adopt_plan
+from orchestrator_svc.graph.budget import Budget
 from orchestrator_svc.graph.decide import decide
 from orchestrator_svc.graph.event import CallEnded, Decision
 from orchestrator_svc.graph.mutation import CreateNode, PatchNode
@@ -13,13 +19,30 @@ from orchestrator_svc.graph.plan import (
     MAX_PLAN_TASKS,
     DraftTask,
     child_id,
+    fits_one_review,
     in_order,
+    plan_bytes,
     sub_graph_id,
 )
+from orchestrator_svc.graph.review import ReviewDecision
 from orchestrator_svc.graph.settings import Settings
-from orchestrator_svc.graph.staging import half_staged, is_staged, restore_children
-from orchestrator_svc.graph.types import NodeState, ProjectState, TaskType
-from tests.unit.orchestrator_svc.driven import Driven, done, draft, plan_of
+from orchestrator_svc.graph.staging import (
+    half_staged,
+    is_staged,
+    next_child_id,
+    restore_children,
+)
+from orchestrator_svc.graph.types import (
+    NodeState,
+    NodeType,
+    OnDependencyFailure,
+    OnExhausted,
+    ProjectState,
+    TaskType,
+)
+from orchestrator_svc.publish.encode import encode, encode_batch
+from tests.unit.orchestrator_svc.driven import Driven, done, draft, load_run, plan_of
+from tests.unit.orchestrator_svc.ledger import Ledger
 
 S = NodeState
 SETTINGS = Settings(max_execution_steps=0, max_concurrent_nodes=50)
@@ -46,9 +69,10 @@ def finish_all(driven: Driven) -> None:
 
 
 def test_a_plan_that_fits_is_one_group_and_a_larger_one_may_be_split_anywhere() -> None:
-    assert not is_staged(large(4_999), "a goal")
-    assert is_staged(large(5_000), "a goal")
-    assert is_staged(large(400), "long " * 2_000), "each child carries the overall goal"
+    root = Driven(settings=SETTINGS).run.nodes["root"]
+    assert not is_staged(root, large(4_999), "a goal")
+    assert is_staged(root, large(5_000), "a goal")
+    assert is_staged(root, large(400), "long " * 2_000), "each child carries the overall goal"
     driven = Driven(settings=SETTINGS)
     groups = stage(driven, large(6_000)).groups
     assert max(len(group) for group in groups) == 1
@@ -65,6 +89,80 @@ def test_a_plan_that_fits_is_one_group_and_a_larger_one_may_be_split_anywhere() 
         assert created.issuperset(mutation.depends_on), "dependencies come first"
         created.add(mutation.node_id)
     assert len(created) == 6_000
+
+
+_TASKS = st.builds(
+    DraftTask,
+    goal=st.text(alphabet="ab🌳", min_size=3, max_size=30),
+    task_type=st.sampled_from(TaskType),
+    node_type=st.sampled_from([None, *NodeType]),
+    depends_on=st.just(()),
+    details=st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3),
+    budget=st.sampled_from(
+        [None, Budget(tokens=1, cost_usd=1.5, wall_seconds=1.5, nodes=1, depth=1)]
+    ),
+    on_exhausted=st.sampled_from([None, *OnExhausted]),
+    on_dependency_failure=st.sampled_from([None, *OnDependencyFailure]),
+    max_retries=st.sampled_from([None, 100]),
+)
+
+
+@given(
+    tasks=st.lists(_TASKS, min_size=1, max_size=12),
+    id_chars=st.sampled_from([4, 60, 120, MAX_ID_CHARS]),
+    density=st.floats(0, 1),
+    objective=st.text(min_size=3, max_size=50),
+)
+def test_a_plan_is_counted_with_no_fewer_bytes_than_it_has(
+    tasks: list[DraftTask], id_chars: int, density: float, objective: str
+) -> None:
+    tasks = [
+        replace(task, depends_on=tuple(range(int(index * density))))
+        for index, task in enumerate(tasks)
+    ]
+    run = load_run(Ledger(goal=objective))
+    parent = Node(
+        node_id="r" * id_chars, goal="a parent", task_type=TaskType.WRITE, layer=3, plan_count=98,
+        state=S.RUNNING,
+    )  # fmt: skip
+    run.nodes[parent.node_id] = parent
+    run.take_decision()
+    adopt_plan(run, parent, tuple(tasks))
+    (group,) = run.take_decision().groups
+    assert len(group) == len(tasks) + 1
+    size = len(encode_batch("p", 1, map(encode, group)))
+    counted = plan_bytes(tasks, objective, next_child_id(parent))
+    assert size <= counted
+    assert counted <= size + 1_000 + 450 * len(tasks), "not many more either"
+
+
+def test_a_dense_plan_with_long_ids_is_staged_and_can_be_reviewed() -> None:
+    tasks = [draft(f"part {n}", *range(n)) for n in range(440)]
+    short, deep = (
+        Node(node_id="root", goal="g", task_type=TaskType.WRITE, layer=0),
+        Node(node_id="root" + ".1.0" * 7, goal="g", task_type=TaskType.WRITE, layer=7),
+    )
+    assert not is_staged(short, tasks, "a goal")
+    assert is_staged(deep, tasks, "a goal")
+    assert fits_one_review(tasks)
+
+
+def test_an_approved_plan_that_is_larger_than_a_batch_is_staged_and_survives_a_crash() -> None:
+    # The overall goal is in every child, and not in the review.
+    tasks = [draft(f"part {n}") for n in range(80)]
+    settings = replace(SETTINGS, enable_hitl=True)
+    driven = Driven(Ledger(goal="🌳" * 10_000), settings)
+    driven.answer("root", plan_of(*tasks))
+    review_id = driven.node("root").review_id
+    assert review_id
+    closed = driven.ledger.resolve(review_id, ReviewDecision.APPROVE, "", None)
+    decision = decide(driven.run, [closed], driven.now)
+    assert max(len(group) for group in decision.groups) == 1, "written in parts"
+    driven.ledger.commit(decision.groups[:30])
+    driven.crash()
+    assert driven.node("root").children[0] == "root.2.0", "carried out once more, with other ids"
+    finish_all(driven)
+    assert driven.ledger.state is ProjectState.COMPLETED
 
 
 def test_the_order_leaves_out_what_waits_for_each_other() -> None:

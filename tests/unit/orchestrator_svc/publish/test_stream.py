@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator_svc.errors import (
     IllegalTransition,
+    InvalidMutation,
     ProducerFenced,
     ProjectNotFound,
     ProjectReplaced,
@@ -113,6 +114,35 @@ async def test_an_attach_refused_for_good_ends_the_lane() -> None:
         with pytest.raises(ProjectNotFound):
             await stream.open_lane("p", "uid")
         await stream.open_lane("p", "uid")
+
+
+async def test_a_batch_that_no_reader_could_decode_ends_its_lane_and_no_other() -> None:
+    deep = mutation_pb2.Mutation()
+    deep.node.node_id = "deep"
+    value = deep.node.create.aux_data["details"]
+    for _ in range(40):  # more than a reader takes: 100 messages within each other
+        value = value.struct_value.fields["a"]
+    value.number_value = 1
+    fake = FakeServer()
+    async with serving(fake) as stream:
+        for project in ("p", "q"):
+            await stream.open_lane(project, "uid")
+        assert await (await write(stream, "first"))
+        bad, behind, other = [
+            await stream.offer("p", [deep.SerializeToString()], lease_epoch=3),
+            await write(stream, "behind"),
+            await write(stream, "other", "q"),
+        ]
+        for future in (bad, behind):
+            with pytest.raises(InvalidMutation, match="no message of the contract"):
+                await future
+        assert await other
+        await stream.quiesce("p")
+        await stream.open_lane("p", "uid")
+        assert await (await write(stream, "again"))
+    assert stored(fake) == ["first", "again"]
+    assert stored(fake, "q") == ["other"]
+    assert len(fake.opens) == 1, "the connection goes on"
 
 
 async def test_a_refusal_for_good_ends_the_lane_and_no_other() -> None:
