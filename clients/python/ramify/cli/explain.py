@@ -56,7 +56,7 @@ def explain(
         elif json:
             print_json(ExplainProjectResponse(explanation=explanation))
         else:
-            print_lines(lines(explanation))
+            print_lines(lines(explanation), hang=2)
         return ExitCode.OK
 
     return run_session(work, state_svc, orchestrator_svc)

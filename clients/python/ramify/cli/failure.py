@@ -88,7 +88,12 @@ _TABLE: tuple[tuple[type[errors.RamifyError], str, str, ExitCode], ...] = (
         ExitCode.ERROR,
     ),
     (errors.CorruptRecordError, "", "the log of state_svc names the place", ExitCode.ERROR),
-    (errors.StoreUnavailableError, "", "the log of state_svc says why", ExitCode.UNREACHABLE),
+    (
+        errors.StoreUnavailableError,
+        "",
+        "is state_svc running? its log says why",
+        ExitCode.UNREACHABLE,
+    ),
     (errors.ServerDrainingError, "", "try again when it is back", ExitCode.UNREACHABLE),
     (errors.LimitReachedError, "{limit} is reached: {most}", "{remedy}", ExitCode.REFUSED),
     (errors.OverloadedError, "", "try again later", ExitCode.UNREACHABLE),

@@ -302,12 +302,14 @@ async def _print_report(
 
 
 def _display(started: "Project", json: bool) -> "Display":
+    import sys
+
     from ramify.cli.display import JsonDisplay, LineDisplay, TreeDisplay
     from ramify.cli.terminal import err, note
 
     if json:
         return JsonDisplay()
-    return TreeDisplay(started, err()) if err().is_terminal else LineDisplay(note)
+    return TreeDisplay(started, err()) if sys.stderr.isatty() else LineDisplay(note)
 
 
 def _how_to_go_on(client: "AsyncClient", project_id: str) -> str:

@@ -12,6 +12,7 @@ from ramify.cli.budgets import TIGHT, by_node, line, share
 from ramify.cli.format import duration, one_line, seconds_of
 from ramify.cli.outline import OutlineRow, active_nodes, counts, done_and_total, outline
 from ramify.cli.style import node_glyph, node_style, project_style
+from ramify.cli.terminal import FILE_WIDTH
 from ramify.states import (
     TERMINAL_NODE_STATES,
     TERMINAL_PROJECT_STATES,
@@ -70,9 +71,7 @@ def _title(frame: Frame, width: int) -> Text:
 
 def _tree(rows: list[OutlineRow], frame: Frame, console: Console) -> Table:
     unicode = _unicode(console)
-    fills = (
-        console.is_terminal or console.width <= _MOST_CHARS
-    )  # else, in a file, the tree is as wide as it needs
+    fills = console.width < FILE_WIDTH  # else the tree is as wide as it needs
     table = Table(
         box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black", expand=fills
     )

@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 
 from ramify.cli.format import fold
 
-_FILE_WIDTH = 100_000  #: columns where neither a terminal nor `COLUMNS` sets a limit
+FILE_WIDTH = 100_000  #: columns where neither a terminal nor `COLUMNS` sets a limit
 
 #: Calmer than rich's own: a report is for reading, colour marks places in code only.
 _MARKDOWN_STYLES = {
@@ -38,12 +38,12 @@ def err() -> Console:
 
 def _width(terminal: bool) -> int | None:
     """Return the columns to use; None: those of the terminal, or of `COLUMNS`."""
-    return None if terminal or os.environ.get("COLUMNS", "").isdecimal() else _FILE_WIDTH
+    return None if terminal or os.environ.get("COLUMNS", "").isdecimal() else FILE_WIDTH
 
 
 def print_table(table: RenderableType) -> None:
     """Print a table: in a terminal within its width, else whole, without blanks at the end."""
-    if out().is_terminal:
+    if sys.stdout.isatty():  # `FORCE_COLOR` makes no terminal
         out().print(table)
         return
     with out().capture() as drawn:
@@ -94,6 +94,6 @@ def note(text: str) -> None:
 
 def note_lines(lines: Iterable[str]) -> None:
     """Print lines for the user beside the result; a terminal breaks them between words."""
-    width = err().width if sys.stderr.isatty() else _FILE_WIDTH
+    width = err().width if sys.stderr.isatty() else FILE_WIDTH
     for line in lines:
         note("\n".join(fold(line, width)))

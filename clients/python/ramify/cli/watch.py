@@ -1,6 +1,7 @@
 """`ramify watch`: follow a run from now, from a revision or from its beginning."""
 
 import enum
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from ramify.cursor import WatchOptions, WatchStart
     from ramify.v1.project_pb2 import Project
     from ramify.v1.state_service_pb2 import WatchFilter
+
+
+_HANG = 10  #: columns; what continues the line of a change stands below its revision
 
 
 class Mode(enum.Enum):
@@ -124,15 +128,15 @@ def watch(
 
 def _display(project: "Project", start: "WatchStart", tree: bool | None, json: bool) -> "Display":
     from ramify.cli.display import JsonDisplay, LineDisplay, TreeDisplay
-    from ramify.cli.terminal import out, print_raw
+    from ramify.cli.terminal import out, print_lines
 
     if json:
         return JsonDisplay()
     if tree is None:
-        tree = start.kind == "snapshot" and out().is_terminal
+        tree = start.kind == "snapshot" and sys.stdout.isatty()
     if tree:
         return TreeDisplay(project, out())
-    return LineDisplay(lambda line: print_raw(line + "\n"))
+    return LineDisplay(lambda line: print_lines([line], hang=_HANG))
 
 
 async def _watch(

@@ -52,6 +52,16 @@ def test_a_tree_in_a_pipe_is_as_wide_as_it_needs(services: FakeServices, ramify:
     assert len([line for line in lines if "DONE" in line]) == 2
 
 
+def test_colours_in_a_pipe_make_it_no_terminal(
+    services: FakeServices, ramify: Ramify, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    add_run(services)
+    for command in (["ls"], ["show", "p"], ["show", "p", "root"]):
+        assert max(map(len, ramify(*command).out.splitlines())) < 300
+    assert "\x1b[?25l" not in ramify("watch", "p").out, "no cursor is hidden"
+
+
 def test_the_wish_of_columns_is_obeyed_in_a_pipe(
     services: FakeServices, ramify: Ramify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
