@@ -56,6 +56,7 @@ class Payloads:
         self.known: dict[str, PayloadRef] = {}  #: by digest; these are stored
         self._condemned: set[str] = set()  #: may be dropped at any moment
         self._collected = asyncio.Event()
+        self._collections = 0  #: that have condemned anything
         self._in_transit = 0
         self.due = False  #: whether a collection is worth its while
 
@@ -86,13 +87,19 @@ class Payloads:
         return ref
 
     async def learn(self, digests: Collection[str]) -> bool:
-        """Look digests up in the store; return whether any of them is known now."""
-        while self._condemned.intersection(digests):
-            await self._collected.wait()
-        found = await self._store.payloads.find(digests)
+        """Look digests up in the store; return whether any of them is known now.
+
+        Again if a collection has begun meanwhile: it may drop what was there a moment ago.
+        """
+        while True:
+            while self._condemned.intersection(digests):
+                await self._collected.wait()
+            collections = self._collections
+            found = await self._store.payloads.find(digests)
+            if self._collections == collections:
+                break
         for info in found:
-            if info.digest not in self._condemned:
-                self._remember(to_ref(info))
+            self._remember(to_ref(info))
         return bool(found)
 
     async def get(
@@ -147,6 +154,7 @@ class Payloads:
             self._metrics.collected(0)
             return 0
         self._condemned.update(candidates)
+        self._collections += 1
         self._collected.clear()
         for digest in candidates:
             self.known.pop(digest, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Collection
 from dataclasses import replace
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from ramify.v1.state_service_pb2 import (
     ListStagesRequest,
     Stats,
 )
+from state_svc.codec.payload import PayloadInfo
 from state_svc.errors import BatchRejected, PayloadNotFound
 from state_svc.history.archive import archive_stages
 from state_svc.model.payload import References
@@ -84,6 +85,27 @@ async def test_a_body_that_nobody_names_goes_after_an_hour_and_not_before(here: 
         await here.commit("p", patch("n", result=named(digest)))
     assert await put_here(here, BODIES[0]) == digest
     assert await here.commit("p", patch("n", result=named(digest))) == 3
+
+
+async def test_a_body_that_is_dropped_while_it_is_looked_up_is_not_known(
+    here: Embedded, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a batch could name it, and its revision would have lost what it says."""
+    digest = await put_here(here, BODIES[0])
+    payloads, find = here.service.payloads, store.payloads.find
+    payloads.known.clear()
+    dropped: list[int] = []
+
+    async def slow_find(digests: Collection[str]) -> list[PayloadInfo]:
+        found = await find(digests)
+        if not dropped:
+            dropped.append(await collect(here))
+        return found
+
+    monkeypatch.setattr(store.payloads, "find", slow_find)
+    assert not await payloads.learn([digest])
+    assert dropped == [1]
+    assert digest not in payloads.known
 
 
 async def test_only_a_project_that_names_a_body_can_read_it(here: Embedded) -> None:
