@@ -21,7 +21,7 @@ from state_svc.codec.project import ProjectRecord
 from state_svc.codec.segment import SegmentRecord
 from state_svc.codec.snapshot import SnapshotRecord
 from state_svc.store.high_water import last_number, read_high_water
-from state_svc.store.rows import COLUMNS, Row, read_rows
+from state_svc.store.rows import COLUMNS, Row, as_stored, decode, read_rows
 from state_svc.store.sqlite_schema import read_store_id
 
 _BUSY_MS = 10_000
@@ -113,13 +113,12 @@ class DataFile:
     def project(self, key: int) -> StoredProject | None:
         """Return one row of `projects` as it is now; None if it is gone."""
         query = (
-            "SELECT project_uid, project_id, data, checksum, compacted_revision, deleted"
-            " FROM projects WHERE project_key = ?"
+            f"SELECT {as_stored('project_uid')}, {as_stored('project_id')}, data, checksum,"
+            " compacted_revision, deleted FROM projects WHERE project_key = ?"
         )
         for uid, project_id, data, checksum, compacted, deleted in self.db.execute(query, (key,)):
-            return StoredProject(
-                key, ProjectRecord(uid, project_id, data, checksum), compacted, deleted
-            )
+            record = ProjectRecord(str(decode(uid)), str(decode(project_id)), data, checksum)
+            return StoredProject(key, record, compacted, deleted)
         return None
 
     def segments(self, project: StoredProject) -> Iterator[SegmentRow]:

@@ -75,18 +75,18 @@ def row_checksum(*values: apsw.SQLiteValue) -> int:
 
 
 def teach(db: apsw.Connection) -> None:
-    """Let the SQL of a connection use `checksum_of`."""
-    db.create_scalar_function("checksum_of", row_checksum, deterministic=True)
+    """Let the SQL of a connection use `checksum_of`, which takes text as bytes too."""
+    db.create_scalar_function("checksum_of", _checksum_of, deterministic=True)
 
 
 def read_rows(
     db: apsw.Connection, table: str, where: str = "true", *values: Value
 ) -> Iterator[Row]:
     """Yield rows as they are, whether sound or not."""
-    columns = ", ".join(f"CAST({c} AS BLOB)" if c in _TEXT else c for c in COLUMNS[table])
+    columns = ", ".join(map(as_stored, COLUMNS[table]))
     query = f"SELECT {columns}, row_checksum FROM {table} WHERE {where}"
     for row in db.execute(query, values):
-        yield Row(table, tuple(map(_decode, row[:-1])), row[-1])
+        yield Row(table, tuple(map(decode, row[:-1])), row[-1])
 
 
 def sound_rows(
@@ -110,10 +110,17 @@ def put_row(table: str) -> str:
 
 
 def is_sound(table: str) -> str:
-    """Return the condition that a row of `table` is sound."""
-    return (
-        f"{table}.row_checksum = checksum_of({', '.join(f'{table}.{c}' for c in COLUMNS[table])})"
-    )
+    """Return the condition that a row of `table` is sound; text may be damaged to any bytes."""
+    columns = COLUMNS[table]
+    values = ", ".join(as_stored(column, table) for column in columns)
+    texts = "".join(f" AND typeof({table}.{c}) = 'text'" for c in columns if c in _TEXT)
+    return f"({table}.row_checksum = checksum_of({values}){texts})"
+
+
+def as_stored(column: str, table: str = "") -> str:
+    """Return what to select for a column: the bytes of text, for a damaged one may be none."""
+    name = f"{table}.{column}" if table else column
+    return f"CAST({name} AS BLOB)" if column in _TEXT else name
 
 
 def read_meta(db: apsw.Connection, key: str) -> str | None:
@@ -129,5 +136,10 @@ def read_meta(db: apsw.Connection, key: str) -> str | None:
     return None
 
 
-def _decode(value: Value) -> Value:
+def _checksum_of(*values: Value) -> int:
+    return row_checksum(*map(decode, values))
+
+
+def decode(value: Value) -> Value:
+    """Return bytes as text that can be shown and is never the wrong one; all else as it is."""
     return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value

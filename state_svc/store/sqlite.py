@@ -47,6 +47,13 @@ from state_svc.store.base import (
 from state_svc.store.rows import PROBLEM, Row, Value, is_sound, put_row, read_rows, teach
 from state_svc.store.sqlite_copy import DatabaseCopy
 from state_svc.store.sqlite_payloads import SqlitePayloads, put_archive, put_references, recount
+from state_svc.store.sqlite_projects import (
+    SOUND,
+    UNFINISHED,
+    list_projects,
+    project_key,
+    read_head,
+)
 from state_svc.store.sqlite_schema import TABLES
 from state_svc.store.sqlite_writer import SqliteWriter, Work, in_thread
 
@@ -55,24 +62,15 @@ _log = logging.getLogger(__name__)
 FILE_NAME = "state.sqlite3"
 LOCK_NAME = "LOCK"
 SCRATCH_NAME = "scratch"  #: files that are worth nothing after a restart
-_UNFINISHED = 2  #: value of `deleted` of a project that does not exist yet
 _READERS = 2
 _BUSY_MS = 10_000
 _DELETE_ROWS = 500
 _SPARE_BYTES = 256 << 20  #: left for the store itself when a copy is made beside it
 _COPY_PAUSE = 0.002  #: seconds between slices of a copy, for commits that wait for the disk
 
-_SOUND = is_sound("projects")
 
 _Result = TypeVar("_Result")
 
-#: Last revision of the row of `projects` at hand.
-_HEAD = """max(
-    coalesce((SELECT max(last_revision) FROM segments
-              WHERE segments.project_key = projects.project_key), 0),
-    coalesce((SELECT max(revision) FROM snapshots
-              WHERE snapshots.project_key = projects.project_key AND last), 0))
-"""
 
 _SELECT_SEGMENTS = """
 SELECT first_revision, last_revision, format_version, codec, checksum, data
@@ -126,11 +124,11 @@ class SqliteStore:
         self, after_uid: str = "", max_bytes: int = EVERYTHING
     ) -> list[ProjectHead]:
         """See `StateStore`."""
-        return await self.read(lambda db: _list_projects(db, after_uid, max_bytes))
+        return await self.read(lambda db: list_projects(db, after_uid, max_bytes))
 
     async def read_head(self, project_uid: str) -> int:
         """See `StateStore`."""
-        return await self.read(lambda db: _read_head(db, project_uid))
+        return await self.read(lambda db: read_head(db, project_uid))
 
     async def read_segments(
         self, project_uid: str, after_revision: int, max_bytes: int
@@ -208,7 +206,7 @@ class SqliteStore:
                 record.data,
                 record.checksum,
                 compacted,
-                _UNFINISHED,
+                UNFINISHED,
             ),
         )
 
@@ -217,7 +215,7 @@ class SqliteStore:
         statement = (
             "UPDATE projects SET deleted = 0,"
             " row_checksum = checksum_of(project_uid, project_id, compacted_revision, 0)"
-            f" WHERE project_uid = ? AND deleted = {_UNFINISHED} AND {_SOUND}"
+            f" WHERE project_uid = ? AND deleted = {UNFINISHED} AND {SOUND}"
         )
 
         def work(db: apsw.Connection) -> None:
@@ -228,7 +226,7 @@ class SqliteStore:
 
     async def list_unfinished(self) -> list[str]:
         """See `StateStore`."""
-        query = f"SELECT project_uid FROM projects WHERE deleted = {_UNFINISHED} AND {_SOUND}"
+        query = f"SELECT project_uid FROM projects WHERE deleted = {UNFINISHED} AND {SOUND}"
         return await self.read(lambda db: [str(uid) for (uid,) in db.execute(query)])
 
     async def drop_unfinished(self, project_uid: str) -> bool:
@@ -252,7 +250,7 @@ class SqliteStore:
 
     async def _mark(self, change: str, where: str, values: tuple[int, ...]) -> None:
         """Change the row of a project; raises `CorruptRecord` if it is damaged."""
-        statement = f"UPDATE projects SET {change} WHERE {where} AND {_SOUND}"
+        statement = f"UPDATE projects SET {change} WHERE {where} AND {SOUND}"
         if not await self._write(statement, values):
             raise CorruptRecord(
                 file=FILE_NAME, table="projects", project_key=values[-1], problem=PROBLEM
@@ -387,7 +385,7 @@ class SqliteStore:
             for table in TABLES:
                 db.execute(
                     f"DELETE FROM {table} WHERE project_key IN"
-                    f" (SELECT project_key FROM projects WHERE deleted = 1 AND {_SOUND})"
+                    f" (SELECT project_key FROM projects WHERE deleted = 1 AND {SOUND})"
                 )
 
         try:
@@ -455,47 +453,10 @@ def _sound(
     return (row.values for row in read_rows(db, table, where, *values) if row.is_sound)
 
 
-def _list_projects(db: apsw.Connection, after_uid: str, max_bytes: int) -> list[ProjectHead]:
-    query = (
-        "SELECT project_uid, project_id, data, checksum, compacted_revision, deleted,"
-        f" {_HEAD}, {_SOUND} FROM projects"
-        f" WHERE project_key > ? AND (deleted <> {_UNFINISHED} OR NOT {_SOUND})"
-        " ORDER BY project_key"
-    )
-    after = (_project_key(db, after_uid) or 0) if after_uid else 0
-    found: list[ProjectHead] = []
-    size = 0
-    for uid, project_id, data, checksum, compacted, deleted, head, sound in db.execute(
-        query, (after,)
-    ):
-        size += len(data or b"")
-        if found and size > max_bytes:
-            break
-        record = ProjectRecord(uid, project_id, data, checksum)
-        gone = bool(deleted and sound)
-        found.append(ProjectHead(record, head, compacted, gone, damaged=not sound))
-    return found
-
-
-def _project_key(db: apsw.Connection, project_uid: str) -> int | None:
-    for (key,) in db.execute(
-        "SELECT project_key FROM projects WHERE project_uid = ?", (project_uid,)
-    ):
-        return int(key)
-    return None
-
-
-def _read_head(db: apsw.Connection, project_uid: str) -> int:
-    query = f"SELECT {_HEAD} FROM projects WHERE project_uid = ?"
-    for (revision,) in db.execute(query, (project_uid,)):
-        return int(revision)
-    return 0
-
-
 def _read_segments(
     db: apsw.Connection, project_uid: str, after_revision: int, max_bytes: int
 ) -> list[SegmentRecord]:
-    key = _project_key(db, project_uid)
+    key = project_key(db, project_uid)
     found: list[SegmentRecord] = []
     size = 0
     for first, last, version, codec, checksum, data in db.execute(
@@ -527,14 +488,14 @@ def _read_segments(
 
 def _stored_bytes(db: apsw.Connection, project_uid: str, after_revision: int) -> int:
     query = "SELECT sum(length(data)) FROM segments WHERE project_key = ? AND last_revision > ?"
-    for (size,) in db.execute(query, (_project_key(db, project_uid), after_revision)):
+    for (size,) in db.execute(query, (project_key(db, project_uid), after_revision)):
         return int(size or 0)
     return 0
 
 
 def _list_snapshots(db: apsw.Connection, project_uid: str) -> list[int]:
     query = "SELECT revision FROM snapshots WHERE project_key = ? AND last ORDER BY revision"
-    return [int(revision) for (revision,) in db.execute(query, (_project_key(db, project_uid),))]
+    return [int(revision) for (revision,) in db.execute(query, (project_key(db, project_uid),))]
 
 
 def _read_snapshot(db: apsw.Connection, project_uid: str, revision: int) -> list[SnapshotRecord]:
@@ -556,7 +517,7 @@ def _read_snapshot(db: apsw.Connection, project_uid: str, revision: int) -> list
             data=data,
         )
         for found, chunk, last, version, codec, checksum, data in db.execute(
-            query, (_project_key(db, project_uid), revision)
+            query, (project_key(db, project_uid), revision)
         )
     ]
 

@@ -12,6 +12,7 @@ import pytest
 
 from ramify.v1.state_service_pb2 import CommitBatchRequest, GetProjectRequest
 from state_svc.errors import CorruptRecord
+from state_svc.history import registry
 from state_svc.store.base import Commit, ProducerRecord
 from state_svc.store.rows import COLUMNS
 from state_svc.store.sqlite import FILE_NAME, SqliteStore
@@ -141,6 +142,29 @@ async def test_a_row_whose_text_is_none_any_more_harms_nobody_else(
             store.service.damage.check("producers", "writer")
         store.service.damage.check("producers", "other")
         assert await store.commit("p", create("next")) == 4
+
+
+@pytest.mark.parametrize("deleted", [0, 1, 2])
+@pytest.mark.parametrize("column", ["project_uid", "project_id"])
+async def test_a_project_whose_name_is_no_text_any_more_is_refused_alone(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str, deleted: int
+) -> None:
+    monkeypatch.setattr(registry, "_READ_BYTES", 1)  # a page for each project
+    data = Path(shutil.copytree(sample, tmp_path / "data"))
+    async with embedded(data) as store:
+        await store.create("q")
+    database = apsw.Connection(str(data / FILE_NAME))
+    database.execute(
+        f"UPDATE projects SET {column} = CAST(x'f770' AS TEXT), deleted = ? WHERE project_id = 'p'",
+        (deleted,),
+    )
+    database.close()
+    [problem, *_] = [p for p in find_problems(data) if p.record == "project"]
+    assert "\\xf7p" in str(problem), "it can be printed"
+    async with embedded(data) as store:
+        with pytest.raises(CorruptRecord):
+            await store.service.live("p" if column == "project_uid" else "\\xf7p")
+        assert await store.commit("q", create("n")) == 2
 
 
 @pytest.mark.parametrize("deleted", [1, 2])
