@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -67,7 +66,7 @@ class PendingBatch:
     request: RequestRecord | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiter:
     project: LiveProject | None  #: None: waits for the next commit of any kind
     future: asyncio.Future[None]
@@ -104,7 +103,8 @@ class Committer:
         self._metrics = metrics
         self._max_pending_bytes = max_pending_bytes
         self._producers: list[tuple[ProducerRecord, asyncio.Future[None]]] = []
-        self._waiters: deque[_Waiter] = deque()
+        self._waiters: dict[_Waiter, None] = {}  #: those that have gone are not among them
+        self._writing_bytes = 0  #: of the commit that runs
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -127,8 +127,7 @@ class Committer:
             raise ProjectNotFound(project_id=batch.project.project_id)
         batch.project.accept(batch.applied)
         self._put(batch)
-        if self._buffer.size >= self._max_pending_bytes:
-            self._room.clear()
+        self._set_room()
         self._wake.set()
 
     def _put(self, batch: PendingBatch) -> None:
@@ -171,9 +170,18 @@ class Committer:
         if not self.has_room:
             raise Overloaded(limit="max_pending_bytes", most=self._max_pending_bytes)
 
-    def _make_room(self) -> None:
-        if self._buffer.size < self._max_pending_bytes:
+    def hurry(self) -> None:
+        """Make what waits due now: somebody can hand in nothing before it is durable."""
+        self._buffer.hurry()
+        self._wake.set()
+
+    def _set_room(self) -> None:
+        """Note whether there is room; where there is none, only a commit can make it."""
+        if self._buffer.size + self._writing_bytes < self._max_pending_bytes:
             self._room.set()
+        else:
+            self._room.clear()
+            self._buffer.hurry()
 
     async def put_producer(self, producer_id: str, epoch: int) -> None:
         """Make a producer's epoch durable; raises `StoreUnavailable`."""
@@ -187,25 +195,29 @@ class Committer:
         """Return once the outcome of everything accepted for a project is known."""
         if not project.has_pending:
             return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(_Waiter(project, future, project.revision))
-        self._buffer.hurry()
-        self._wake.set()
+        future = self.outcome(project)
+        self.hurry()
         await future
 
-    def after_commit(self, project: LiveProject, callback: Callable[[], None]) -> None:
-        """Call back once the outcome of everything accepted for a project is known."""
+    def outcome(self, project: LiveProject) -> asyncio.Future[None]:
+        """Return what is done once the outcome of all that is accepted for a project is known.
+
+        Cancel it to wait no more.
+        """
+        return self._wait_for(project, project.revision)
+
+    def _wait_for(self, project: LiveProject | None, revision: int = 0) -> asyncio.Future[None]:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(lambda _: callback())
-        self._waiters.append(_Waiter(project, future, project.revision))
+        waiter = _Waiter(project, future, revision)
+        self._waiters[waiter] = None
+        future.add_done_callback(lambda _: self._waiters.pop(waiter, None))
+        return future
 
     async def drain(self) -> None:
         """Return once everything accepted is durable or has failed."""
         while self._running or self._producers or self._buffer.due_in(time.monotonic()) is not None:
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.append(_Waiter(None, future))
-            self._buffer.hurry()
-            self._wake.set()
+            future = self._wait_for(None)
+            self.hurry()
             await future
 
     async def run(self) -> None:
@@ -224,11 +236,12 @@ class Committer:
             await self._commit_group()
 
     async def _commit_group(self) -> None:
+        waiting = self._buffer.size
         # An epoch fences what older ones have accepted only if that is durable before it.
         batches = self._buffer.take_all() if self._producers else self._buffer.take()
         group = _Group(batches, self._producers)
         self._producers = []
-        self._make_room()
+        self._writing_bytes = waiting - self._buffer.size
         if not group.batches and not group.producers:
             return
         for batch in group.batches:
@@ -251,6 +264,8 @@ class Committer:
             for (project, run), part in zip(group.runs.items(), parts, strict=True):
                 mutations = sum(batch.applied.mutation_count for batch in run)
                 self._grew(project, len(run), part.stored_bytes, mutations)
+        self._writing_bytes = 0
+        self._set_room()
         self._wake_waiters()
 
     def _count(self, group: _Group, parts: Sequence[StoredPart], seconds: float) -> None:
@@ -340,7 +355,6 @@ class Committer:
         for batch in waiting:
             if batch.project not in group.runs:
                 self._put(batch)
-        self._make_room()
         if self._waiters:
             self._buffer.hurry()
         for project in group.runs:
@@ -353,18 +367,16 @@ class Committer:
         self._metrics.failed()
 
     def _wake_waiters(self) -> None:
-        for _ in range(len(self._waiters)):
-            waiter = self._waiters.popleft()
+        for waiter in list(self._waiters):
             project = waiter.project
             if (
                 project is None
                 or project.view.revision >= waiter.revision
                 or project.revision < waiter.revision
             ):
+                del self._waiters[waiter]
                 if not waiter.future.done():
                     waiter.future.set_result(None)
-            else:
-                self._waiters.append(waiter)
 
 
 def _watermark(storing: Storing) -> BatchLimits:

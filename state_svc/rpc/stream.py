@@ -202,6 +202,7 @@ class StreamSession:
         self._fenced_by = 0
         self._misuse: InvalidRequest | None = None  #: what the stream ends with
         self._closing = False
+        self._repeats: set[asyncio.Future[None]] = set()  #: of batches that are pending
 
     async def run(self) -> None:
         """Serve the stream until the producer half-closes, misuses it, is fenced or goes away.
@@ -225,6 +226,8 @@ class StreamSession:
                     await self._finish()
         finally:
             self._sessions.close(self)
+            for outcome in list(self._repeats):
+                outcome.cancel()
         if self._fenced_by:
             raise ProducerFenced(producer_id=self.producer_id, current_epoch=self._fenced_by)
         if self._misuse is not None:
@@ -335,6 +338,8 @@ class StreamSession:
             # Answers that take no credit: a client that reads none must not pile them up.
             or len(self._outgoing) >= limits.credit_batches
         ):
+            # Only a commit gives credit back, and its watermark may be far off.
+            self._service.committer.hurry()
             self._room.clear()
             await self._room.wait()
         await self._service.committer.room()
@@ -407,9 +412,9 @@ class StreamSession:
         elif verdict is Verdict.REPEAT:
             self._acknowledge_again(project, sequence, size)
         elif verdict is Verdict.PENDING:
-            service.committer.after_commit(
-                project, lambda: self._settle_repeat(project, sequence, size)
-            )
+            outcome = service.committer.outcome(project)
+            self._repeats.add(outcome)
+            outcome.add_done_callback(lambda o: self._settle_repeat(o, project, sequence, size))
         elif verdict is Verdict.FENCED:
             current = position.epoch if position is not None else 0
             raise ProducerFenced(producer_id=self.producer_id, current_epoch=current)
@@ -441,8 +446,13 @@ class StreamSession:
             )
             raise LimitReached(limit="max_project_producers", most=most, remedy=remedy)
 
-    def _settle_repeat(self, project: LiveProject, sequence: int, size: int) -> None:
+    def _settle_repeat(
+        self, outcome: asyncio.Future[None], project: LiveProject, sequence: int, size: int
+    ) -> None:
         """Answer the repeat of a batch that was pending, now that its outcome is known."""
+        self._repeats.discard(outcome)
+        if outcome.cancelled():
+            return
         position = project.producers.get(self.producer_id)
         if judge(position, self.epoch, sequence) is Verdict.REPEAT:
             self._acknowledge_again(project, sequence, size)

@@ -232,7 +232,8 @@ async def test_settled_waits_for_what_is_accepted_now_and_nothing_later(
     store.one_by_one = True
     async with bench.running():
         bench.submit(project, create("a"))
-        bench.committer.after_commit(project, lambda: called.append(project.view.revision))
+        outcome = bench.committer.outcome(project)
+        outcome.add_done_callback(lambda _: called.append(project.view.revision))
         await store.entered.wait()
         settled = asyncio.create_task(bench.committer.settled(project))
         await asyncio.sleep(0)
@@ -278,6 +279,61 @@ async def test_readers_wait_while_too_many_bytes_are_pending(
         await bench.committer.drain()
 
 
+async def test_what_is_being_written_counts_as_long_as_it_is_not_durable(
+    bench: _Bench, store: HeldStore
+) -> None:
+    project = await bench.project("p")
+    store.gate.clear()
+    async with bench.running():
+        for number in range(9):
+            bench.submit(project, create(f"n{number}"))
+        await store.entered.wait()
+        bench.committer.check_room()
+        bench.submit(project, create("last"))
+        with pytest.raises(Overloaded):
+            bench.committer.check_room()
+        store.gate.set()
+        async with asyncio.timeout(WAIT_SECONDS):
+            await bench.committer.room()
+        await bench.committer.drain()
+
+
+@pytest.mark.execution_key("state_batch_timeout_ms")
+async def test_a_commit_is_due_when_there_is_no_room_for_more(store: HeldStore) -> None:
+    """Else all producers would wait until what is pending has aged."""
+    bench = _Bench(store, eager=False)
+    project = await bench.project("p")
+    async with bench.running():
+        for number in range(10):
+            bench.submit(project, create(f"n{number}"))
+        async with asyncio.timeout(WAIT_SECONDS):
+            await bench.committer.room()
+    assert bench.log[0][0] == "ack"
+
+
+async def test_who_no_longer_waits_for_an_outcome_is_forgotten_while_the_store_is_away(
+    bench: _Bench, store: HeldStore
+) -> None:
+    """Callers come and go, and no commit wakes them."""
+    project = await bench.project("p")
+    store.fail_next = "before"
+    store.readable.clear()
+    async with bench.running():
+        bench.submit(project, create("a"))
+        await store.asked.wait()
+        waiting = [asyncio.create_task(bench.committer.settled(project)) for _ in range(3)]
+        bench.committer.outcome(project).cancel()
+        await asyncio.sleep(0)
+        assert len(bench.committer._waiters) == 3
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+        await asyncio.sleep(0)
+        assert not bench.committer._waiters
+        store.readable.set()
+        await bench.committer.settled(project)
+
+
 async def test_what_is_pending_counts_with_the_entities_that_it_holds(bench: _Bench) -> None:
     project = await bench.project("p")
     body = Payload(text="x" * 2_000)
@@ -302,10 +358,10 @@ async def test_there_is_no_room_while_what_a_commit_leaves_fills_it(
     for number in range(12):
         bench.submit(project, create(f"n{number}"))
     async with bench.running():
-        for left in (11, 10, 9):
+        for left in (11, 10, 9, 8):  # and one that is being written
             await store.entered.wait()
             store.entered.clear()
-            if left > 9:
+            if left > 8:
                 with pytest.raises(Overloaded):
                     bench.committer.check_room()
             else:

@@ -140,7 +140,7 @@ async def test_no_call_adds_to_what_is_pending_while_that_fills_its_bound() -> N
         leases, pins = LeaseRpcs(running.service), PinRpcs(running.service)
         store.gate.clear()
         store.entered.clear()
-        plan = Plan(goal="g" * 600_000)
+        plan = Plan(goal="g" * 300_000)
         created = [asyncio.create_task(running.create("a", plan=plan))]
         await store.entered.wait()
         created.append(asyncio.create_task(running.create("b", plan=plan)))

@@ -11,6 +11,7 @@ import pytest
 from ramify.v1.error_pb2 import ErrorReason
 from ramify.v1.mutation_pb2 import Mutation
 from state_svc.errors import InvalidRequest, ProducerFenced, StoreUnavailable
+from state_svc.ingest.batching import BatchLimits
 from state_svc.model.project import LiveProject
 from state_svc.rpc.stream import StreamSessions
 from state_svc.service import Service
@@ -84,6 +85,39 @@ async def test_a_repeat_of_a_batch_that_then_fails_is_told_where_to_go_on(
         pipe.send(same)
         ack = (await pipe.answer()).acks.acks[0]
         assert (ack.first_sequence, ack.acked_sequence, ack.revision) == (1, 1, 2)
+
+
+async def test_the_repeats_of_a_stream_that_is_gone_are_forgotten_while_the_store_is_away() -> None:
+    """A producer that reconnects sends them again each time."""
+    store = HeldStore()
+    async with embedded(store) as service:
+        await service.create("p")
+        committer = service.service.committer
+        pipe = Pipe()
+        await pipe.open(service.service, StreamSessions(service.service), "producer", 1)
+        store.entered.clear()
+        store.gate.clear()
+        same = batch("p", 1, create("a"))
+        pipe.send(same, same, same)
+        await store.entered.wait()
+        await _turns()
+        assert len(committer._waiters) == 2
+        await pipe.cut()
+        await _turns()
+        assert not committer._waiters
+        store.gate.set()
+
+
+async def test_a_stream_without_credit_does_not_wait_for_the_age_of_its_batches() -> None:
+    """Only a commit gives credit back, and the watermark may be far off."""
+    async with embedded(MemoryStore()) as service:
+        await service.create("p")
+        patient = BatchLimits(max_mutations=1_000, max_delay=3_600.0, eager=False)
+        service.service.committer._buffer._limits = patient
+        async with _stream(service.service) as pipe:
+            most = service.service.limits.credit_batches
+            pipe.send(*(batch("p", n, create(f"n{n}")) for n in range(1, most + 1)))
+            assert (await pipe.answer()).acks.acks[0].acked_sequence == most
 
 
 async def test_the_next_frame_comes_while_one_is_taken(
