@@ -19,6 +19,7 @@ from state_svc.errors import (
     StoreUnavailable,
 )
 from state_svc.history.rebuild import rebuild
+from state_svc.history.replay import Replay
 from state_svc.model.limits import DEFAULT_LIMITS, Limits
 from state_svc.model.project import LiveProject, View
 from state_svc.store.base import ProjectHead, StateStore
@@ -129,17 +130,36 @@ class ProjectRegistry:
             remedy = "ids of deleted projects count, so raise max_projects or begin another store"
             raise LimitReached(limit="max_projects", most=most, remedy=remedy)
 
-    async def get(self, project_id: str) -> LiveProject:
-        """Return a committed project, loading it if needed.
-
-        Raises `ProjectNotFound`, `CorruptRecord` or `StoreUnavailable`.
-        """
+    def _find(self, project_id: str) -> _Entry:
         entry = self._entries.get(project_id)
         if entry is not None and entry.damage is not None:
             # A new one: raising the same again would keep the frames of every time alive.
             raise CorruptRecord(**entry.damage.fields)
         if entry is None or entry.deleted:
             raise ProjectNotFound(project_id=project_id)
+        return entry
+
+    async def peek(self, project_id: str) -> View:
+        """Return what is committed of a project; one that is not in memory does not stay there.
+
+        Raises `ProjectNotFound`, `CorruptRecord` or `StoreUnavailable`.
+        """
+        entry = self._find(project_id)
+        if entry.live is not None or entry.loading is not None:
+            return (await self.get(project_id)).view
+        try:
+            return (await self._read(entry)).view
+        except CorruptRecord:
+            if self._entries.get(project_id) is not entry:
+                raise ProjectNotFound(project_id=project_id) from None
+            raise
+
+    async def get(self, project_id: str) -> LiveProject:
+        """Return a committed project, loading it if needed.
+
+        Raises `ProjectNotFound`, `CorruptRecord` or `StoreUnavailable`.
+        """
+        entry = self._find(project_id)
         entry.used = self._sweep
         if entry.live is not None:
             if not entry.live.view.revision:
@@ -238,7 +258,7 @@ class ProjectRegistry:
                 unloaded += 1
         return unloaded
 
-    async def _load(self, entry: _Entry) -> LiveProject:
+    async def _read(self, entry: _Entry) -> Replay:
         uid = entry.uid
         replay = await rebuild(self._store, uid, entry.revision, self._avoided)
         if replay.view.revision != entry.revision or replay.view.entity.project_uid != uid:
@@ -248,6 +268,10 @@ class ProjectRegistry:
                 problem=f"the log ends at revision {replay.view.revision}",
             )
         replay.view.compacted = entry.compacted
+        return replay
+
+    async def _load(self, entry: _Entry) -> LiveProject:
+        replay = await self._read(entry)
         live = LiveProject(replay.view)
         live.producers = replay.producers
         entry.live, entry.shown = live, b""

@@ -2319,7 +2319,9 @@ class ListReviewsResponse(_message.Message):
     REVIEWS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty on the last."""
+    """Token of the next page; empty on the last. Few projects are read from the store for one page,
+    so a page may have few reviews, or none, and still have a token.
+    """
     @_builtins.property
     def reviews(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListedReview]:
         """The reviews."""

@@ -51,6 +51,32 @@ async def fill(service: Embedded) -> None:
     await service.commit("d", resolve("r1", APPROVE), resolve("r2", APPROVE))
 
 
+async def test_a_page_reads_few_projects_from_the_store_and_keeps_none_of_them(
+    tmp_path: Path,
+) -> None:
+    """What is asked for may be in the last of a million, or nowhere."""
+    names = [f"p{number:02}" for number in range(25)]
+    async with embedded(tmp_path) as running:
+        for name in names:
+            await running.create(name)
+            await running.commit(name, create("root"), open_review("r", "root"))
+    async with embedded(tmp_path) as running:
+        request = ListReviewsRequest(node_id="nobody")
+        pages = []
+        while True:
+            page = await ReviewRpcs(running.service).list_reviews(request)
+            assert not page.reviews
+            pages.append(page.next_page_token)
+            if not page.next_page_token:
+                break
+            request.page_token = page.next_page_token
+        assert pages == ["p09||", "p19||", ""]
+        assert running.service.projects.live() == []
+        assert await listed(running, page_size=4) == [f"{name}/r" for name in names]
+        await running.commit("p03", resolve("r", APPROVE))
+        assert await listed(running, states=[RESOLVED]) == ["p03/r"]
+
+
 async def listed(service: Embedded, page_size: int = 0, **fields: Any) -> list[str]:
     request = ListReviewsRequest(page_size=page_size, **fields)
     found = []
