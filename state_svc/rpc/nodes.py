@@ -23,12 +23,14 @@ from state_svc.errors import CorruptRecord, InvalidRequest, NodeNotFound, Projec
 from state_svc.model.node import LiveNode
 from state_svc.rpc.convert import MAX_PAGE_BYTES, check_enum, is_place, page_size, parse_place
 from state_svc.service import Service
+from state_svc.watch.pause import Pauses
 
 _MAX_LISTINGS = 64  #: listings with pages to come; the oldest is forgotten
 _LISTED_BYTES = 256 << 20  #: what they hold together; likewise, but the newest stays
 _NODE_BYTES = 400  #: what a node takes beside its encoded bytes, about
 _READ_BYTES = 4 << 20  #: stored bytes of a history searched at a time
 _SEARCH_BYTES = 32 << 20  #: stored bytes searched for one page
+_PIECE_NODES = 500  #: compared before others get the loop
 _END = 1 << 32  #: behind every index of a revision
 
 
@@ -137,11 +139,16 @@ class NodeRpcs:
                 raise InvalidRequest(
                     field="at_revision", problem="cannot be combined with include_pending"
                 )
-            nodes, revision = project.all_nodes(), project.revision
+            nodes, revision = list(project.all_nodes()), project.revision
         else:
             view = await self._service.past.view_at(project, request.at_revision)
-            nodes, revision = iter(view.nodes.values()), view.revision
-        selected = [node for node in nodes if _selects(request, node)]
+            nodes, revision = list(view.nodes.values()), view.revision
+        pauses, selected = Pauses(), list[LiveNode]()
+        for start in range(0, len(nodes), _PIECE_NODES):
+            if start:
+                await pauses.rest()
+            piece = nodes[start : start + _PIECE_NODES]
+            selected += (node for node in piece if _selects(request, node))
         size = sum(len(node.data) for node in selected) + _NODE_BYTES * len(selected)
         return _Listing(selected, revision, _key(request), size)
 

@@ -162,6 +162,28 @@ async def test_no_call_adds_to_what_is_pending_while_that_fills_its_bound() -> N
         assert (await running.service.live("p")).view.revision == 2
 
 
+async def test_commits_go_on_while_many_nodes_are_searched(tmp_path: Path) -> None:
+    async with embedded(tmp_path) as running:
+        await running.create("p")
+        await running.commit("p", *(create(f"n{number}") for number in range(4_000)))
+        done = False
+        committed: list[int] = []
+
+        async def write() -> None:
+            while not done:
+                committed.append(await running.commit("p", create(f"late-{len(committed)}")))
+
+        writer = asyncio.create_task(write())
+        await asyncio.sleep(0)
+        request = ListNodesRequest(project_id="p", text="no such text")
+        answer = await NodeRpcs(running.service).list_nodes(request)
+        during = len(committed)
+        done = True
+        await writer
+        assert not answer.nodes
+        assert during >= 2, "the loop was given up between pieces"
+
+
 async def test_the_oldest_listing_is_forgotten(tmp_path: Path) -> None:
     async with embedded(tmp_path) as running:
         await running.create("p")
