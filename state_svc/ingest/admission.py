@@ -1,6 +1,6 @@
 """Decides whether a batch is accepted (SEM 1 to 8). Pure: changes nothing.
 
-The order of the checks: size, lease, sequence, expected revision, then the mutations.
+The order of the checks: size, lease, sequence, expected revision, the mutations, then counts.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from ramify.v1.error_pb2 import ErrorReason
 from ramify.v1.mutation_pb2 import Mutation, MutationBatch
 from ramify.v1.state_service_pb2 import CommitBatchRequest
 from state_svc.errors import BatchRejected, ProducerFenced, Violation
+from state_svc.ingest.counts import check_counts
 from state_svc.model import validate
 from state_svc.model.apply import apply_batch
 from state_svc.model.limits import Limits
@@ -31,8 +32,8 @@ def admit(
 ) -> Applied:
     """Return the effects of a batch whose sequence is the next one.
 
-    `payloads` are those that are known to be stored. Raises `BatchRejected` or
-    `ProducerFenced`; then nothing has changed.
+    `payloads` are those that are known to be stored. Raises `BatchRejected`, `ProducerFenced` or
+    `LimitReached`; then nothing has changed.
     """
     mutations = batch.mutations
     check_size(len(mutations), batch.ByteSize(), limits)
@@ -49,7 +50,7 @@ def admit(
             f"the project is at revision {project.revision}, not {batch.expected_revision}",
         )
         raise BatchRejected((violation,), revision=project.revision)
-    return apply_batch(
+    applied = apply_batch(
         project,
         mutations,
         micros=micros,
@@ -59,6 +60,8 @@ def admit(
         max_nodes=limits.max_project_nodes,
         payloads=payloads,
     )
+    check_counts(project, applied, limits)
+    return applied
 
 
 def check_size(mutations: int, size: int, limits: Limits) -> None:

@@ -18,6 +18,9 @@ class Limits:
     payload_inline_bytes: int = 4 << 10  #: larger bodies are better put into the payload store
     max_stored_payload_bytes: int = 16 << 20
     max_project_nodes: int = 1_000_000
+    max_project_commands: int = 100_000  #: ended ones too
+    max_project_reviews: int = 100_000  #: ended ones too
+    max_open_reviews: int = 10_000  #: of a project
     max_projects: int = 1_000_000  #: ids, of deleted projects too
     max_producers: int = 100_000  #: that named themselves
     max_project_producers: int = 1_000
@@ -45,4 +48,5 @@ MAX_ID_CHARS = 128
 MAX_REVIEW_BYTES = 3_000_000  #: a message of its own must take it
 MAX_REPLACED_BYTES = 32 << 20  #: of a batch: what its mutations leave and later ones change
 MAX_PINS = 64
+MAX_CONTROL_BYTES = 4 << 10  #: of `open` and `attach` of a stream
 MAX_PLAN_BYTES = 1 << 20  #: of a project whose tasks are given

@@ -164,6 +164,11 @@ class LiveProject:
         """Return a command, counting what is pending."""
         return self._commands.get(command_id) or self.view.commands.get(command_id)
 
+    def command_count(self) -> int:
+        """Number of commands, ended ones too, counting what is pending."""
+        known = self.view.commands
+        return len(known) + sum(key not in known for key in self._commands)
+
     def review(self, review_id: str) -> Review | None:
         """Return a review, counting what is pending."""
         return self._reviews.get(review_id) or self.view.reviews.get(review_id)

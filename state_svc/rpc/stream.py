@@ -43,6 +43,7 @@ from state_svc.errors import (
 from state_svc.ingest.admission import admit
 from state_svc.ingest.committer import PendingBatch
 from state_svc.model.ids import is_producer_id
+from state_svc.model.limits import MAX_CONTROL_BYTES
 from state_svc.model.producer import Verdict, expected_sequence, judge, trim
 from state_svc.model.project import LiveProject, Origin
 from state_svc.rpc.begun import Begun
@@ -214,6 +215,7 @@ class StreamSession:
             return
         if first.WhichOneof("message") != "open":
             raise InvalidRequest(field="message", problem="the first message must be open")
+        _check_control("open", first.open.ByteSize())
         welcome = await self._sessions.open(self, first.open)
         self._send(StreamMutationsResponse(welcome=welcome))
         try:
@@ -307,6 +309,7 @@ class StreamSession:
             await self._service.committer.room()
             await self._take_frame(request)
         elif kind == "attach":
+            _check_control("attach", request.attach.ByteSize())
             await self._attach(request.attach)
         else:
             raise InvalidRequest(field="message", problem="after open, attach or frame is expected")
@@ -506,6 +509,12 @@ class StreamSession:
         """After the producer's half-close: let the writer send the last acks and end."""
         self._closing = True
         self._wake.set()
+
+
+def _check_control(field: str, size: int) -> None:
+    if size > MAX_CONTROL_BYTES:
+        problem = f"has {size} bytes, at most {MAX_CONTROL_BYTES} are allowed"
+        raise InvalidRequest(field=field, problem=problem)
 
 
 def _frame(read: object) -> StreamMutationsRequest | None:

@@ -426,7 +426,7 @@ async def test_an_oversize_frame_is_refused_and_the_stream_lives_on(
     shared_wire: Wire, project_id: str
 ) -> None:
     large = [
-        batch(project_id, n + 1, patch("ready", result={"text": "x" * 900_000})) for n in range(6)
+        batch(project_id, n + 1, patch("ready", result={"text": "x" * 900_000})) for n in range(5)
     ]
     async with shared_wire.producer() as producer:
         await producer.send(*large)
@@ -440,11 +440,27 @@ async def test_a_message_beyond_all_bounds_ends_its_call_and_nothing_else(
     shared_wire: Wire, project_id: str
 ) -> None:
     """gRPC itself refuses what it must not even read; the service lives."""
-    text = {"text": "x" * (20 << 20)}
+    text = {"text": "x" * (5 << 20)}
     request = CommitBatchRequest(project_id=project_id, mutations=[patch("ready", result=text)])
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await shared_wire.stub.CommitBatch(request)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize("kind", ["open", "attach"])
+async def test_what_opens_a_stream_or_attaches_to_a_project_is_small(
+    shared_wire: Wire, project_id: str, kind: str
+) -> None:
+    long = "x" * 4_096
+    opening = shared_wire.producer(long, 1) if kind == "open" else shared_wire.producer()
+    async with opening as producer:
+        if kind == "attach":
+            await producer.write(StreamMutationsRequest(attach=AttachProject(project_id=long)))
+        error = await producer.end()
+    assert error is not None
+    shown = read_refusal(error)
+    assert (shown.reason, shown.metadata["field"]) == ("INVALID_REQUEST", kind)
+    assert "at most 4096 are allowed" in shown.message
 
 
 async def test_a_message_other_than_a_frame_has_a_greatest_size(shared_wire: Wire) -> None:

@@ -22,7 +22,7 @@ from state_svc.lease import table
 from state_svc.metrics import _MAX_PROJECTS
 from state_svc.model import limits, producer
 from state_svc.payload import payloads
-from state_svc.rpc import convert, idle, leases, nodes, portable, watch
+from state_svc.rpc import convert, idle, leases, nodes, portable, reviews, watch
 from state_svc.watch import feed, hub, permit, session
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +38,7 @@ ENFORCED: dict[str, object] = {
     "bytes of entities that a batch changes more than once, for each time": "MAX_REPLACED_BYTES",
     "batches in a frame": "max_frame_batches",
     "bytes in a frame": "max_message_bytes",
+    "bytes of `open` and `attach` of a stream": "MAX_CONTROL_BYTES",
     "bytes of any other message": "max_message_bytes",
     "nodes of a project": "max_project_nodes",
     "least characters of a goal": "MIN_GOAL_CHARS",
@@ -86,11 +87,15 @@ ENFORCED: dict[str, object] = {
     "listings with pages to come": nodes._MAX_LISTINGS,
     "bytes of nodes that they hold, and one listing more": nodes._LISTED_BYTES,
     "project ids, of deleted projects too": "max_projects",
+    "commands of a project, ended ones too": "max_project_commands",
+    "reviews of a project, ended ones too": "max_project_reviews",
+    "open reviews of a project": "max_open_reviews",
     "producers that name themselves": "max_producers",
     "producers that have written to a project": "max_project_producers",
     "answers to request ids within 24 hours": service.Requests.MOST,
     "bytes of a page": convert.MAX_PAGE_BYTES,
     "stored bytes of a log that are searched for one page": nodes._SEARCH_BYTES,
+    "projects read from the store for one page of reviews": reviews._MAX_PEEKS,
     "violations of a rejected batch": "MAX_VIOLATIONS",
     "bytes of an error": 8 << 10,
     "seconds between bookmarks": int(session.MAX_BOOKMARK_SECONDS),
