@@ -447,22 +447,6 @@ async def test_a_message_beyond_all_bounds_ends_its_call_and_nothing_else(
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-@pytest.mark.parametrize("kind", ["open", "attach"])
-async def test_what_opens_a_stream_or_attaches_to_a_project_is_small(
-    shared_wire: Wire, project_id: str, kind: str
-) -> None:
-    long = "x" * 4_096
-    opening = shared_wire.producer(long, 1) if kind == "open" else shared_wire.producer()
-    async with opening as producer:
-        if kind == "attach":
-            await producer.write(StreamMutationsRequest(attach=AttachProject(project_id=long)))
-        error = await producer.end()
-    assert error is not None
-    shown = read_refusal(error)
-    assert (shown.reason, shown.metadata["field"]) == ("INVALID_REQUEST", kind)
-    assert "at most 4096 are allowed" in shown.message
-
-
 async def test_a_message_other_than_a_frame_has_a_greatest_size(shared_wire: Wire) -> None:
     filler = GetProjectRequest(project_id="x" * (4 << 20)).SerializeToString()
     for method in state_service_pb2.DESCRIPTOR.services_by_name["StateService"].methods:

@@ -566,3 +566,19 @@ async def test_a_project_chooses_its_preset_and_unknown_ones_are_refused(shared_
     for settings in (StateSettings(preset=unknown), StateSettings(state_batch_size=0)):
         refused = await refusal(shared_wire.create_project(state_settings=settings))
         assert (refused.reason, refused.fields) == ("INVALID_REQUEST", ["state_settings"])
+
+
+@pytest.mark.parametrize("kind", ["open", "attach"])
+async def test_what_opens_a_stream_or_attaches_to_a_project_is_small(
+    shared_wire: Wire, kind: str
+) -> None:
+    long = "x" * 4_096
+    opening = shared_wire.producer(long, 1) if kind == "open" else shared_wire.producer()
+    async with opening as producer:
+        if kind == "attach":
+            await producer.write(StreamMutationsRequest(attach=AttachProject(project_id=long)))
+        error = await producer.end()
+    assert error is not None
+    shown = read_refusal(error)
+    assert (shown.reason, shown.metadata["field"]) == ("INVALID_REQUEST", kind)
+    assert "at most 4096 are allowed" in shown.message

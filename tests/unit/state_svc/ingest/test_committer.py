@@ -4,98 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from ramify.v1.mutation_pb2 import Mutation
 from ramify.v1.payload_pb2 import Payload
 from ramify.v1.project_pb2 import StatePreset, StateSettings
 from state_svc.codec.compression import PLAIN, ZSTD
 from state_svc.codec.project import encode_project
 from state_svc.codec.segment import decode_segment
-from state_svc.errors import Overloaded, RamifyError, StoreUnavailable
-from state_svc.ingest.committer import Committer, PendingBatch
-from state_svc.metrics import ServiceMetrics
+from state_svc.errors import Overloaded, StoreUnavailable
+from state_svc.ingest.committer import PendingBatch
 from state_svc.model.apply import apply_batch
 from state_svc.model.producer import Verdict, judge
-from state_svc.model.project import Applied, LiveProject, Origin
-from state_svc.model.storing import Storing, StoringRules
-from state_svc.store.base import Commit, ProducerRecord, RequestRecord
-from state_svc.store.memory import MemoryStore
+from state_svc.model.project import LiveProject
+from state_svc.store.base import ProducerRecord, RequestRecord
 from tests.support.bound import WAIT_SECONDS
+from tests.support.commit_loop import Bench
 from tests.support.held_store import HeldStore
-from tests.support.live import NOW, live_project
+from tests.support.live import NOW
 from tests.support.mutations import READY, change_project, create, patch
 
 _MANY = 1 << 30
-
-
-class _Bench:
-    """A commit loop, and in `log` what its owners and watchers were told, in order."""
-
-    def __init__(self, store: MemoryStore, *, eager: bool = True, delay: float = 3_600.0) -> None:
-        self.store = store
-        self.log: list[tuple[str, str, tuple[int, ...]]] = []
-        self.grown: list[tuple[str, int]] = []
-        self.failures: list[RamifyError] = []
-        self.metrics = ServiceMetrics()
-        self.committer = Committer(
-            store,
-            rules=StoringRules(
-                Storing(state_batch_timeout_ms=int(delay * 1_000), eager_commit=eager)
-            ),
-            publish=self._publish,
-            grew=lambda project, count, *_: self.grown.append((project.project_id, count)),
-            metrics=self.metrics,
-            max_pending_bytes=1_000,
-        )
-
-    def on_durable(self, batches: Sequence[PendingBatch]) -> None:
-        self._note("ack", batches)
-
-    def on_failed(self, batches: Sequence[PendingBatch], error: RamifyError) -> None:
-        self._note("failed", batches)
-        self.failures.append(error)
-
-    def _note(self, what: str, batches: Sequence[PendingBatch]) -> None:
-        for project in dict.fromkeys(batch.project for batch in batches):
-            revisions = (b.applied.revision for b in batches if b.project is project)
-            self.log.append((what, project.project_id, tuple(revisions)))
-
-    def _publish(self, project: LiveProject, run: Sequence[Applied]) -> None:
-        assert project.view.revision == run[-1].revision, "shown before it is in the view"
-        self.log.append(("publish", project.project_id, tuple(a.revision for a in run)))
-
-    def submit(
-        self, project: LiveProject, *mutations: Mutation, sequence: int = 0, immediate: bool = False
-    ) -> Applied:
-        origin = Origin("producer", 1, sequence) if sequence else Origin()
-        applied = apply_batch(project, mutations, micros=NOW, origin=origin)
-        self.committer.submit(
-            PendingBatch(
-                project=project, applied=applied, owner=self, size=100, immediate=immediate
-            )
-        )
-        return applied
-
-    def unavailable(self) -> bool:
-        return self.committer.unavailable is not None
-
-    async def project(self, project_id: str) -> LiveProject:
-        """Return a project that the store knows, at revision 1."""
-        project = live_project(project_id=project_id)
-        await MemoryStore.commit(self.store, Commit(projects=[encode_project(project.entity)]))
-        return project
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        async with asyncio.TaskGroup() as tasks:
-            loop = tasks.create_task(self.committer.run())
-            yield
-            loop.cancel()
 
 
 @pytest.fixture
@@ -104,14 +34,14 @@ def store() -> HeldStore:
 
 
 @pytest.fixture
-def bench(store: HeldStore) -> _Bench:
-    return _Bench(store)
+def bench(store: HeldStore) -> Bench:
+    return Bench(store)
 
 
 # The good way
 
 
-async def test_a_batch_is_committed_then_acked_then_published(bench: _Bench) -> None:
+async def test_a_batch_is_committed_then_acked_then_published(bench: Bench) -> None:
     project = await bench.project("p")
     async with bench.running():
         bench.submit(project, create("a"))
@@ -125,7 +55,7 @@ async def test_a_batch_is_committed_then_acked_then_published(bench: _Bench) -> 
 
 
 async def test_nothing_is_acked_or_shown_while_the_commit_is_being_written(
-    bench: _Bench, store: HeldStore
+    bench: Bench, store: HeldStore
 ) -> None:
     project = await bench.project("p")
     store.gate.clear()
@@ -141,7 +71,7 @@ async def test_nothing_is_acked_or_shown_while_the_commit_is_being_written(
 
 
 async def test_what_comes_in_during_a_commit_shares_the_next_one(
-    bench: _Bench, store: HeldStore
+    bench: Bench, store: HeldStore
 ) -> None:
     first, second = await bench.project("p"), await bench.project("q")
     store.gate.clear()
@@ -165,7 +95,7 @@ async def test_what_comes_in_during_a_commit_shares_the_next_one(
     ]
 
 
-async def test_all_of_a_commit_is_in_the_same_transaction(bench: _Bench) -> None:
+async def test_all_of_a_commit_is_in_the_same_transaction(bench: Bench) -> None:
     project = await bench.project("p")
     request = RequestRecord("CommitBatch", "r", "p", 2, NOW)
     applied = apply_batch(project, [change_project(root_node_id="a")], micros=NOW)
@@ -186,7 +116,7 @@ async def test_all_of_a_commit_is_in_the_same_transaction(bench: _Bench) -> None
 
 
 async def test_a_lazy_loop_waits_until_a_batch_is_immediate(store: HeldStore) -> None:
-    bench = _Bench(store, eager=False)
+    bench = Bench(store, eager=False)
     project = await bench.project("p")
     async with bench.running():
         bench.submit(project, create("a"))
@@ -201,7 +131,7 @@ async def test_a_lazy_loop_waits_until_a_batch_is_immediate(store: HeldStore) ->
 
 @pytest.mark.execution_key("state_batch_timeout_ms")
 async def test_a_lazy_loop_commits_what_has_aged(store: HeldStore) -> None:
-    bench = _Bench(store, eager=False, delay=0.01)
+    bench = Bench(store, eager=False, delay=0.01)
     project = await bench.project("p")
     async with bench.running():
         bench.submit(project, create("a"))
@@ -211,7 +141,7 @@ async def test_a_lazy_loop_commits_what_has_aged(store: HeldStore) -> None:
 
 
 async def test_settled_and_drain_do_not_wait_for_the_age_of_a_batch(store: HeldStore) -> None:
-    bench = _Bench(store, eager=False)
+    bench = Bench(store, eager=False)
     project = await bench.project("p")
     async with bench.running():
         await bench.committer.settled(project)
@@ -224,7 +154,7 @@ async def test_settled_and_drain_do_not_wait_for_the_age_of_a_batch(store: HeldS
 
 
 async def test_settled_waits_for_what_is_accepted_now_and_nothing_later(
-    bench: _Bench, store: HeldStore
+    bench: Bench, store: HeldStore
 ) -> None:
     project = await bench.project("p")
     called: list[int] = []
@@ -246,7 +176,7 @@ async def test_settled_waits_for_what_is_accepted_now_and_nothing_later(
     assert called == [2]
 
 
-async def test_one_large_commit_is_several_segments_without_a_hole(bench: _Bench) -> None:
+async def test_one_large_commit_is_several_segments_without_a_hole(bench: Bench) -> None:
     project = await bench.project("p")
     bench.submit(project, create("a"))
     for number in range(3):
@@ -265,7 +195,7 @@ async def test_one_large_commit_is_several_segments_without_a_hole(bench: _Bench
 
 
 async def test_readers_wait_while_too_many_bytes_are_pending(
-    bench: _Bench, store: HeldStore
+    bench: Bench, store: HeldStore
 ) -> None:
     project = await bench.project("p")
     await bench.committer.room()
@@ -280,7 +210,7 @@ async def test_readers_wait_while_too_many_bytes_are_pending(
 
 
 async def test_what_is_being_written_counts_as_long_as_it_is_not_durable(
-    bench: _Bench, store: HeldStore
+    bench: Bench, store: HeldStore
 ) -> None:
     project = await bench.project("p")
     store.gate.clear()
@@ -301,7 +231,7 @@ async def test_what_is_being_written_counts_as_long_as_it_is_not_durable(
 @pytest.mark.execution_key("state_batch_timeout_ms")
 async def test_a_commit_is_due_when_there_is_no_room_for_more(store: HeldStore) -> None:
     """Else all producers would wait until what is pending has aged."""
-    bench = _Bench(store, eager=False)
+    bench = Bench(store, eager=False)
     project = await bench.project("p")
     async with bench.running():
         for number in range(10):
@@ -312,7 +242,7 @@ async def test_a_commit_is_due_when_there_is_no_room_for_more(store: HeldStore) 
 
 
 async def test_who_no_longer_waits_for_an_outcome_is_forgotten_while_the_store_is_away(
-    bench: _Bench, store: HeldStore
+    bench: Bench, store: HeldStore
 ) -> None:
     """Callers come and go, and no commit wakes them."""
     project = await bench.project("p")
@@ -334,7 +264,7 @@ async def test_who_no_longer_waits_for_an_outcome_is_forgotten_while_the_store_i
         await bench.committer.settled(project)
 
 
-async def test_what_is_pending_counts_with_the_entities_that_it_holds(bench: _Bench) -> None:
+async def test_what_is_pending_counts_with_the_entities_that_it_holds(bench: Bench) -> None:
     project = await bench.project("p")
     body = Payload(text="x" * 2_000)
     async with bench.running():
@@ -350,7 +280,7 @@ async def test_what_is_pending_counts_with_the_entities_that_it_holds(bench: _Be
 
 
 async def test_there_is_no_room_while_what_a_commit_leaves_fills_it(
-    bench: _Bench, store: HeldStore
+    bench: Bench, store: HeldStore
 ) -> None:
     project = await _with_settings(bench, "d", preset=StatePreset.STATE_PRESET_DEBUG)
     store.gate.clear()
@@ -373,7 +303,7 @@ async def test_there_is_no_room_while_what_a_commit_leaves_fills_it(
 
 
 async def test_those_who_wait_for_room_get_it_one_after_another(
-    bench: _Bench, store: HeldStore
+    bench: Bench, store: HeldStore
 ) -> None:
     """Else all of them hand in at once, and the bound holds nothing."""
     project = await bench.project("p")
@@ -399,7 +329,7 @@ async def test_those_who_wait_for_room_get_it_one_after_another(
 # The bad way
 
 
-async def test_room_comes_back_after_a_failed_commit(bench: _Bench, store: HeldStore) -> None:
+async def test_room_comes_back_after_a_failed_commit(bench: Bench, store: HeldStore) -> None:
     project = await bench.project("p")
     store.gate.clear()
     async with bench.running():
@@ -416,7 +346,7 @@ async def test_room_comes_back_after_a_failed_commit(bench: _Bench, store: HeldS
 
 
 async def test_a_failed_commit_drops_what_is_pending_and_consumes_no_sequence(
-    bench: _Bench, store: HeldStore
+    bench: Bench, store: HeldStore
 ) -> None:
     project = await bench.project("p")
     store.gate.clear()
@@ -439,7 +369,7 @@ async def test_a_failed_commit_drops_what_is_pending_and_consumes_no_sequence(
 
 
 async def test_a_commit_that_took_effect_but_lost_its_answer_is_acked(
-    bench: _Bench, store: HeldStore
+    bench: Bench, store: HeldStore
 ) -> None:
     project = await bench.project("p")
     store.fail_next = "after"
@@ -459,7 +389,7 @@ async def test_a_commit_that_took_effect_but_lost_its_answer_is_acked(
     ],
 )
 async def test_while_the_outcome_is_unknown_nobody_is_told_and_nothing_is_taken(
-    bench: _Bench,
+    bench: Bench,
     store: HeldStore,
     fail: str,
     expected: list[tuple[str, str, tuple[int, ...]]],
@@ -487,7 +417,7 @@ async def test_while_the_outcome_is_unknown_nobody_is_told_and_nothing_is_taken(
 
 
 async def test_batches_of_other_projects_that_wait_survive_a_failed_commit(
-    bench: _Bench, store: HeldStore
+    bench: Bench, store: HeldStore
 ) -> None:
     first, second = await bench.project("p"), await bench.project("q")
     store.gate.clear()
@@ -512,7 +442,7 @@ async def test_batches_of_other_projects_that_wait_survive_a_failed_commit(
 async def test_a_flush_does_not_wait_for_age_when_the_commit_before_it_fails(
     store: HeldStore,
 ) -> None:
-    bench = _Bench(store, eager=False)
+    bench = Bench(store, eager=False)
     first, second = await bench.project("p"), await bench.project("q")
     store.gate.clear()
     async with bench.running():
@@ -529,7 +459,7 @@ async def test_a_flush_does_not_wait_for_age_when_the_commit_before_it_fails(
 
 
 async def test_refusals_while_the_store_is_away_do_not_pile_up(
-    bench: _Bench, store: HeldStore
+    bench: Bench, store: HeldStore
 ) -> None:
     """An exception raised again and again keeps the frames of every time alive."""
     project = await bench.project("p")
@@ -550,7 +480,7 @@ async def test_refusals_while_the_store_is_away_do_not_pile_up(
 
 @pytest.mark.parametrize("fail", ["before", "after"])
 async def test_the_epoch_of_a_producer_is_learned_too(
-    bench: _Bench, store: HeldStore, fail: str
+    bench: Bench, store: HeldStore, fail: str
 ) -> None:
     store.fail_next = fail
     async with bench.running():
@@ -566,7 +496,7 @@ async def test_the_epoch_of_a_producer_is_learned_too(
 
 
 async def test_a_failed_commit_is_counted_and_a_durable_one_too(
-    bench: _Bench, store: HeldStore
+    bench: Bench, store: HeldStore
 ) -> None:
     project = await bench.project("p")
     async with bench.running():
@@ -585,7 +515,7 @@ async def test_a_failed_commit_is_counted_and_a_durable_one_too(
 # Projects with keys of their own
 
 
-async def _with_settings(bench: _Bench, project_id: str, **keys: Any) -> LiveProject:
+async def _with_settings(bench: Bench, project_id: str, **keys: Any) -> LiveProject:
     project = await bench.project(project_id)
     project.view.entity.state_settings.CopyFrom(StateSettings(**keys))
     return project
@@ -593,7 +523,7 @@ async def _with_settings(bench: _Bench, project_id: str, **keys: Any) -> LivePro
 
 @pytest.mark.execution_key("state_batch_size")
 async def test_a_project_in_debug_has_a_commit_for_each_batch(
-    bench: _Bench, store: HeldStore
+    bench: Bench, store: HeldStore
 ) -> None:
     debug = await _with_settings(bench, "d", preset=StatePreset.STATE_PRESET_DEBUG)
     other = await bench.project("o")
@@ -609,7 +539,7 @@ async def test_a_project_in_debug_has_a_commit_for_each_batch(
 
 
 async def test_an_epoch_is_durable_after_all_that_was_accepted_before_it(
-    bench: _Bench, store: HeldStore
+    bench: Bench, store: HeldStore
 ) -> None:
     """Fenced: or an older epoch of the same producer would go on writing behind it."""
     project = await _with_settings(bench, "p", preset=StatePreset.STATE_PRESET_DEBUG)
@@ -631,7 +561,7 @@ async def test_an_epoch_is_durable_after_all_that_was_accepted_before_it(
 
 
 async def test_a_patient_project_waits_unless_another_commits(store: HeldStore) -> None:
-    bench = _Bench(store, eager=False, delay=3_600.0)
+    bench = Bench(store, eager=False, delay=3_600.0)
     patient = await bench.project("p")
     eager = await _with_settings(bench, "e", eager_commit=True)
     async with bench.running():
@@ -646,7 +576,7 @@ async def test_a_patient_project_waits_unless_another_commits(store: HeldStore) 
 
 @pytest.mark.execution_key("enable_state_compression")
 async def test_a_projects_threshold_of_compression_is_its_own(
-    bench: _Bench, store: HeldStore
+    bench: Bench, store: HeldStore
 ) -> None:
     off = await _with_settings(bench, "off", enable_state_compression=False)
     low = await _with_settings(bench, "low", preset=StatePreset.STATE_PRESET_CONSTRAINED)
