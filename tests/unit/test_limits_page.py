@@ -11,6 +11,7 @@ import pytest
 from orchestrator_svc.agents.plan import outputs, requests, tree
 from orchestrator_svc.agents.processes import function
 from orchestrator_svc.graph import details, plan
+from orchestrator_svc.publish import outbox
 from orchestrator_svc.rpc import explain
 from ramify import plan_file, plan_source, plan_spec
 from ramify.v1.error_pb2 import ErrorReason
@@ -103,6 +104,8 @@ ENFORCED: dict[str, object] = {
     "snapshots of a project": snapshots.KEPT,
     "projects with counters": _MAX_PROJECTS,
     "bytes that a stored record inflates to": compression.MAX_INFLATED_BYTES,
+    "batches of a run in the outbox": outbox.LANE_WINDOW,
+    "notes on the progress of a call that wait": 1,
     "explanations under way": explain.MAX_ASKED,
     "explanations that are read and computed at one time": explain.MAX_AT_ONCE,
     "tasks of a planner's plan": plan.MAX_PLAN_TASKS,
