@@ -54,10 +54,21 @@ class RunningChecksum:
         if self._begun:
             self._touched.update(node_ids)
 
+    @property
+    def waiting(self) -> int:
+        """Number of nodes that have changed and are not settled."""
+        return len(self._touched)
+
     def value(self, nodes: dict[str, LiveNode]) -> int:
         """Return the checksum over `nodes`; only once it is complete."""
         assert self.is_complete
-        for node_id in self._touched:
+        self.settle(nodes, self.waiting)
+        return self._sum % _MODULUS
+
+    def settle(self, nodes: dict[str, LiveNode], most: int) -> None:
+        """Bring up to `most` of the changed nodes up to date with `nodes`."""
+        for _ in range(min(most, self.waiting)):
+            node_id = self._touched.pop()
             known = self._versions.pop(node_id, None)
             if known is not None:
                 self._sum -= node_checksum(node_id, known)
@@ -65,5 +76,3 @@ class RunningChecksum:
             if node is not None:
                 self._versions[node_id] = node.version
                 self._sum += node_checksum(node_id, node.version)
-        self._touched = set()
-        return self._sum % _MODULUS

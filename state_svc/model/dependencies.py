@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ramify.v1.error_pb2 import ErrorReason
+from state_svc.model import limits
 from state_svc.model.node import LiveNode
 from state_svc.model.problem import Problem
 
@@ -51,6 +52,10 @@ def _check_edges(
     was_deleted: Callable[[str], bool],
 ) -> Iterator[Problem]:
     spec = item.node.spec
+    if spec.layer > limits.MAX_LAYER:
+        yield Problem(
+            _INVALID, "node.create.layer", f"is {spec.layer}, at most {limits.MAX_LAYER} is allowed"
+        )
     if not spec.parent:
         if spec.layer:
             yield Problem(_INVALID, "node.create.layer", "a node without parent has layer 0")

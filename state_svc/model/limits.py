@@ -37,6 +37,7 @@ MIN_GOAL_CHARS = 3
 MAX_NAME_CHARS = 255
 MAX_TEXT_CHARS = 4_096
 MAX_DEPENDENCIES = 1_000
+MAX_LAYER = 1_000  #: of a node; a watch of a subtree goes up from each change to its root
 MAX_MAP_KEYS = 64
 MAX_MAP_BYTES = 16 << 10
 MAX_VALUE_DEPTH = 16  #: levels of lists and structs in a value

@@ -43,6 +43,8 @@ _DIFF, _FULL, _TERMINAL = (
 )
 
 FindSpec = Callable[[str], NodeSpec | None]
+#: Of nodes that were looked at: how far below the root of a subtree they are, None: outside.
+Depths = dict[str, int | None]
 Image = tuple[LiveNode | None, LiveNode | None]
 #: Of changes that are not about nodes, by their index in the revision: the entity afterwards.
 Whole = Project | Command | Review
@@ -106,8 +108,11 @@ class ViewFilter:
         #: Changes have to be shown with what they made of their entities.
         self.needs_images = self.selects_nodes or mode != _DIFF
 
-    def matches(self, node: LiveNode | None, find: FindSpec) -> bool:
-        """Whether the view shows a node; `find` returns what never changes about a node."""
+    def matches(self, node: LiveNode | None, find: FindSpec, depths: Depths) -> bool:
+        """Whether the view shows a node; `find` returns what never changes about a node.
+
+        `depths` is kept from one node to the next, so that a path is walked once.
+        """
         if node is None or not self.shows_nodes:
             return False
         if not self.selects_nodes:
@@ -117,24 +122,32 @@ class ViewFilter:
             (self._states is None or node.state in self._states)
             and (not self._task_types or spec.task_type in self._task_types)
             and (not self._agents or node.agent_name in self._agents)
-            and self._in_subtree(spec, find)
+            and self._in_subtree(spec, find, depths)
         )
 
-    def _in_subtree(self, spec: NodeSpec, find: FindSpec) -> bool:
+    def _in_subtree(self, spec: NodeSpec, find: FindSpec, depths: Depths) -> bool:
         if not self._root:
             return self._max_depth is None or spec.layer <= self._max_depth
-        depth = 0
+        path: list[str] = []
+        depth: int | None = None
         at: NodeSpec | None = spec
         while at is not None:
             if at.node_id == self._root:
-                return self._max_depth is None or depth <= self._max_depth
-            depth += 1
+                depth = 0
+                break
+            if at.node_id in depths:
+                depth = depths[at.node_id]
+                break
+            path.append(at.node_id)
             at = find(at.parent) if at.parent else None
-        return False
+        for node_id in reversed(path):
+            depth = depths[node_id] = None if depth is None else depth + 1
+        return depth is not None and (self._max_depth is None or depth <= self._max_depth)
 
     def select(self, nodes: Iterable[LiveNode], find: FindSpec) -> list[LiveNode]:
         """Return the nodes that the view shows."""
-        return [node for node in nodes if self.matches(node, find)]
+        depths: Depths = {}
+        return [node for node in nodes if self.matches(node, find, depths)]
 
     def show(
         self,
@@ -149,18 +162,21 @@ class ViewFilter:
         for filters that need no images.
         """
         shown = []
+        depths: Depths = {}
         for change, image in zip(changes, images, strict=True):
-            item = self._show(change, image, find, wholes)
+            item = self._show(change, image, find, wholes, depths)
             if item is not None:
                 shown.append(item)
         return shown
 
-    def _show(self, change: Change, image: Image, find: FindSpec, wholes: Wholes) -> Shown | None:
+    def _show(
+        self, change: Change, image: Image, find: FindSpec, wholes: Wholes, depths: Depths
+    ) -> Shown | None:
         kind = change.WhichOneof("entity")
         if kind is None or _KIND_OF[kind] not in self.kinds:
             return None
         if kind == "node":
-            return self._show_node(change, image, find)
+            return self._show_node(change, image, find, depths)
         if kind == "project":
             return self._show_project(change, wholes.get(change.index))
         if kind == "stage":
@@ -190,12 +206,14 @@ class ViewFilter:
         full.project.project.CopyFrom(whole)
         return Shown(full, False)
 
-    def _show_node(self, change: Change, image: Image, find: FindSpec) -> Shown | None:
+    def _show_node(
+        self, change: Change, image: Image, find: FindSpec, depths: Depths
+    ) -> Shown | None:
         body = change.node
         whole = body.HasField("node")
         if self.selects_nodes:
             before, after = image
-            was, now = self.matches(before, find), self.matches(after, find)
+            was, now = self.matches(before, find, depths), self.matches(after, find, depths)
             if not was and not now:
                 return None
         else:

@@ -245,11 +245,28 @@ class WatchHub:
             else:
                 watcher.through = last
 
+    def known_checksum(self, watcher: Watcher) -> int | None:
+        """Return the checksum of a watcher's view at its place if that costs little, else None.
+
+        Its place must be the head; then the next change cannot come between the two.
+        """
+        channel, group = watcher.channel, watcher.group
+        view, running = channel.project.view, channel.checksum
+        if group.style.filter.mask is not None or view.revision != watcher.through:
+            return None
+        if group.style.filter.shows_all_nodes and running.is_complete:
+            few = running.waiting <= _CHECKED_AT_ONCE
+            return running.value(view.nodes) if few else None
+        if group.checksum is not None and group.checksum[0] == watcher.through:
+            return group.checksum[1]
+        return None
+
     async def checksum(self, watcher: Watcher) -> int | None:
         """Return the checksum of a watcher's view at the head as it is now.
 
         None with a mask, and when the view is ahead of what was published: then the commit loop
-        has died between the two, and the process ends.
+        has died between the two, and the process ends. None too if more changes come before many
+        earlier ones are added up.
         Large views are added up in pieces, so that commits go on meanwhile.
         """
         channel, view_filter = watcher.channel, watcher.group.style.filter
@@ -257,15 +274,19 @@ class WatchHub:
         if view_filter.mask is not None or channel.project.view.revision != revision:
             return None
         nodes = channel.project.view.nodes
-        running, group = channel.checksum, watcher.group
+        running, group, pauses = channel.checksum, watcher.group, Pauses()
         if view_filter.shows_all_nodes and running.is_complete:
-            return running.value(nodes)
-        if group.checksum is not None and group.checksum[0] == revision:
-            return group.checksum[1]
+            while running.waiting > _CHECKED_AT_ONCE:
+                running.settle(nodes, _CHECKED_AT_ONCE)
+                await pauses.rest()
+            return running.value(nodes) if channel.project.view.revision == revision else None
+        known = self.known_checksum(watcher)
+        if known is not None:
+            return known
         frozen = dict(nodes)
         everything, find = list(frozen.values()), find_in(frozen)
         mine = view_filter.shows_all_nodes and running.begin()
-        total, pauses = 0, Pauses()
+        total = 0
         try:
             for at in range(0, len(everything), _CHECKED_AT_ONCE):
                 if at:

@@ -78,7 +78,7 @@ class WatchSession:
         self._style = choose_style(request, project.view.entity.settings, defaults)
         interval = request.bookmark_interval_ms / 1_000
         self._bookmark_seconds = interval or MAX_BOOKMARK_SECONDS
-        self._last_sent = time.monotonic()
+        self._last_bookmark = time.monotonic()
 
     async def messages(self) -> AsyncGenerator[bytes, None]:
         """Yield encoded `WatchProjectResponse`s until the server stops.
@@ -96,11 +96,10 @@ class WatchSession:
                 async with aclosing(self._begin(watcher, start.resync)) as messages:
                     async for message in messages:
                         yield message
-                self._last_sent = time.monotonic()
+                self._last_bookmark = time.monotonic()
             async with aclosing(self._follow(watcher)) as messages:
                 async for message in messages:
                     yield message
-                    self._last_sent = time.monotonic()
         except _Deleted:
             yield _ended(0, WatchEndReason.WATCH_END_REASON_PROJECT_DELETED)
         finally:
@@ -127,14 +126,17 @@ class WatchSession:
                     yield _ended(watcher.through, watcher.ending)
                     return
                 continue
-            hub.ask(watcher)
-            if not await watcher.wait(self._bookmark_due_in()):
-                bookmark = await self._bookmark(watcher)
-                if bookmark is not None:
-                    yield bookmark
+            due_in = self._bookmark_due_in()
+            if due_in > 0:
+                hub.ask(watcher)
+                if await watcher.wait(due_in):
+                    continue
+            async with aclosing(self._mark(watcher)) as messages:
+                async for message in messages:
+                    yield message
 
     def _bookmark_due_in(self) -> float:
-        return self._last_sent + self._bookmark_seconds - time.monotonic()
+        return self._last_bookmark + self._bookmark_seconds - time.monotonic()
 
     async def _catch_up(self, watcher: Watcher) -> AsyncGenerator[bytes, None]:
         """Yield what the store has after the watcher's place, up to the present head.
@@ -174,9 +176,9 @@ class WatchSession:
                         yield self._packed(message, promised or 0)
                     elif promised is not None:
                         watcher.through = promised
-                        if self._bookmark_due_in() <= 0:
-                            watcher.announced = catch_up.announced = promised
-                            yield _bookmark_at(promised, None)
+                    if promised is not None and self._bookmark_due_in() <= 0:
+                        watcher.announced = catch_up.announced = promised
+                        yield self._bookmark(promised, None)
         except CorruptRecord:
             # What is missing may have been dropped while it was read; the next round will tell.
             if not self._dropped(watcher) and not self._project.deleted:
@@ -242,15 +244,29 @@ class WatchSession:
             )
         )
 
-    async def _bookmark(self, watcher: Watcher) -> bytes | None:
-        """Return a bookmark at the head; None if there is a message to send first."""
+    async def _mark(self, watcher: Watcher) -> AsyncGenerator[bytes, None]:
+        """Yield what the watcher has not seen, and a bookmark behind it.
+
+        Nothing if it must read that from the store first.
+        """
         self._hub.give(watcher)
-        if not watcher.synced or watcher.has_mail:
-            return None
+        if not watcher.synced:
+            return
         revision = watcher.through
-        checksum = await self._hub.checksum(watcher)
-        watcher.sent(revision)
-        return _bookmark_at(revision, checksum)
+        if watcher.has_mail:
+            checksum = self._hub.known_checksum(watcher)
+            message = watcher.pop()
+            if message is not None:
+                yield message
+        else:
+            checksum = await self._hub.checksum(watcher)
+            watcher.sent(revision)
+        yield self._bookmark(revision, checksum)
+
+    def _bookmark(self, revision: int, checksum: int | None) -> bytes:
+        self._last_bookmark = time.monotonic()
+        bookmark = Bookmark(revision=revision, checksum=checksum)
+        return _encode(WatchProjectResponse(resume_revision=revision, bookmark=bookmark))
 
 
 class _Deleted(Exception):
@@ -259,11 +275,6 @@ class _Deleted(Exception):
 
 def _ended(promised: int, reason: WatchEndReason.ValueType) -> bytes:
     return _encode(WatchProjectResponse(resume_revision=promised, ended=WatchEnded(reason=reason)))
-
-
-def _bookmark_at(revision: int, checksum: int | None) -> bytes:
-    bookmark = Bookmark(revision=revision, checksum=checksum)
-    return _encode(WatchProjectResponse(resume_revision=revision, bookmark=bookmark))
 
 
 def _encode(message: WatchProjectResponse) -> bytes:

@@ -128,6 +128,25 @@ async def test_a_watch_is_bookmarkable(shared_wire: Wire) -> None:
     assert as_bytes(log.view) == await view_of(wire, project_id)
 
 
+async def test_bookmarks_come_while_changes_do(shared_wire: Wire) -> None:
+    """Nor does a busy project keep the checksum from those who see all of it."""
+    wire = shared_wire
+    project_id = (await wire.create_project()).project_id
+    await wire.commit(project_id, create("n"))
+
+    def checked(log: WatchLog) -> bool:
+        marks = [m.bookmark for m in log.messages if m.HasField("bookmark")]
+        return sum(mark.HasField("checksum") for mark in marks) >= 3
+
+    async with wire.watch(project_id, snapshot=True, bookmark_interval_ms=100) as watch:
+        seen = asyncio.create_task(watch.until(checked))
+        number = 0
+        while not seen.done():
+            number += 1
+            await wire.commit(project_id, patch("n", output_summary=f"change {number}"))
+        await seen
+
+
 @pytest.mark.slow
 async def test_a_default_bookmark_comes_within_ten_seconds(shared_wire: Wire) -> None:
     wire = shared_wire

@@ -52,6 +52,7 @@ ENFORCED: dict[str, object] = {
     "characters of a text: summary, message, reason": "MAX_TEXT_CHARS",
     "characters of a request id": "MAX_REQUEST_ID_CHARS",
     "characters of a traceparent": "MAX_TRACEPARENT_CHARS",
+    "layer of a node": "MAX_LAYER",
     "dependencies of a node": "MAX_DEPENDENCIES",
     "attributes, options or labels": "MAX_MAP_KEYS",
     "bytes of attributes or options": "MAX_MAP_BYTES",

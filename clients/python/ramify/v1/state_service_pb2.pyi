@@ -1082,7 +1082,8 @@ class Bookmark(_message.Message):
     """Sum modulo 2^64, over the nodes of the view, of the first 8 bytes (big-endian) of
     sha256(node_id, a zero byte, version in decimal). A client whose own view gives another sum
     has lost something. Not set when the filter has `node_fields`, nor while the watch catches up
-    with the history.
+    with the history. While changes keep coming it may be missing too: then it is not set for a
+    filter that selects nodes, nor when more nodes change than can be added up between two changes.
     """
     def __init__(
         self,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ramify.v1.mutation_pb2 import Mutation, NodeMutation
 from ramify.v1.node_pb2 import Node, NodeState, TaskType
 from state_svc.errors import BatchRejected
+from state_svc.model import limits
 from state_svc.model.apply import apply_batch
 from state_svc.model.project import LiveProject
 from tests.support.live import ILLEGAL, INVALID, NOW, live_project, node, refusals, write
@@ -232,6 +233,14 @@ def test_a_project_has_a_greatest_number_of_nodes(project: LiveProject) -> None:
     with pytest.raises(BatchRejected) as caught:
         apply_batch(project, [create("a"), create("b"), create("c")], micros=NOW, max_nodes=4)
     assert [(v.index, v.field) for v in caught.value.violations] == [(0, "node.create")]
+
+
+def test_a_node_lies_no_deeper_than_the_deepest_layer() -> None:
+    chain = [create("n0")]
+    chain += [create(f"n{i}", f"n{i - 1}", i) for i in range(1, limits.MAX_LAYER + 1)]
+    project = live_project(*chain)
+    below = create("below", f"n{limits.MAX_LAYER}", limits.MAX_LAYER + 1)
+    assert refusals(project, below) == [(0, INVALID, "node.create.layer")]
 
 
 def test_patches_are_accepted_when_the_project_is_full(project: LiveProject) -> None:

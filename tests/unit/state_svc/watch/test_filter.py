@@ -98,6 +98,24 @@ def test_a_subtree_is_its_root_and_everything_below() -> None:
     assert _selected(WatchFilter(subtree_root_node_id="none"), project) == []
 
 
+def test_the_path_to_the_root_of_a_subtree_is_walked_once_for_all_nodes() -> None:
+    """Or one batch of deep nodes takes the loop for its number times their depth."""
+    chain = [create("n0"), *(create(f"n{i}", f"n{i - 1}", i) for i in range(1, 300))]
+    nodes = live_project(*chain).view.nodes
+    asked = []
+
+    def find(node_id: str) -> NodeSpec | None:
+        asked.append(node_id)
+        return nodes[node_id].spec
+
+    for root in ("n0", "elsewhere"):
+        asked.clear()
+        within = ViewFilter(WatchFilter(subtree_root_node_id=root))
+        deepest_first = within.select(reversed(list(nodes.values())), find)
+        assert len(deepest_first) == (300 if root == "n0" else 0)
+        assert len(asked) < 300
+
+
 def test_a_depth_counts_from_the_subtree_or_from_the_project() -> None:
     project = _tree()
     assert _selected(WatchFilter(max_depth=0), project) == ["root"]
