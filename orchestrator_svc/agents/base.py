@@ -152,10 +152,18 @@ class AgentInput(_Frozen):
 class AgentError(Exception):
     """An agent could not do its work; `error_class` decides what happens next."""
 
+    error_class = ErrorClass.EXECUTION
+    message = ""
+
     def __init__(self, error_class: ErrorClass, message: str) -> None:
-        super().__init__(message)
-        self.error_class = error_class
-        self.message = message
+        """What is no text is made one; a class that nobody knows is EXECUTION, with its name."""
+        text = str(message)
+        try:
+            self.error_class = ErrorClass(error_class)
+        except ValueError:
+            text = f"{error_class}: {text}"
+        super().__init__(text)
+        self.message = text
 
 
 class CallMonitor(Protocol):
@@ -198,7 +206,8 @@ def report(note: str = "") -> None:
 def spend(*, input_tokens: int = 0, output_tokens: int = 0, cost_micro_usd: int = 0) -> None:
     """Add to what the open call has cost, from any thread; also a sign of life.
 
-    It counts whatever becomes of the call: a failed or cancelled one has cost its money too.
+    It counts whatever becomes of the call: a failed or cancelled one has cost its money too. A
+    fraction counts as a whole. Raises `AgentError` (INVALID_OUTPUT) for what is no amount.
     """
     monitor = open_call.get()
     if monitor is not None:
@@ -216,7 +225,10 @@ def note_model(model: str, prompt: str, response: str) -> None:
 
 
 def note_tool(call: ToolCall) -> None:
-    """Record the use of a tool for the trace of the open call, from any thread."""
+    """Record the use of a tool for the trace of the open call, from any thread.
+
+    Text that is too long is cut; of more than a record holds the first count.
+    """
     monitor = open_call.get()
     if monitor is not None:
         monitor.note_tool(call)

@@ -7,10 +7,13 @@ import threading
 import time
 from collections.abc import Callable
 
+from orchestrator_svc.agents.base import AgentError
 from orchestrator_svc.engine.trace import TraceNotes
 from orchestrator_svc.graph.rate import RateWindow
+from orchestrator_svc.graph.text import storable
 from orchestrator_svc.graph.trace import ToolCall
-from orchestrator_svc.graph.usage import NO_USAGE, Usage
+from orchestrator_svc.graph.types import ErrorClass
+from orchestrator_svc.graph.usage import NO_USAGE, NotCountable, Usage, counted
 
 NOTE_INTERVAL = 0.02  #: seconds between two notes that are published, at least
 USAGE_INTERVAL = 1.0  #: seconds after which what a call has spent is published while it goes on
@@ -53,14 +56,18 @@ class Activity:
 
     def remark(self, note: str) -> None:
         """Publish a note that is no sign of life."""
+        note = storable(str(note), MAX_NOTE_CHARS) if note else ""
         if note and note != self.note and not self._closed:
             self.note = note
             self._loop.call_soon_threadsafe(self._noted)
 
     def spend(self, usage: Usage) -> None:
         """See `CallMonitor`."""
-        with self._lock:
-            self.usage += usage
+        try:
+            with self._lock:
+                self.usage = counted(self.usage, usage)
+        except NotCountable as error:
+            raise AgentError(ErrorClass.INVALID_OUTPUT, f"spend: {error}") from error
         self.last_sign = time.monotonic()
         if not self._closed:
             self._loop.call_soon_threadsafe(self._spent)

@@ -12,7 +12,6 @@ from orchestrator_svc.agents.base import (
     AgentError,
     AgentInput,
     Modifier,
-    Output,
     Plan,
     open_call,
 )
@@ -75,8 +74,12 @@ async def call_agent(
         return Failed(ErrorClass.CANCELLED, "the agent cancelled its own call")
     except Exception as error:
         return _unexpected(task, stage, error)
-    extent = 1 if isinstance(answer, Output) or not isinstance(answer, Plan) else len(answer.tasks)
-    output, outcome = await aside(extent, lambda: (output_body(answer), outcome_of(answer)))
+    try:
+        extent = len(answer.tasks) if isinstance(answer, Plan) else 1
+        output, outcome = await aside(extent, lambda: (output_body(answer), outcome_of(answer)))
+    except Exception as error:  # an answer that was made without its checks
+        text = f"the answer cannot be read: {type(error).__name__}: {error}"
+        return Failed(ErrorClass.INVALID_OUTPUT, text[:MAX_CAUSE_CHARS])
     monitor.notes.output = output
     return outcome
 

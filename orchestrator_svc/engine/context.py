@@ -28,7 +28,7 @@ from orchestrator_svc.graph.node import Node, Result
 from orchestrator_svc.graph.plan import DraftTask
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.text import is_text, storable
-from orchestrator_svc.graph.types import ErrorClass, NodeState, Stage
+from orchestrator_svc.graph.types import ErrorClass, NodeState, NodeType, Stage
 from orchestrator_svc.publish.bodies import MAX_BODY_BYTES
 
 MAX_RESULT_BYTES = MAX_BODY_BYTES
@@ -257,7 +257,7 @@ def outcome_of(answer: object) -> Outcome:
         summary = storable(answer.summary, MAX_SUMMARY_CHARS)
         return Produced(Result(answer.content_type, answer.text, answer.data, summary))
     if isinstance(answer, Verdict):
-        return Decided(answer.node_type)
+        return Decided(NodeType(answer.node_type))
     if isinstance(answer, Plan):
         return Planned(
             tuple(

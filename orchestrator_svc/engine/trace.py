@@ -13,13 +13,20 @@ from pydantic_core import PydanticSerializationError, to_json
 from orchestrator_svc.agents.base import AgentInput, Output, RelatedNode
 from orchestrator_svc.graph.event import Call
 from orchestrator_svc.graph.text import is_text, storable
-from orchestrator_svc.graph.trace import Body, ToolCall, Trace
+from orchestrator_svc.graph.trace import (
+    MAX_NAME_CHARS,
+    MAX_TOOL_BYTES,
+    MAX_TOOL_CALLS,
+    Body,
+    ToolCall,
+    Trace,
+    call_bytes,
+    storable_call,
+    text_body,
+)
 from orchestrator_svc.graph.usage import Usage
 from orchestrator_svc.publish.watch import PLAN_OPTION
 
-MAX_TOOL_CALLS = 1_000  #: of one record; the contract takes no more
-MAX_NAME_CHARS = 255
-MAX_ERROR_CHARS = 4_096
 _JSON = "application/json"
 #: Fields of an input that the record itself does not have.
 _INPUT_FIELDS = [
@@ -37,18 +44,23 @@ class TraceNotes:
         self._prompt: Body | None = None
         self._response: Body | None = None
         self._tool_calls: list[ToolCall] = []
+        self._tool_bytes = 0  #: more than the bound once a call was left out
 
     def model_call(self, model: str, prompt: str, response: str) -> None:
         """Note what a model was asked and what it answered; of several calls the last counts."""
         with self._lock:
-            self._model = storable(model, MAX_NAME_CHARS)
+            self._model = storable(str(model), MAX_NAME_CHARS)
             self._prompt = text_body(prompt)
             self._response = text_body(response)
 
     def tool_call(self, call: ToolCall) -> None:
-        """Note the use of a tool; of more than `MAX_TOOL_CALLS` the first count."""
+        """Note the use of a tool; of more than the record can hold the first count."""
         with self._lock:
-            if len(self._tool_calls) < MAX_TOOL_CALLS:
+            if len(self._tool_calls) >= MAX_TOOL_CALLS or self._tool_bytes > MAX_TOOL_BYTES:
+                return
+            call = storable_call(call)
+            self._tool_bytes += call_bytes(call)
+            if self._tool_bytes <= MAX_TOOL_BYTES:
                 self._tool_calls.append(call)
 
     def finish(
@@ -69,11 +81,6 @@ class TraceNotes:
                 tool_calls=tuple(self._tool_calls),
                 usage=usage,
             )
-
-
-def text_body(text: str) -> Body:
-    """Return a text as a body, without what cannot be stored."""
-    return Body(text=text if is_text(text) else text.encode(errors="replace").decode())
 
 
 def input_body(task: AgentInput) -> Body:

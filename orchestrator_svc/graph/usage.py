@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
+
+MAX_SPENT = 10**12  #: of each kind by one call
+
+
+class NotCountable(ValueError):
+    """What a call says it has cost is no amount; the text names the field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +46,21 @@ class Usage:
 
 
 NO_USAGE = Usage()
+
+
+def counted(so_far: Usage, more: Usage) -> Usage:
+    """Return both together, a fraction counted as a whole. Raises `NotCountable`."""
+    amounts = {field.name: _amount(field.name, getattr(more, field.name)) for field in fields(more)}
+    total = so_far + Usage(**amounts)
+    for field in fields(total):
+        if getattr(total, field.name) > MAX_SPENT:
+            raise NotCountable(f"{field.name} of one call is more than {MAX_SPENT}")
+    return total
+
+
+def _amount(name: str, value: object) -> int:
+    if isinstance(value, int | float) and 0 <= value <= MAX_SPENT:  # NaN is neither
+        return math.ceil(value)
+    kind = type(value).__name__
+    shown = repr(value) if isinstance(value, float) else f"of type {kind} and out of range"
+    raise NotCountable(f"{name} is {shown}, a number from 0 to {MAX_SPENT} is needed")

@@ -108,3 +108,50 @@ async def opened(runs: Runs, project_id: str, number: int) -> Review:
 
     await eventually(there, "a review is open")
     return next(r for r in found if r.state == ReviewState.REVIEW_STATE_OPEN)
+
+
+@pytest.mark.parametrize("word", ["fraction", "clock", "error", "surrogate", "many", "note"])
+async def test_what_an_agent_says_beside_its_answer_is_made_storable_and_its_work_counts_once(
+    both: Runs, word: str
+) -> None:
+    project = await both.start(f"{word} task", profile=PROFILE)
+    history = await both.finish(project.project_id)
+    assert history.state == "COMPLETED"
+    assert history.nodes["root.1.0"].attempt == 1
+    assert history.nodes["root.1.0"].usage.agent_calls == 1
+
+
+async def test_a_planner_with_a_thousand_uses_of_tools_is_recorded_in_one_batch_with_its_plan(
+    both: Runs,
+) -> None:
+    project = await both.start("tools task", profile=PROFILE)
+    assert (await both.finish(project.project_id)).state == "COMPLETED"
+
+
+@pytest.mark.parametrize(
+    "word, error_class, text",
+    [
+        ("negative", "INVALID_OUTPUT", "spend: input_tokens is of type int and out of range"),
+        ("endless", "INVALID_OUTPUT", "spend: input_tokens is of type int and out of range"),
+        ("cause", "AUTH", "no key"),
+        ("class", "EXECUTION", "SOMETHING: no key"),
+    ],
+)
+async def test_a_node_whose_agent_says_what_cannot_be_kept_fails_with_the_reason(
+    both: Runs, word: str, error_class: str, text: str
+) -> None:
+    settings = {"max_retries": 1, "retry_delay_seconds": 0.0}
+    project = await both.start(f"{word} task", profile=PROFILE, settings=settings)
+    history = await both.finish(project.project_id)
+    assert history.state == "FAILED"
+    node = history.nodes["root.1.0"]
+    assert node.error.error_class == ErrorClass.Value(f"ERROR_CLASS_{error_class}")
+    assert node.error.message.startswith(text)
+    assert node.attempt == (1 if word == "cause" else 2)
+
+
+async def test_one_careless_agent_costs_its_siblings_no_attempt(both: Runs) -> None:
+    project = await both.start("mixed task", profile=PROFILE)
+    history = await both.finish(project.project_id)
+    assert history.state == "COMPLETED"
+    assert {node.attempt for node in history.nodes.values()} == {1}

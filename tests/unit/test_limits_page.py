@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator_svc.agents.plan import outputs, requests, tree
 from orchestrator_svc.agents.processes import function
-from orchestrator_svc.graph import details, plan
+from orchestrator_svc.graph import details, plan, trace, usage
 from orchestrator_svc.publish import outbox
 from orchestrator_svc.rpc import explain
 from ramify import plan_file, plan_source, plan_spec
@@ -115,6 +115,9 @@ ENFORCED: dict[str, object] = {
     "levels of the details of a task": details.MAX_DETAILS_LEVELS,
     "tasks of a plan that is one revision": plan.MAX_BATCH_TASKS,
     "bytes of a plan that is one revision, encoded": plan.MAX_BATCH_BYTES,
+    "tool calls in the record of an agent call": trace.MAX_TOOL_CALLS,
+    "bytes of these tool calls, bodies above 1 KiB by reference": trace.MAX_TOOL_BYTES,
+    "tokens of a kind, or millionths of a dollar, of an agent call": usage.MAX_SPENT,
     "bytes of a plan file": plan_file.MAX_BYTES,
     "values in a plan file, those that aliases repeat included": plan_source.MAX_VALUES,
     "levels of values in a plan file": plan_source.MAX_DEPTH,

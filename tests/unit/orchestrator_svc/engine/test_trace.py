@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator_svc.agents.base import (
     AgentInput,
@@ -22,12 +24,17 @@ from orchestrator_svc.agents.base import (
 )
 from orchestrator_svc.engine.activity import Activity
 from orchestrator_svc.engine.context import MAX_RESULT_BYTES
-from orchestrator_svc.engine.trace import MAX_TOOL_CALLS, TraceNotes, input_body, output_body
+from orchestrator_svc.engine.trace import TraceNotes, input_body, output_body
 from orchestrator_svc.graph.event import Call
-from orchestrator_svc.graph.trace import Body
+from orchestrator_svc.graph.mutation import AddStage
+from orchestrator_svc.graph.trace import MAX_TOOL_BYTES, MAX_TOOL_CALLS, Body
 from orchestrator_svc.graph.types import Stage
 from orchestrator_svc.graph.usage import NO_USAGE
+from orchestrator_svc.publish.bodies import MAX_STAGE_INLINE
+from orchestrator_svc.publish.stages import stage_message
+from ramify.v1.stage_pb2 import StageRecord
 from state_svc.model.limits import Limits
+from state_svc.model.stage import add_stage
 
 _TASK = AgentInput(
     project_id="p",
@@ -149,3 +156,67 @@ def test_a_record_has_a_bounded_number_of_tool_calls() -> None:
 
 def test_a_result_may_be_as_large_as_the_payload_store_takes() -> None:
     assert Limits().max_stored_payload_bytes == MAX_RESULT_BYTES
+
+
+_ANY_TEXT = st.text(max_size=20) | st.sampled_from(["x" * 5_000, "\udfff", "🌳" * 5_000, ""])
+_ANYTHING = (
+    st.none() | st.integers() | st.just(10**400) | st.floats() | st.binary(max_size=3) | _ANY_TEXT
+)
+_BODIES = st.none() | st.builds(Body, content_type=_ANYTHING, text=_ANYTHING, data=_ANYTHING)
+
+
+@given(
+    st.lists(
+        st.builds(
+            ToolCall,
+            tool_name=_ANYTHING,
+            arguments=_BODIES | _ANYTHING,
+            result=_BODIES,
+            seconds=_ANYTHING,
+            error=_ANYTHING,
+        ),
+        max_size=3,
+    )
+)
+def test_the_use_of_a_tool_is_recorded_whatever_an_agent_says_of_it(calls: list[ToolCall]) -> None:
+    notes = TraceNotes()
+    for call in calls:
+        notes.tool_call(call)
+    record = _stored(notes)
+    assert len(record.tool_calls) == len(calls)
+
+
+def test_the_time_of_a_tool_that_a_clock_set_back_has_made_negative_is_none() -> None:
+    notes = TraceNotes()
+    for seconds in (-0.001, 0.25, float("inf"), float("nan")):
+        notes.tool_call(ToolCall(tool_name="t", error="e" * 5_000, seconds=seconds))
+    calls = _stored(notes).tool_calls
+    assert [c.HasField("duration") for c in calls] == [True, True, True, False]
+    assert calls[0].duration.ToMilliseconds() == 0
+    assert calls[1].duration.ToMilliseconds() == 250
+    assert calls[0].error == "e" * 4_095 + "…"
+
+
+@pytest.mark.parametrize("size", [0, 600, 1_024, 3_000])
+def test_of_many_uses_of_tools_the_first_are_recorded_as_far_as_a_batch_has_room(size: int) -> None:
+    notes = TraceNotes()
+    body = Body(text="b" * size)
+    for _ in range(MAX_TOOL_CALLS + 5):
+        notes.tool_call(ToolCall(tool_name="t", arguments=body, result=body, error="e" * size))
+    record = _stored(notes)
+    for call in record.tool_calls:  # as `publish/bodies.py` does
+        for payload in (call.arguments, call.result):
+            if len(payload.text) > MAX_STAGE_INLINE:
+                payload.ref.digest = "sha256:" + "0" * 64
+    assert record.ByteSize() < MAX_TOOL_BYTES + 10_000
+    assert len(record.tool_calls) == (MAX_TOOL_CALLS if not size else len(record.tool_calls))
+    assert record.ByteSize() > MAX_TOOL_BYTES // 2 or not size, "nor is room left for many"
+
+
+def _stored(notes: TraceNotes) -> StageRecord:
+    """Return the record as the store takes it; it raises `Problem` for what it refuses."""
+    trace = notes.finish(_CALL, _TASK, 0.0, 0.0, NO_USAGE)
+    record = StageRecord()
+    message = stage_message(AddStage("s", "n", Stage.EXECUTE, trace))
+    add_stage(message.stage, 1, record)
+    return record

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import fields
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator_svc.agents.base import AgentInput
 from orchestrator_svc.agents.scripted import ScriptedAgents
@@ -13,7 +16,7 @@ from orchestrator_svc.engine.calls import call_agent
 from orchestrator_svc.graph.event import CallEnded, CallProgressed, Draining, Outcome
 from orchestrator_svc.graph.mutation import PatchNode
 from orchestrator_svc.graph.types import ErrorClass, NodeState, Stage
-from orchestrator_svc.graph.usage import Usage
+from orchestrator_svc.graph.usage import MAX_SPENT, NO_USAGE, NotCountable, Usage, counted
 from orchestrator_svc.publish.convert import read_node, to_message
 from ramify.v1.node_pb2 import Node as NodeMessage
 from ramify.v1.node_pb2 import NodeState as NodeStateEnum
@@ -109,3 +112,29 @@ async def test_an_agent_reports_what_it_spends() -> None:
     async with asyncio.timeout(WAIT_SECONDS):
         await call_agent(ScriptedAgents(), Stage.EXECUTE, task, 20, activity)
     assert activity.usage == Usage(5, 0, 2)
+
+
+_AMOUNTS = st.integers() | st.floats() | st.none() | st.text(max_size=2)
+
+
+@given(st.lists(st.builds(Usage, _AMOUNTS, _AMOUNTS, _AMOUNTS), max_size=4))
+def test_what_is_counted_is_whole_never_less_and_within_what_is_stored(spent: list[Usage]) -> None:
+    total = NO_USAGE
+    for more in spent:
+        before = total
+        try:
+            total = counted(before, more)
+        except NotCountable:
+            continue
+        for field in fields(total):
+            now, was = getattr(total, field.name), getattr(before, field.name)
+            assert isinstance(now, int)
+            assert was + getattr(more, field.name) <= now <= MAX_SPENT
+
+
+def test_an_amount_that_is_none_names_its_field() -> None:
+    assert counted(NO_USAGE, Usage(1, 2, 0.5)) == Usage(1, 2, 1)  # type: ignore[arg-type]
+    with pytest.raises(NotCountable, match="output_tokens is of type int and out of range"):
+        counted(NO_USAGE, Usage(0, -5, 0))
+    with pytest.raises(NotCountable, match="input_tokens of one call is more than"):
+        counted(Usage(MAX_SPENT), Usage(1))
