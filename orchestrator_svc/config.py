@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator_svc.agents.profile import (
     DEFAULT_MAX_PROCESSES,
@@ -59,6 +59,15 @@ _GROUPED = {
 Address = Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]
 
 
+def _openable(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("holds a zero byte, which no path may")
+    return path
+
+
+OpenablePath = Annotated[Path, AfterValidator(_openable)]
+
+
 class ServiceConfig(BaseModel):
     """Effective settings; immutable after start."""
 
@@ -67,7 +76,7 @@ class ServiceConfig(BaseModel):
     state: Address = Field(description="address of state_svc; needed")
     listen: Address = Field("127.0.0.1:7421", description="address to serve on; port 0 picks one")
     metrics_listen: Address | None = Field(None, description="address of Prometheus metrics")
-    data: Path = Field(
+    data: OpenablePath = Field(
         Path("data/orchestrator"), description="folder of the service's name and the indexes"
     )
     name: str | None = Field(
@@ -81,7 +90,7 @@ class ServiceConfig(BaseModel):
     default_profile: str = Field(
         DEFAULT_PROFILE, min_length=1, description="profile of projects that name none"
     )
-    profiles: Path | None = Field(
+    profiles: OpenablePath | None = Field(
         None, description="profile file, or folder of them, beside the built-in profiles"
     )
     lease_ttl_seconds: float = Field(

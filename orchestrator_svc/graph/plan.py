@@ -11,7 +11,7 @@ from orchestrator_svc.graph.budget import Budget
 from orchestrator_svc.graph.circles import circles
 from orchestrator_svc.graph.details import NotStorable, details_bytes
 from orchestrator_svc.graph.node import Json
-from orchestrator_svc.graph.text import is_text
+from orchestrator_svc.graph.text import control_problem, is_text
 from orchestrator_svc.graph.types import NodeType, OnDependencyFailure, OnExhausted, TaskType
 
 MIN_GOAL_CHARS = 3
@@ -136,6 +136,8 @@ def _task_problems(task: DraftTask, count: int) -> list[str]:
         )
     if not is_text(task.goal):
         problems.append("the goal is not valid Unicode")
+    if control := control_problem(task.goal):
+        problems.append(f"the goal {control}")
     if task.depends_on:
         problems += _dependency_problems(task.depends_on, count)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -16,8 +16,10 @@ from orchestrator_svc.errors import (
     ProfileNotFound,
     ServerDraining,
 )
+from orchestrator_svc.graph.node import Json
 from orchestrator_svc.graph.plan import MAX_GOAL_CHARS, MIN_GOAL_CHARS
 from orchestrator_svc.graph.settings import Scalar
+from orchestrator_svc.graph.text import control_problem
 from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES
 from orchestrator_svc.publish.client import StateClient
 from orchestrator_svc.publish.enums import read_project_state
@@ -215,15 +217,34 @@ class OrchestratorServicer:
                 f"a goal has {MIN_GOAL_CHARS} to {MAX_GOAL_CHARS} characters, not {length}",
                 field="goal",
             )
+        if control := control_problem(goal):
+            raise InvalidRequest(control, field="goal")
         entry = self._profiles.get(profile)
         if entry is None:
             raise ProfileNotFound(profile=profile, known=", ".join(self._profiles.names()))
         if profile == PLAN_PROFILE and not request.HasField("plan"):
             raise InvalidRequest(f"the profile {PLAN_PROFILE} needs one", field="plan")
+        options = read_fields(request.agent_options)
+        if any("\0" in text for text in _texts(options)):
+            raise InvalidRequest("holds a zero byte", field="agent_options")
         try:
-            entry.check_options(read_fields(request.agent_options))
+            entry.check_options(options)
         except ValueError as error:
             raise InvalidRequest(str(error), field="agent_options") from error
+
+
+def _texts(value: Json) -> Iterator[str]:
+    """Yield every text in a value, keys included."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, dict):
+            yield from item
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
 
 
 def _shown(request: pb.StartProjectRequest, work: _Work) -> project_pb2.Project:

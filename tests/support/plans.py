@@ -43,6 +43,63 @@ def _depending(count: int) -> str:
 LARGEST_PLANS = [_deep(20), _depending(1_000)]
 BAD_PLANS = [
     BadPlan(
+        "a control character in the goal",
+        'goal: "a\\0 goal"\ntasks:\n- {id: a, command: {shell: ls}}\n',
+        1,
+        "goal",
+        "U+0000",
+    ),
+    BadPlan(
+        "an escape in the goal of a task",
+        'goal: a goal\ntasks:\n- id: a\n  goal: "\\e[2J all"\n  command: {shell: ls}\n',
+        4,
+        "tasks[0].goal",
+        "U+001B",
+    ),
+    BadPlan(
+        "a zero byte in a folder",
+        'goal: a goal\nworking_directory: "/a\\0b"\ntasks:\n- {id: a, command: {shell: ls}}\n',
+        2,
+        "working_directory",
+        "U+0000",
+    ),
+    BadPlan(
+        "a zero byte in a variable",
+        'goal: a goal\nenv:\n  A: "x\\0"\ntasks:\n- {id: a, command: {shell: ls}}\n',
+        3,
+        "env",
+        "zero byte",
+    ),
+    BadPlan(
+        "a zero byte in a function",
+        'goal: a goal\ntasks:\n- id: a\n  python: {function: "m:f\\0"}\n',
+        4,
+        "tasks[0].python",
+        "",
+    ),
+    BadPlan(
+        "a line end in an address",
+        'goal: a goal\ntasks:\n- id: a\n  http:\n    url: "http://h/\\n"\n',
+        5,
+        "tasks[0].http.url",
+        "",
+    ),
+    BadPlan(
+        "a line end in a header",
+        "goal: a goal\ntasks:\n- id: a\n  http:\n    url: http://h/\n    headers:\n"
+        '      A: "x\\r\\nB: y"\n',
+        7,
+        "tasks[0].http.headers",
+        "control character",
+    ),
+    BadPlan(
+        "a name that is none of a header",
+        "goal: a goal\ntasks:\n- id: a\n  http:\n    url: http://h/\n    headers:\n      A B: x\n",
+        7,
+        "tasks[0].http.headers",
+        "",
+    ),
+    BadPlan(
         "an id twice",
         "goal: a goal\ntasks:\n- {id: a, command: {shell: ls}}\n- {id: a, command: {shell: ls}}\n",
         4,

@@ -1,13 +1,16 @@
 """The words of a plan file, strict: unknown keys and wrong types are errors."""
 
 import math
+import re
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+
+#: But for the tab and what ends a line.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$")]
-Goal = Annotated[str, Field(min_length=3, max_length=10_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Retries = Annotated[int, Field(ge=0, le=100)]
 
@@ -20,6 +23,19 @@ def _text(value: object) -> object:
 def _printable(text: str) -> str:
     if "\0" in text:
         raise ValueError("holds a zero byte")
+    return text
+
+
+def _readable(text: str) -> str:
+    found = _CONTROL.search(text)
+    if found:
+        raise ValueError(f"holds the control character U+{ord(found.group()):04X}")
+    return text
+
+
+def _one_line(text: str) -> str:
+    if _CONTROL.search(text) or "\n" in text or "\r" in text:
+        raise ValueError("holds a control character or the end of a line")
     return text
 
 
@@ -59,7 +75,10 @@ def _exact(value: object) -> object:
 
 Arguments = BeforeValidator(_exact)
 Text = Annotated[str, BeforeValidator(_text)]
-Env = dict[str, Text]
+Env = dict[str, Annotated[Text, AfterValidator(_printable)]]
+Readable = Annotated[str, AfterValidator(_readable)]
+Goal = Annotated[Readable, Field(min_length=3, max_length=10_000)]
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
 
 
 class Strict(BaseModel):
@@ -71,9 +90,11 @@ class Strict(BaseModel):
 class HttpSpec(Strict):
     """A request."""
 
-    url: str = Field(pattern=r"^https?://[^/\s]+")
+    url: Annotated[str, Field(pattern=r"^https?://[^/\s]+"), AfterValidator(_one_line)]
     method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] = "GET"
-    headers: Env = Field(default_factory=dict)
+    headers: dict[HeaderName, Annotated[Text, AfterValidator(_one_line)]] = Field(
+        default_factory=dict
+    )
     body: str = ""
     expected_status: list[Annotated[int, Field(ge=100, le=599)]] = Field(default_factory=list)
 
@@ -87,7 +108,7 @@ class BudgetSpec(Strict):
 class Inherited(Strict):
     """What a plan and a group hand down to their tasks."""
 
-    working_directory: str = ""
+    working_directory: Readable = ""
     env: Env = Field(default_factory=dict)
     timeout_seconds: Seconds | None = None
     retries: Retries | None = None

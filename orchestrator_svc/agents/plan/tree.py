@@ -18,6 +18,7 @@ from orchestrator_svc.graph.plan import (
     MAX_TASK_DEPENDENCIES,
     MIN_GOAL_CHARS,
 )
+from orchestrator_svc.graph.text import CONTROL, control_problem
 from orchestrator_svc.graph.types import OnDependencyFailure, OnExhausted
 from ramify.v1.budget_pb2 import TaskBudget
 from ramify.v1.node_pb2 import DependencyPolicy, ExhaustedPolicy
@@ -32,6 +33,8 @@ MAX_REPORTED_PROBLEMS = 50
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _MAX_SHOWN_CHARS = 120
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  #: RFC 9110, token
 _EXHAUSTED = {
     ExhaustedPolicy.Value(f"EXHAUSTED_POLICY_{policy.upper()}"): policy for policy in OnExhausted
 }
@@ -129,7 +132,7 @@ def action_text(task: PlanTask) -> str:
         shown = f"{task.http.method or 'GET'} {shown_url(task.http.url)}"
     else:
         return ""
-    shown = " ".join(shown.split())
+    shown = CONTROL.sub("\ufffd", " ".join(shown.split()))
     return shown if len(shown) <= _MAX_SHOWN_CHARS else shown[: _MAX_SHOWN_CHARS - 1] + "…"
 
 
@@ -148,6 +151,8 @@ def read_plan(plan: Plan) -> PlanTree:
         raise InvalidPlan(reader.problems)
     if not MIN_GOAL_CHARS <= len(plan.goal) <= MAX_GOAL_CHARS:
         reader.report("goal", f"has {MIN_GOAL_CHARS} to {MAX_GOAL_CHARS} characters")
+    reader.check_text("goal", plan.goal)
+    reader.check_text("working_directory", plan.working_directory)
     if plan.working_directory and not plan.working_directory.startswith("/"):
         reader.report("working_directory", "is an absolute path")
     top = Task(PlanTask(), "", 0, 0, None, plan.working_directory, dict(plan.env), None, 0, None)
@@ -205,6 +210,8 @@ class _Reader:
             self.by_id[message.id] = task
         if message.goal and not MIN_GOAL_CHARS <= len(message.goal) <= MAX_GOAL_CHARS:
             self.report(f"{path}.goal", f"has {MIN_GOAL_CHARS} to {MAX_GOAL_CHARS} characters")
+        self.check_text(f"{path}.goal", message.goal)
+        self.check_text(f"{path}.working_directory", message.working_directory)
         if task.layer > MAX_LEVELS:
             self.report(path, f"is nested deeper than {MAX_LEVELS} levels")
         if len(message.depends_on) > MAX_TASK_DEPENDENCIES:
@@ -231,10 +238,16 @@ class _Reader:
         for field_name, text in _action_problems(message):
             self.report(f"{path}.{field_name}", text)
 
+    def check_text(self, path: str, text: str) -> None:
+        if control := control_problem(text):
+            self.report(path, control)
+
     def check_env(self, path: str, env: Mapping[str, str]) -> None:
         for name, value in env.items():
-            if not name or "=" in name or "\0" in name + value:
+            if not name or "=" in name or "\0" in name:
                 self.report(path, f"{name!r} is not the name of a variable")
+            elif "\0" in value:
+                self.report(path, f"the value of {name} holds a zero byte")
 
     def timeout(self, path: str, duration: Duration) -> float:
         seconds = duration.seconds + duration.nanos / 1e9
@@ -348,7 +361,7 @@ def _action_problems(task: PlanTask) -> Iterator[tuple[str, str]]:
             yield "command", "holds a zero byte"
     elif kind == "python":
         module, separator, name = task.python.function.partition(":")
-        if not (module and separator and name):
+        if not (module and separator and name) or control_problem(task.python.function):
             yield "python", f"{task.python.function!r} is not module:function"
     elif kind == "http":
         if task.http.method and task.http.method not in METHODS:
@@ -358,7 +371,12 @@ def _action_problems(task: PlanTask) -> Iterator[tuple[str, str]]:
             good = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
         except ValueError:
             good = False
-        if not good:
+        if not good or _CONTROL.search(task.http.url):
             yield "http.url", f"{task.http.url!r} is not an http: or https: address"
+        for name, value in task.http.headers.items():
+            if not _HEADER_NAME.fullmatch(name):
+                yield "http.headers", f"{name!r} is not the name of a header"
+            elif _CONTROL.search(value.replace("\t", "")):
+                yield "http.headers", f"the value of {name} holds a control character"
         if any(not 100 <= status <= 599 for status in task.http.expected_status):
             yield "http.expected_status", "is a list of 100 to 599"

@@ -105,6 +105,8 @@ def test_the_high_load_example_loads_as_written() -> None:
         ("execution: {timeout_strategy: {soft: 9}, timeout_soft_seconds: 9}", "twice"),
         ("execution: {timeout_strategy: {hard: 180}}", "more than timeout_soft_seconds"),
         (f"{SECTION}: [1]", "not a mapping"),
+        (f'{SECTION}: {{data: "a\\0b"}}', "data: .*zero byte"),
+        (f'{SECTION}: {{profiles: "a\\0b"}}', "profiles: .*zero byte"),
         ("a", "holds no sections"),
         ("orchestrator: {}", "orchestrator is not a section; they are state_svc, orchestrator_svc"),
         ("exection: {max_retries: 1}", "exection is not a section"),

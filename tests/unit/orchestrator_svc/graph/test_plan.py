@@ -28,7 +28,7 @@ def problems(*tasks: DraftTask, layer: int = 0, max_depth: int = 5) -> list[str]
 
 
 def test_a_good_plan_has_no_problems() -> None:
-    assert problems(draft("one"), draft("two", 0), draft("three", 0, 1)) == []
+    assert problems(draft("one"), draft("two\tlines\r\n\u2028", 0), draft("three", 0, 1)) == []
 
 
 def test_an_empty_plan_is_refused() -> None:
@@ -38,7 +38,7 @@ def test_an_empty_plan_is_refused() -> None:
 def test_all_problems_are_reported_at_once() -> None:
     found = problems(
         draft("no"),
-        draft("two", 9, -1),
+        draft("two", 19, -1),
         draft("three", 2),
         draft("four", 4),
         draft("five", 3),
@@ -46,19 +46,21 @@ def test_all_problems_are_reported_at_once() -> None:
         replace(draft("seven"), details={"big": "x" * 20_000}),
         replace(draft("eight"), details={"nan": float("nan")}),
         draft("\ud800 surrogate"),
+        draft("ten\x9b2J"),
         layer=5,
     )
     text = "\n".join(found)
     for expected in (
         "layer 5 may not be planned",
         "task 0: the goal has 2 characters",
-        "task 1: depends on [9, -1]",
+        "task 1: depends on [19, -1]",
         "task 2: depends on itself",
         "in a circle: 3 → 4 → 3",
         "task 5: names a dependency twice",
         "task 6: the details have",
         "task 7: the details have a number that cannot be stored exactly: nan",
         "task 8: the goal is not valid Unicode",
+        "task 9: the goal holds the control character U+009B",
     ):
         assert expected in text
 

@@ -156,10 +156,17 @@ def test_the_steps_of_a_plan_follow_from_its_size() -> None:
 def test_a_task_without_a_goal_is_named_after_what_it_does() -> None:
     read = tree(
         "- {id: a, command: {argv: [echo, 'two words']}}\n- {id: b, goal: why, http: "
-        "{url: 'http://x'}}\n- {id: c, tasks: [{id: d, python: {function: 'm:f'}}]}"
+        "{url: 'http://x'}}\n- {id: c, tasks: [{id: d, python: {function: 'm:f'}}]}\n"
+        '- {id: e, command: {shell: "printf \\e[1m"}}'
     )
     goals = {id_: task.goal for id_, task in read.by_id.items()}
-    assert goals == {"a": "a: echo 'two words'", "b": "why", "c": "group c", "d": "d: m:f"}
+    assert goals == {
+        "a": "a: echo 'two words'",
+        "b": "why",
+        "c": "group c",
+        "d": "d: m:f",
+        "e": "e: printf \ufffd[1m",
+    }
 
 
 def test_a_policy_is_handed_down_a_budget_and_what_a_failed_dependency_means_are_not() -> None:
