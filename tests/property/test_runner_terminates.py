@@ -40,7 +40,6 @@ from orchestrator_svc.graph.recover import begin
 from orchestrator_svc.graph.recovery import MAX_REPLANS
 from orchestrator_svc.graph.review import PLAN_CHECKPOINTS, Checkpoint, ReviewDecision
 from orchestrator_svc.graph.run import Run
-from orchestrator_svc.graph.settings import BudgetPolicy, ExecutionStrategy, ExpiryPolicy, Settings
 from orchestrator_svc.graph.settle import is_skipped
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,
@@ -51,13 +50,13 @@ from orchestrator_svc.graph.types import (
     NodeState,
     NodeType,
     OnDependencyFailure,
-    OnExhausted,
     ProjectState,
     Stage,
     TaskType,
 )
 from orchestrator_svc.graph.updates import UpdateBuffer
 from orchestrator_svc.graph.usage import Usage
+from tests.support.scenarios import Scenario, scenarios
 from tests.unit.orchestrator_svc.driven import agent_names
 from tests.unit.orchestrator_svc.ledger import Ledger
 
@@ -90,67 +89,6 @@ AGENT_ERRORS = [
     ErrorClass.NO_EVIDENCE,
     ErrorClass.AUTH,
 ]
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """What may happen in one run."""
-
-    seed: int
-    settings: Settings
-    width: int  #: most children of a node
-    failure_rate: float
-    invalid_rate: float
-    crashes: int
-    drains: int
-    cancel_at: int | None  #: turn of a cancellation
-    order_rate: float  #: per turn, of other orders, while there are any left
-    orders: int
-    window: int  #: batches under way
-    patience: float  #: chance per turn that a human answers an open review
-
-
-scenarios = st.builds(
-    Scenario,
-    seed=st.integers(0, 2**32),
-    settings=st.builds(
-        Settings,
-        max_concurrent_nodes=st.integers(1, 6),
-        max_execution_steps=st.sampled_from([0, 0, 0, 0, 10, 40]),
-        max_recursion_depth=st.integers(2, 4),
-        max_retries=st.integers(0, 3),
-        retry_delay_seconds=st.sampled_from([0.0, 5.0]),
-        force_root_node_planning=st.sampled_from([True, True, True, False]),
-        skip_atomization=st.booleans(),
-        enable_hitl=st.booleans(),
-        hitl_root_plan_only=st.booleans(),
-        hitl_after_plan_generation=st.sampled_from([True, True, False]),
-        hitl_after_modified_plan=st.booleans(),
-        hitl_after_atomizer=st.sampled_from([False, False, True]),
-        hitl_before_execute=st.sampled_from([False, False, True]),
-        hitl_aggregation_review=st.sampled_from([False, False, True]),
-        hitl_timeout_seconds=st.sampled_from([0.0, 1.0, 60.0]),
-        hitl_expiry_policy=st.sampled_from(ExpiryPolicy),
-        enable_immediate_slot_fill=st.sampled_from([True, True, False]),
-        max_parallel_nodes=st.integers(1, 4),
-        execution_strategy=st.sampled_from(list(ExecutionStrategy)),
-        on_exhausted=st.sampled_from([OnExhausted.FAIL, *OnExhausted]),
-        budget_tokens=st.sampled_from([0, 0, 0, 10, 40]),
-        budget_wall_seconds=st.sampled_from([0.0, 0.0, 0.0, 30.0]),
-        budget_policy=st.sampled_from(BudgetPolicy),
-        on_dependency_failure=st.sampled_from([OnDependencyFailure.FAIL, *OnDependencyFailure]),
-    ),
-    width=st.integers(3, 8),
-    failure_rate=st.sampled_from([0.02, 0.0, 0.05, 0.1, 0.1, 0.3, 0.9]),
-    invalid_rate=st.sampled_from([0.0, 0.0, 0.1]),
-    crashes=st.integers(0, 12),
-    drains=st.integers(0, 2),
-    cancel_at=st.none() | st.none() | st.integers(0, 80),
-    order_rate=st.sampled_from([0.0, 0.05, 0.2]),
-    orders=st.integers(0, 12),
-    window=st.integers(1, 4),
-    patience=st.sampled_from([0.0, 0.05, 0.5]),
-)
 
 
 @dataclass
@@ -197,8 +135,9 @@ class Simulation:
             reviews=project.reviews,
         )
 
-    def start(self) -> Process:
+    def start(self, *, dispatches: bool = True) -> Process:
         run = self.loaded()
+        run.draining = not dispatches
         updates = UpdateBuffer(run.settings)
         self.process = Process(run, updates, told=len(self.ledger.closed))
         self.unheard = self.ledger.open_commands()
@@ -431,22 +370,40 @@ class Simulation:
     def crash(self) -> None:
         """Keep a prefix of what was decided; the calls are gone."""
         self.crashes_left -= 1
-        for _ in range(self.random.randint(0, len(self.process.pending))):
+        self.keep(self.random.randint(0, len(self.process.pending)))
+        if self.ledger.state not in TERMINAL_PROJECT_STATES and self.random.random() < 0.3:
+            self.visit()
+        if self.ledger.state not in TERMINAL_PROJECT_STATES:
+            if self.orders_left and self.random.random() < UNHEARD_RATE:
+                self.orders_left -= 1
+                self.order(self.random.choice(ORDERS), told=False)
+            self.start()
+
+    def visit(self) -> None:
+        """An orchestrator without the profile carries out what is ordered, and may crash too."""
+        if self.orders_left and self.ledger.nodes:
+            self.orders_left -= 1
+            kind = self.random.choice([*ORDERS, *PROJECT_ORDERS])
+            node_id = "" if "PROJECT" in kind else self.random.choice([*self.ledger.nodes])
+            self.ledger.give(CommandGiven(f"order-{len(self.ledger.orders)}", kind, node_id))
+        self.start(dispatches=False)
+        self.events(Draining())
+        assert all(not decision or not decision.calls for _, decision in self.process.pending)
+        left = len(self.process.pending)
+        self.keep(left if self.random.random() < 0.5 else self.random.randint(0, left))
+
+    def keep(self, count: int) -> None:
+        """Make so many of the next batches durable."""
+        for _ in range(count):
             groups, _ = self.process.pending.popleft()
             self.ledger.commit(groups)  # type: ignore[arg-type]
-        if self.orders_left and self.random.random() < UNHEARD_RATE:
-            self.orders_left -= 1
-            self.order(self.random.choice(ORDERS), told=False)
-        self.start()
 
     def drain(self) -> None:
         """Stop in order: everything decided becomes durable, the calls are given back."""
         self.drains_left -= 1
         self.process.run.draining = True
         self.events(Draining())
-        while self.process.pending:
-            groups, _ = self.process.pending.popleft()
-            self.ledger.commit(groups)  # type: ignore[arg-type]
+        self.keep(len(self.process.pending))
         self.start()
 
     def outcome(self, call: Call) -> Outcome:
