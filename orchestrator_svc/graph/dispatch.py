@@ -59,7 +59,7 @@ def dispatch(run: Run, node: Node) -> None:
     """
     if node.open_call or node.unsettled:
         return
-    if (node.next_attempt_time or 0.0) > run.now:
+    if run.is_early(node.next_attempt_time):
         run.at(node.next_attempt_time or 0.0, node)
         return
     if node.waiting_on:

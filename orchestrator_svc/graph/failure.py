@@ -8,10 +8,10 @@ from orchestrator_svc.graph.mutation import NodeChanges
 from orchestrator_svc.graph.node import Failure, Node
 from orchestrator_svc.graph.recovery import (
     FINAL,
-    MAX_RETRY_DELAY,
     RECOVERY,
     Recovery,
     full_jitter,
+    longest_delay,
 )
 from orchestrator_svc.graph.replan import can_replan, replan
 from orchestrator_svc.graph.run import Run
@@ -56,7 +56,8 @@ def _may_retry(run: Run, node: Node, recovery: Recovery) -> bool:
 
 
 def _delay(run: Run, failures: int) -> float:
-    return full_jitter(run.settings.retry_delay_seconds, failures, MAX_RETRY_DELAY, run.random)
+    base = run.settings.retry_delay_seconds
+    return full_jitter(base, failures, longest_delay(base), run.random)
 
 
 def _retry(run: Run, node: Node, failure: Failure, recovery: Recovery, now: float) -> None:

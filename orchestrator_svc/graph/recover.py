@@ -120,10 +120,11 @@ def _take_up(run: Run, node: Node, now: float) -> None:
     elif lost_its_call(node):
         _redispatch(run, node, now)
     elif node.state in WAITING_STATES or node.state in CALLED_STATES:
-        if node.next_attempt_time is None:
+        due = node.next_attempt_time
+        if due is None or run.is_of_another_clock(due):
             run.queue.append(node.node_id)
         else:
-            run.at(node.next_attempt_time, node)
+            run.at(due, node)
     elif node.state is NodeState.PENDING:
         _settle_pending(run, node)
     elif node.state is NodeState.PLAN_DONE and not node.open_children:

@@ -56,6 +56,11 @@ FINAL = frozenset(
 )
 
 
+def longest_delay(base: float) -> float:
+    """Return the cap of backoffs of this base, in seconds."""
+    return max(MAX_RETRY_DELAY, base)
+
+
 def full_jitter(base: float, failures: int, cap: float, random: Callable[[], float]) -> float:
     """Return a delay drawn evenly from 0 to base·2^failures, at most `cap` or `base`.
 

@@ -28,6 +28,7 @@ from orchestrator_svc.graph.mutation import (
     PatchReview,
 )
 from orchestrator_svc.graph.node import Failure, Json, Node
+from orchestrator_svc.graph.recovery import longest_delay
 from orchestrator_svc.graph.review import Answer, Checkpoint, Review, ReviewBook, ReviewState
 from orchestrator_svc.graph.settings import Settings
 from orchestrator_svc.graph.staging import restore_children
@@ -131,6 +132,17 @@ class Run:
         self._fresh_group = True
         return decision
 
+    def is_early(self, at: float | None) -> bool:
+        """Return whether a backoff that ends at `at` is not over."""
+        return at is not None and at > self.clock and not self.is_of_another_clock(at)
+
+    def is_of_another_clock(self, at: float) -> bool:
+        """Return whether no backoff that was drawn by this clock ends as late as `at`.
+
+        It was written by one that is ahead, or before this one was set back, and counts as over.
+        """
+        return at > self.clock + longest_delay(self.settings.retry_delay_seconds)
+
     def next_due(self) -> float | None:
         """Return when `TimeReached` is to be sent, in Unix seconds; None if nothing waits."""
         if self.pause_time is not None:
@@ -157,7 +169,8 @@ class Run:
         """Return the nodes whose backoff is over, and forget their timers."""
         due: list[Node] = []
         paused = self.pause_time is not None
-        while not paused and (at := self._next_attempt()) is not None and at <= now:
+        self.now = now
+        while not paused and (at := self._next_attempt()) is not None and not self.is_early(at):
             due.append(self.nodes[heapq.heappop(self._timers)[1]])
         return due
 

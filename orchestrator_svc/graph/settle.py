@@ -99,7 +99,7 @@ def _queue_again(run: Run, node: Node) -> None:
 
     One in a backoff is queued by its time.
     """
-    if not node.unsettled and (node.next_attempt_time or 0.0) <= run.clock:
+    if not node.unsettled and not run.is_early(node.next_attempt_time):
         run.queue.append(node.node_id)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator_svc.graph.decide import decide
-from orchestrator_svc.graph.event import CallEnded, Decided
+from orchestrator_svc.graph.event import CallEnded, Decided, TimeReached
 from orchestrator_svc.graph.recovery import MAX_CRASH_REDISPATCHES
 from orchestrator_svc.graph.types import ErrorClass, NodeState, NodeType, ProjectState, Stage
 from tests.unit.orchestrator_svc.driven import (
@@ -162,3 +162,26 @@ def test_a_planned_node_taken_up_between_plan_and_children_runs_them() -> None:
     driven.answer("root.1.0", plan_of(draft(), draft("two", 0)))
     driven.crash()
     assert set(driven.calls) == {"root.1.0.1.0"}
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_backoff_is_no_longer_than_its_cap_though_the_clock_is_set_back(crash: bool) -> None:
+    """Or though who takes over has a clock that is behind."""
+    driven = planned(draft(), draft())
+    driven.answer("root.1.0", failed(ErrorClass.CONNECTION))
+    driven.now -= 3_600.0
+    if crash:
+        driven.crash()
+    else:
+        driven.event(TimeReached())
+    assert driven.calls["root.1.0"].attempt == 2
+
+
+def test_a_backoff_goes_on_when_another_process_takes_over() -> None:
+    driven = planned(draft(), draft())
+    driven.answer("root.1.0", failed(ErrorClass.CONNECTION))
+    driven.now += 1.0
+    driven.crash()
+    assert "root.1.0" not in driven.calls
+    driven.wait()
+    assert driven.calls["root.1.0"].attempt == 2
