@@ -141,6 +141,9 @@ def _ready(scene: Scene, node: Node, now: float) -> Blocker:
         if decided is not node.state or node.node_id in live.calls:
             message = f"it becomes {decided}: decided, being made durable"
             return _leaf(scene, node, BlockerKind.CALL, message, live=True)
+        if due is not None:  # its timer is on the way
+            message = f"its backoff is over, attempt {node.attempt} begins{after}"
+            return _leaf(scene, node, BlockerKind.BACKOFF, message, until=due, live=True)
         message = "nothing that is known holds it back; the doctor looks at it"
         return _leaf(scene, node, BlockerKind.UNKNOWN, message, live=True)
     if not scene.holder and scene.profile_problem:

@@ -111,6 +111,16 @@ def test_seed_004_5_does_the_configuration_know_the_agents() -> None:
 # The kinds
 
 
+def test_a_backoff_that_is_just_over_is_no_riddle() -> None:
+    """Its timer has not come yet, so the node is in no line."""
+    over = node("a", S.READY, attempt=2, next_attempt_time=NOW)
+    found = explain(scene(over, live=Live(states={"a": S.READY})), NOW, "a")
+    (only,) = found.blockers
+    assert (only.kind, only.until, found.outlook) == (K.BACKOFF, NOW, Outlook.WAITING)
+    riddle = explain(scene(node("a", S.READY), live=Live(states={"a": S.READY})), NOW, "a")
+    assert cause(riddle) is K.UNKNOWN
+
+
 def test_a_child_waits_for_its_parents_plan() -> None:
     found = explain(scene(node("a", S.PENDING), root=S.RUNNING), NOW, "a")
     assert kinds(found) == [(K.PARENT, "a", "root"), (K.CALL, "root", "")]
