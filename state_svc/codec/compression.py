@@ -29,7 +29,12 @@ _contexts = _Contexts()
 
 
 def compress(data: bytes, threshold: int) -> tuple[int, bytes]:
-    """Return (codec, bytes): compressed if `data` has `threshold` bytes or more and it pays."""
+    """Return (codec, bytes): compressed if `data` has `threshold` bytes or more and it pays.
+
+    Raises `CompressionError` for more than any reader takes, so that it is never written.
+    """
+    if len(data) > MAX_INFLATED_BYTES:
+        raise CompressionError(f"{len(data)} bytes, a record has at most {MAX_INFLATED_BYTES}")
     if len(data) < threshold:
         return PLAIN, data
     packed = _contexts.compressor.compress(data)

@@ -59,7 +59,7 @@ def encode_segment(project_uid: str, run: Sequence[Applied], threshold: int) -> 
 
 
 def pack_segment(segment: Segment, threshold: int) -> EncodedSegment:
-    """Return a segment as a record."""
+    """Return a segment as a record; raises `CompressionError` if it is too large to be read."""
     uid, first, last = segment.project_uid, segment.first_revision, segment.last_revision
     raw = segment.SerializeToString()
     codec, data = compress(raw, threshold)

@@ -8,14 +8,22 @@ the payload, or a revision behind it does: every state that can still be shown c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 
 from ramify.v1.mutation_pb2 import Change, Delta, NodeChange
 from ramify.v1.node_pb2 import Node
 from ramify.v1.payload_pb2 import Payload
 from ramify.v1.review_pb2 import Review
-from state_svc.codec.segment import SegmentRecord, decode_delta, decode_segment, pack_segment
+from state_svc.codec.segment import (
+    SegmentRecord,
+    check_contiguous,
+    decode_delta,
+    decode_segment,
+    pack_segment,
+)
 from state_svc.codec.snapshot import SnapshotRecord, decode_chunk
+from state_svc.errors import CorruptRecord
 from state_svc.failpoints import failpoint
 from state_svc.model.node import read_micros
 from state_svc.model.project import View
@@ -26,6 +34,7 @@ from state_svc.store.base import Commit, StateStore
 from state_svc.store.payloads import ArchiveRecord, ReferenceRecord
 
 _READ_BYTES = 4 << 20  #: stored bytes at a time
+_RECORD_BYTES = 4 << 20  #: encoded stage records in one record of the archive
 _THRESHOLD = 1_024
 DIGEST_MARK = b"sha256:"  #: in all bytes that name a payload
 
@@ -34,14 +43,16 @@ async def archive_stages(store: StateStore, project_uid: str, after: int, until:
     """Copy the stage records of revisions behind `after` up to `until` to the archive.
 
     What a compaction that was cut off has left behind `after` is replaced. Raises
-    `CorruptRecord` or `StoreUnavailable`.
+    `CorruptRecord`, also if a revision is missing, or `StoreUnavailable`.
     """
     await store.payloads.drop_archive_after(project_uid, after)
     at = after
     while at < until:
         records = await store.read_segments(project_uid, at, _READ_BYTES)
         if not records:
-            return
+            problem = "the revision is missing"
+            raise CorruptRecord(project_uid=project_uid, revision=at + 1, problem=problem)
+        check_contiguous(project_uid, at, records)
         commit = await asyncio.to_thread(_archived, project_uid, records, at, until)
         if commit.archive:
             await store.commit(commit)
@@ -142,30 +153,49 @@ def _named_in_chunk(record: SnapshotRecord) -> set[str]:
     return set(digests_of_chunk(decode_chunk(record)))
 
 
+def runs_of(changes: Iterable[Change], most: int) -> Iterator[list[Change]]:
+    """Cut changes at their revisions so that no run has more than `most` encoded bytes.
+
+    A revision is never cut: a single larger one is a run of its own.
+    """
+    run: list[Change] = []
+    size = 0
+    for _, group in groupby(changes, key=lambda change: change.revision):
+        revision = list(group)
+        added = sum(change.ByteSize() for change in revision)
+        if run and size + added > most:
+            yield run
+            run, size = [], 0
+        run += revision
+        size += added
+    if run:
+        yield run
+
+
 def _archived(project_uid: str, records: Sequence[SegmentRecord], after: int, until: int) -> Commit:
     """Return what the archive takes of some segments; runs in a thread."""
-    kept = Delta()
-    micros = 0
+    commit = Commit()
     named: dict[str, int] = {}
+    for run in runs_of(_stages(records, after, until), _RECORD_BYTES):
+        segment = Segment(
+            project_uid=project_uid,
+            first_revision=run[0].revision,
+            last_revision=run[-1].revision,
+            delta=Delta(changes=run).SerializeToString(),
+        )
+        micros = max(read_micros(change.stage.stage.create_time) for change in run)
+        commit.archive.append(ArchiveRecord(pack_segment(segment, _THRESHOLD).record, micros))
+        for change in run:
+            named.update(dict.fromkeys(digests_of_change(change), change.revision))
+    commit.references.extend(
+        ReferenceRecord(project_uid, digest, revision, archived=True)
+        for digest, revision in named.items()
+    )
+    return commit
+
+
+def _stages(records: Sequence[SegmentRecord], after: int, until: int) -> Iterator[Change]:
     for record in records:
         for change in decode_delta(decode_segment(record)).changes:
-            if not after < change.revision <= until or not change.HasField("stage"):
-                continue
-            kept.changes.append(change)
-            micros = max(micros, read_micros(change.stage.stage.create_time))
-            named.update(dict.fromkeys(digests_of_change(change), change.revision))
-    if not kept.changes:
-        return Commit()
-    segment = Segment(
-        project_uid=project_uid,
-        first_revision=kept.changes[0].revision,
-        last_revision=kept.changes[-1].revision,
-        delta=kept.SerializeToString(),
-    )
-    return Commit(
-        archive=[ArchiveRecord(pack_segment(segment, _THRESHOLD).record, micros)],
-        references=[
-            ReferenceRecord(project_uid, digest, revision, archived=True)
-            for digest, revision in named.items()
-        ],
-    )
+            if after < change.revision <= until and change.HasField("stage"):
+                yield change

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from state_svc.codec.snapshot import SnapshotRecord, decode_chunk, encode_snapshot, freeze
-from state_svc.errors import CorruptRecord, Overloaded, StoreUnavailable
+from state_svc.errors import CorruptRecord, Overloaded, ProjectNotFound, StoreUnavailable
 from state_svc.failpoints import failpoint
 from state_svc.history.archive import archive_stages, release_references
 from state_svc.model.entity import lowest_pin
@@ -120,8 +120,9 @@ class Snapshotter:
         """Drop history up to the newest snapshot that is not after `wanted`; return where.
 
         If `wanted` is the head, a snapshot is taken there first. What is pinned stays, and
-        everything if the snapshot cannot be read. If the caller gives up before its turn comes,
-        nothing happens. Raises `Overloaded`, `StoreUnavailable` or `CorruptRecord`.
+        everything if the snapshot cannot be read or what would be dropped has a hole. If the caller
+        gives up before its turn comes, nothing happens. Raises `Overloaded`, `StoreUnavailable`,
+        `CorruptRecord`, or `ProjectNotFound` if the project is deleted meanwhile.
         """
         if self._compacting.total() >= MAX_COMPACTIONS:
             raise Overloaded(problem=f"{MAX_COMPACTIONS} compactions wait for their turn")
@@ -168,7 +169,8 @@ class Snapshotter:
             compacted = await self._compact(order.project, order.wanted)
         except (StoreUnavailable, CorruptRecord) as error:
             if not order.done.done():
-                order.done.set_exception(error)
+                gone = ProjectNotFound(project_id=order.project.project_id)
+                order.done.set_exception(gone if order.project.deleted else error)
         else:
             if not order.done.done():
                 order.done.set_result(compacted)

@@ -143,6 +143,11 @@ class _Application:
                     self._created[0].index,
                     Problem(_INVALID, "node.create", f"a project has at most {max_nodes} nodes"),
                 )
+        body = b"".join(self._parts)
+        if len(body) > limits.MAX_REVISION_BYTES:
+            allowed = f"at most {limits.MAX_REVISION_BYTES} are allowed"
+            text = f"the effects of the batch have {len(body)} bytes, {allowed}"
+            self._refuse(0, Problem(_INVALID, "", text))
         if self._violations:
             violations = sorted(self._violations, key=lambda v: v.index)
             raise BatchRejected(
@@ -155,7 +160,7 @@ class _Application:
             micros=self._micros,
             mutation_count=len(mutations),
             info=self._info,
-            body=b"".join(self._parts),
+            body=body,
             images=self._images,
             nodes=self._nodes,
             entity=self._entity,

@@ -48,6 +48,7 @@ MAX_REQUEST_ID_CHARS = 128
 MAX_ID_CHARS = 128
 MAX_REVIEW_BYTES = 3_000_000  #: a message of its own must take it
 MAX_REPLACED_BYTES = 32 << 20  #: of a batch: what its mutations leave and later ones change
+MAX_REVISION_BYTES = 16 << 20  #: of all effects of a batch
 MAX_PINS = 64
 MAX_CONTROL_BYTES = 4 << 10  #: of `open` and `attach` of a stream
 MAX_PLAN_BYTES = 1 << 20  #: of a project whose tasks are given

@@ -16,11 +16,13 @@ import pytest
 from ramify.v1.node_pb2 import Node
 from ramify.v1.state_service_pb2 import (
     CommitBatchRequest,
+    CompactProjectRequest,
     GetProjectRequest,
     ListNodeHistoryRequest,
     ListNodesRequest,
 )
 from tests.support.bound import WAIT_SECONDS
+from tests.support.files import find_problems
 from tests.support.mutations import create, patch
 from tests.support.state_process import StartFailed, StateProcess
 from tests.support.view import NodeView
@@ -138,7 +140,15 @@ async def test_a_missing_segment_is_data_loss(state: StateProcess) -> None:
         assert read_refusal(error).reason == "CORRUPT_RECORD"
         assert max(watch.log.changes, default=0) < 9
         history = ListNodeHistoryRequest(project_id="p", node_id="n", page_size=100)
-        assert (await refusal(wire.stub.ListNodeHistory(history))).reason == "CORRUPT_RECORD"
+        compaction = CompactProjectRequest(project_id="p")
+        for call in (
+            wire.stub.ListNodeHistory(history),
+            wire.stub.CompactProject(compaction),  # it would hide the hole for ever
+            wire.stub.ListNodeHistory(history),
+        ):
+            assert (await refusal(call)).reason == "CORRUPT_RECORD"
+    state.stop()
+    assert any("revisions are missing" in problem for problem in map(str, find_problems(state.data)))
 
 
 async def test_a_flipped_bit_in_a_project_record_leaves_the_others_alone(

@@ -9,7 +9,13 @@ import pytest
 
 from ramify.v1.payload_pb2 import Payload
 from ramify.v1.stage_pb2 import Stage, StageRecord
-from ramify.v1.state_service_pb2 import EntityKind, ListStagesRequest, WatchFilter
+from ramify.v1.state_service_pb2 import (
+    CompactProjectRequest,
+    EntityKind,
+    ListStagesRequest,
+    WatchFilter,
+)
+from tests.support.files import export_project
 from tests.support.mutations import READY, RUNNING, create, patch, stage
 from tests.support.wire import Wire, refusal
 
@@ -56,6 +62,25 @@ async def test_records_are_listed_by_node_attempt_and_stage_in_pages(shared_wire
     assert [record.revision for record in records] == [4, 6]
     assert records[1].output.text == "done"
     assert records[1].create_time.seconds
+
+
+async def test_records_of_many_repeated_words_are_listed_and_exported_after_a_compaction(
+    shared_wire: Wire,
+) -> None:
+    """They shrink twentyfold: a few stored bytes of them are more than a record may inflate to."""
+    wire = shared_wire
+    project_id = (await wire.create_project()).project_id
+    await wire.commit(project_id, create("n"))
+    words = "Answer in JSON, with the fields a, b and c. " * 22_000
+    ids = [f"s{number}" for number in range(70)]
+    for name in ids:
+        await wire.commit(project_id, stage("n", name, prompt=Payload(text=name + words)))
+    request = CompactProjectRequest(project_id=project_id)
+    assert (await wire.stub.CompactProject(request)).compacted_revision == len(ids) + 2
+    found = await list_stages(wire, project_id, page_size=1_000)
+    assert [record.stage_id for record in found] == ids
+    assert {len(record.prompt.text) - len(record.stage_id) for record in found} == {len(words)}
+    assert await export_project(wire, project_id)
 
 
 async def test_records_are_watched_when_asked_for_and_hidden_otherwise(shared_wire: Wire) -> None:

@@ -18,7 +18,7 @@ from ramify.v1.error_pb2 import ErrorReason
 from state_svc import service
 from state_svc.codec import compression
 from state_svc.config import Settings
-from state_svc.history import past, snapshots
+from state_svc.history import archive, past, snapshots
 from state_svc.lease import table
 from state_svc.metrics import _MAX_PROJECTS
 from state_svc.model import limits, producer
@@ -37,6 +37,7 @@ ENFORCED: dict[str, object] = {
     "mutations in a batch": "max_batch_mutations",
     "bytes in a batch": "max_batch_bytes",
     "bytes of entities that a batch changes more than once, for each time": "MAX_REPLACED_BYTES",
+    "bytes of the effects of a batch": "MAX_REVISION_BYTES",
     "batches in a frame": "max_frame_batches",
     "bytes in a frame": "max_message_bytes",
     "bytes of `open` and `attach` of a stream": "MAX_CONTROL_BYTES",
@@ -107,6 +108,7 @@ ENFORCED: dict[str, object] = {
     "bytes that a stored record inflates to": compression.MAX_INFLATED_BYTES,
     "batches of a run in the outbox": outbox.LANE_WINDOW,
     "notes on the progress of a call that wait": 1,
+    "bytes of stage records in one record of their archive": archive._RECORD_BYTES,
     "explanations under way": explain.MAX_ASKED,
     "explanations that are read and computed at one time": explain.MAX_AT_ONCE,
     "tasks of a planner's plan": plan.MAX_PLAN_TASKS,

@@ -243,6 +243,13 @@ def test_what_inflates_beyond_the_bound_is_refused_before_it_is_inflated(
         decompress(ZSTD, bomb)
 
 
+@pytest.mark.parametrize("threshold", [0, 1 << 30], ids=["compressed", "plain"])
+def test_what_nobody_would_read_is_not_written(threshold: int) -> None:
+    assert decompress(*compress(bytes(MAX_INFLATED_BYTES), threshold)) == bytes(MAX_INFLATED_BYTES)
+    with pytest.raises(CompressionError, match=str(MAX_INFLATED_BYTES + 1)):
+        compress(bytes(MAX_INFLATED_BYTES + 1), threshold)
+
+
 @pytest.mark.parametrize("data", [b"", b"no zstd at all", b"\x28\xb5\x2f\xfd"])
 def test_what_is_not_compressed_is_refused(data: bytes) -> None:
     with pytest.raises(CompressionError):

@@ -11,7 +11,8 @@ from ramify.v1.node_pb2 import TaskType
 from ramify.v1.payload_pb2 import Payload
 from ramify.v1.plan_pb2 import Plan, PlanTask
 from ramify.v1.project_pb2 import Project
-from ramify.v1.review_pb2 import ProposedPlan, ProposedTask
+from ramify.v1.review_pb2 import ProposedPlan, ProposedTask, ReviewState
+from state_svc.model import limits
 from state_svc.model.entity import create_project
 from state_svc.model.project import LiveProject, View
 from state_svc.watch.feed import Feed, Held
@@ -49,6 +50,19 @@ def project() -> LiveProject:
         open_review("r", "n", plan=ProposedPlan(tasks=tasks)),
     )
     return project
+
+
+def test_a_batch_whose_effects_are_too_large_to_be_stored_is_refused(
+    project: LiveProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each review that it closes leaves the record of a stage, with the review's message."""
+    monkeypatch.setattr(limits, "MAX_REVISION_BYTES", 200_000)
+    names = [f"r{number}" for number in range(60)]
+    for part in names[:30], names[30:]:
+        write(project, *[open_review(name, "n", message="m" * 4_096) for name in part])
+    withdrawn = [patch_review(name, state=ReviewState.REVIEW_STATE_WITHDRAWN) for name in names]
+    assert refusals(project, *withdrawn) == [(0, INVALID, "")]
+    assert refusals(project, *withdrawn[:45]) == []
 
 
 @pytest.mark.parametrize("kind", CHANGES)
