@@ -8,8 +8,16 @@ from typing import BinaryIO
 
 from google.protobuf.message import DecodeError
 
-from ramify.v1.mutation_pb2 import Delta
+from ramify.v1.mutation_pb2 import Change, Delta
 from ramify.v1.project_pb2 import Project, ProjectPatch, ProjectState
+from state_svc.admin.content import (
+    MAX_SEGMENT_BYTES,
+    CheckedReplay,
+    check_counts,
+    check_stages,
+    check_view,
+    clean,
+)
 from state_svc.admin.identity import Identity
 from state_svc.admin.portable import FileReader, check_version
 from state_svc.codec.payload import PayloadRecord, decode_payload
@@ -17,7 +25,6 @@ from state_svc.codec.segment import SegmentRecord, decode_delta, pack_segment
 from state_svc.codec.snapshot import SnapshotRecord, decode_snapshot, encode_chunk
 from state_svc.errors import CorruptRecord
 from state_svc.history.archive import digests_of_change, digests_of_chunk
-from state_svc.history.replay import Replay
 from state_svc.model.checksum import view_checksum
 from state_svc.model.ids import is_project_id
 from state_svc.model.limits import Limits
@@ -63,9 +70,10 @@ def verify(stream: BinaryIO, limits: Limits) -> ProjectFile:
         raise reader.damaged("it is not an exported project")
     header = first.project
     check_version(reader, header.file_version)
-    reading = _Reading(header, limits.max_stored_payload_bytes)
+    reading = _Reading(header, limits)
     for record in records:
         try:
+            clean(record)
             kind = record.WhichOneof("record")
             if kind == "snapshot":
                 reading.add_chunk(record.snapshot)
@@ -80,8 +88,6 @@ def verify(stream: BinaryIO, limits: Limits) -> ProjectFile:
                 raise ValueError("a record that is not part of a project")
         except _BROKEN as error:
             raise reader.damaged(_text(error), revision=reading.at + 1) from error
-        if len(reading.replay.view.nodes) > limits.max_project_nodes:
-            raise reader.damaged(f"more than {limits.max_project_nodes} nodes")
     view = reading.replay.view
     trailer = reader.trailer
     if trailer is None or view.revision != header.revision or not view.revision:
@@ -106,20 +112,21 @@ def verify(stream: BinaryIO, limits: Limits) -> ProjectFile:
 class _Reading:
     """The replay of a file that is not trusted."""
 
-    def __init__(self, header: ExportHeader, max_payload_bytes: int) -> None:
-        self.replay = Replay()
+    def __init__(self, header: ExportHeader, limits: Limits) -> None:
+        self.replay = CheckedReplay()
         self.payloads: set[str] = set()
         self.references: dict[str, int] = {}
         self.archived: dict[str, int] = {}
-        self._max_payload_bytes = max_payload_bytes
+        self._limits = limits
         self._archived_until = 0
         self.at = 0
         self._header = header
         self._chunks: list[SnapshotRecord] = []
+        self._nodes = self._others = 0  #: in them
 
     def add_payload(self, payload: StoredPayload) -> None:
         """Take a body, which must have its digest."""
-        decode_payload(payload_record(payload, 0), self._max_payload_bytes)
+        decode_payload(payload_record(payload, 0), self._limits.max_stored_payload_bytes)
         self.payloads.add(payload.digest)
 
     def add_archive(self, segment: Segment) -> None:
@@ -129,9 +136,11 @@ class _Reading:
             raise ValueError("archived stage records of another project")
         if not self._archived_until < first <= last <= self._header.compacted_revision:
             raise ValueError("archived stage records out of order")
-        for change in decode_delta(segment).changes:
-            if not change.HasField("stage") or not first <= change.revision <= last:
-                raise ValueError("something else among archived stage records")
+        changes = _changes(segment)
+        if not changes:
+            raise ValueError("no stage record among archived ones")
+        check_stages(changes)
+        for change in changes:
             self.archived.update(dict.fromkeys(digests_of_change(change), change.revision))
         self._archived_until = last
 
@@ -145,9 +154,17 @@ class _Reading:
             raise ValueError("a snapshot that does not belong here")
         self.references.update(dict.fromkeys(digests_of_chunk(chunk), chunk.revision))
         self._chunks.append(encode_chunk(chunk))
+        self._nodes += len(chunk.nodes)
+        if self._nodes > self._limits.max_project_nodes:
+            raise ValueError(f"more than {self._limits.max_project_nodes} nodes")
+        self._others += len(chunk.commands) + len(chunk.reviews)
         if chunk.last:
-            self.replay.view, _ = decode_snapshot(self._chunks)
-            self.at = chunk.revision
+            view, _ = decode_snapshot(self._chunks)
+            others = len(view.commands) + len(view.reviews)
+            if (len(view.nodes), others) != (self._nodes, self._others):
+                raise ValueError("something is there twice")
+            check_view(view, self._limits)
+            self.replay.view, self.at = view, chunk.revision
 
     def add_segment(self, segment: Segment) -> None:
         """Replay the next segment."""
@@ -157,17 +174,29 @@ class _Reading:
         if self.at < self._header.compacted_revision or first != self.at + 1 or last < first:
             raise ValueError(f"revision {self.at + 1} is missing")
         delta = decode_delta(segment)
-        if [info.revision for info in delta.revisions] != list(range(first, last + 1)):
+        # Not compared as a row of numbers: it may be of any length.
+        right = len(delta.revisions) == last - first + 1
+        if not right or any(i.revision != first + n for n, i in enumerate(delta.revisions)):
             raise ValueError(f"not the revisions {first} to {last}")
-        places = [(change.revision, change.index) for change in delta.changes]
-        if places != sorted(set(places)) or (places and not first <= places[0][0]):
-            raise ValueError("changes out of order")
-        if places and places[-1][0] > last:
-            raise ValueError("a change of a later revision")
-        for change in delta.changes:
+        for change in _changes(segment):
             self.references.update(dict.fromkeys(digests_of_change(change), change.revision))
         self.replay.add_delta(delta, last)
+        check_counts(self.replay.view, self._limits)
         self.at = last
+
+
+def _changes(segment: Segment) -> list[Change]:
+    """Return the changes of a segment; raises `ValueError` unless they are in order in it."""
+    if len(segment.delta) > MAX_SEGMENT_BYTES:
+        raise ValueError(f"a segment of {len(segment.delta)} bytes")
+    changes = list(decode_delta(segment).changes)
+    places = [(change.revision, change.index) for change in changes]
+    first, last = segment.first_revision, segment.last_revision
+    if places != sorted(set(places)) or (places and not first <= places[0][0]):
+        raise ValueError("changes out of order")
+    if places and places[-1][0] > last:
+        raise ValueError("a change of a later revision")
+    return changes
 
 
 def payload_record(payload: StoredPayload, micros: int) -> PayloadRecord:
@@ -182,16 +211,12 @@ def payload_record(payload: StoredPayload, micros: int) -> PayloadRecord:
 
 
 def records_of(stream: BinaryIO, identity: Identity, micros: int) -> Iterator[Record]:
-    """Yield a verified file as records of a new project, in order.
-
-    Positions of producers are left out: here the same names may be others.
-    """
+    """Yield a verified file as records of a new project, in order."""
     for record in FileReader(stream).records():
+        clean(record)
         if record.WhichOneof("record") == "snapshot":
             chunk = record.snapshot
             identity.chunk(chunk)
-            chunk.ClearField("producers")
-            chunk.ClearField("forgot_producers")
             yield encode_chunk(chunk)
         elif record.WhichOneof("record") == "payload":
             yield payload_record(record.payload, micros)
@@ -203,7 +228,6 @@ def records_of(stream: BinaryIO, identity: Identity, micros: int) -> Iterator[Re
         for segment in record.segments.segments:
             identity.segment(segment)
             count = segment.last_revision - segment.first_revision + 1
-            segment.ClearField("positions")
             segment.positions.extend([Position()] * count)
             yield pack_segment(segment, _THRESHOLD).record
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from state_svc.codec.project import encode_project
-from state_svc.errors import RamifyError
 from state_svc.history.registry import ProjectRegistry
 from state_svc.model.project import LiveProject
 from state_svc.store.base import RequestRecord, StateStore
@@ -27,13 +26,13 @@ async def store_newcomer(
     The answer to the request becomes durable with the project. Raises `StoreUnavailable` or what
     `write` raises; then there is no such project.
     """
-    failure: RamifyError | None = None
+    failure: Exception | None = None
     with projects.reserved(project.project_id):
         try:
             await store.begin_project(encode_project(project.view.entity), project.view.compacted)
             await write()
             await store.finish_project(project.uid, [request] if request.request_id else [])
-        except RamifyError as error:
+        except Exception as error:
             # If it is not unfinished, the last step took effect after all.
             if await store.drop_unfinished(project.uid) or not await _exists(store, project.uid):
                 failure = error

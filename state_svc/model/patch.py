@@ -60,10 +60,10 @@ _FIELDS = {
     field: (field.name, _kind(field), validate.NODE_FIELDS.get(field.name))
     for field in NodePatch.DESCRIPTOR.fields
 }
-_CLEARABLE = frozenset(
+CLEARABLE = frozenset(
     name for name, kind, _ in _FIELDS.values() if kind in (_Kind.SCALAR, _Kind.MESSAGE, _Kind.LIST)
 ) - {"goal"}
-_PROJECT_CLEARABLE = frozenset({"error", "pause_time"})
+PROJECT_CLEARABLE = frozenset({"error", "pause_time"})
 #: Settings that are asked for whenever a watch begins or has its turn.
 _WATCH_SETTINGS = frozenset(
     {
@@ -196,7 +196,7 @@ def _upsert_aux(node: Node, changed: NodePatch, request: NodePatch) -> bool:
 def _clear(node: Node, changed: NodePatch, request: NodePatch) -> bool:
     any_change = False
     for name in request.clear_fields:
-        if name not in _CLEARABLE:
+        if name not in CLEARABLE:
             raise Problem(_INVALID, "node.patch.clear_fields", f"{name!r} cannot be cleared")
         value = getattr(request, name)
         is_list = NodePatch.DESCRIPTOR.fields_by_name[name].is_repeated
@@ -260,7 +260,7 @@ def patch_project(project: Project, request: ProjectPatch, micros: int) -> Proje
         project.pause_time.CopyFrom(request.pause_time)
         changed.pause_time.CopyFrom(request.pause_time)
     for name in request.clear_fields:
-        if name not in _PROJECT_CLEARABLE or request.HasField(name):  # type: ignore[arg-type]
+        if name not in PROJECT_CLEARABLE or request.HasField(name):  # type: ignore[arg-type]
             raise Problem(_INVALID, "project.patch.clear_fields", f"{name!r} cannot be cleared")
         if project.HasField(name):  # type: ignore[arg-type]
             project.ClearField(name)  # type: ignore[arg-type]

@@ -99,6 +99,11 @@ _CHECKS: dict[str, validate.Check] = {
     "actor": validate.check_name,
     "summary": validate.check_text,
 }
+#: Of a review as it is stored.
+_STORED_CHECKS = _CHECKS | {
+    "state": validate.one_of(frozenset(ReviewState.values()) - {0}),
+    **dict.fromkeys(("create_time", "update_time", "end_time"), validate.check_time),
+}
 
 
 def apply_review(
@@ -170,6 +175,18 @@ def _create(
     set_micros(after.update_time, micros)
     _check_size(after, "review.create")
     return after
+
+
+def stored_review_problem(review: Review) -> str:
+    """Return what is wrong with a review that was not opened here; empty if nothing is."""
+    found = validate.first_problem(review, _STORED_CHECKS)
+    if found is not None:
+        return f"{found[0]} {found[1]}"
+    if not (is_id(review.node_id) and review.checkpoint and review.state):
+        return "node_id, checkpoint or state is missing"
+    return f"more than {limits.MAX_REVIEW_BYTES} bytes" * (
+        review.ByteSize() > limits.MAX_REVIEW_BYTES
+    )
 
 
 def _decision(before: Review, request: ReviewResolution) -> ReviewPatch:

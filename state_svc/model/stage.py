@@ -41,6 +41,7 @@ def _tool_calls(value: list[ToolCall]) -> str:
     return ""
 
 
+check_duration: validate.Check = _duration
 _TOOL_CALL_FIELDS: dict[str, validate.Check] = {
     "tool_name": validate.check_name,
     "arguments": validate.check_payload,
@@ -60,6 +61,8 @@ _FIELDS: dict[str, validate.Check] = {
     "error": validate.check_error,
     **dict.fromkeys(_BODIES, validate.check_payload),
 }
+#: Of a record as it is stored.
+_STORED_FIELDS = _FIELDS | {"create_time": validate.check_time}
 
 
 def add_stage(mutation: StageMutation, micros: int, stage: StageRecord) -> None:
@@ -83,6 +86,17 @@ def add_stage(mutation: StageMutation, micros: int, stage: StageRecord) -> None:
     stage.CopyFrom(request)
     stage.stage_id = mutation.stage_id
     set_micros(stage.create_time, micros)
+
+
+def stored_stage_problem(stage: StageRecord) -> str:
+    """Return what is wrong with a record that was not written here; empty if nothing is."""
+    for name in ("stage_id", "node_id"):
+        if not is_id(getattr(stage, name)):
+            return f"{name} is not a valid id"
+    if not stage.stage or stage.revision:
+        return "its stage is missing, or its revision is set"
+    found = validate.first_problem(stage, _STORED_FIELDS)
+    return "" if found is None else f"{found[0]} {found[1]}"
 
 
 def bodies(stage: StageRecord) -> Iterator[tuple[str, Payload]]:

@@ -216,6 +216,7 @@ COMMAND_FIELDS: dict[str, Check] = {
 }
 
 check_outcome: Check = one_of(_COMMAND_OUTCOMES)
+check_command_state: Check = one_of(_COMMAND_OUTCOMES | {CommandState.COMMAND_STATE_OPEN})
 check_name: Check = _name
 check_request_id: Check = _request_id
 check_text: Check = _text

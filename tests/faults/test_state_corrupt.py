@@ -148,7 +148,7 @@ async def test_a_missing_segment_is_data_loss(state: StateProcess) -> None:
         ):
             assert (await refusal(call)).reason == "CORRUPT_RECORD"
     state.stop()
-    assert any("revisions are missing" in problem for problem in map(str, find_problems(state.data)))
+    assert any("revisions are missing" in problem.problem for problem in find_problems(state.data))
 
 
 async def test_a_flipped_bit_in_a_project_record_leaves_the_others_alone(

@@ -6,7 +6,7 @@ A failure names its seed: `-k METHOD` and `Fuzzer(seed, …)` make the same mess
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
@@ -17,19 +17,42 @@ from google.protobuf.message import Message
 
 from ramify.v1 import state_service_pb2
 from ramify.v1.error_pb2 import ErrorReason
-from ramify.v1.mutation_pb2 import Mutation, NodeMutation
-from ramify.v1.node_pb2 import TaskType
+from ramify.v1.mutation_pb2 import Delta, Mutation, NodeMutation
+from ramify.v1.node_pb2 import Node, TaskType
+from ramify.v1.project_pb2 import Project
 from ramify.v1.state_service_pb2 import (
+    CompactProjectRequest,
     ExportProjectRequest,
+    GetProjectRequest,
     ImportProjectRequest,
+    ListNodeHistoryRequest,
+    ListNodesRequest,
+    ListReviewsRequest,
+    ListStagesRequest,
     OpenStream,
     StreamMutationsRequest,
     StreamMutationsResponse,
+    WatchFilter,
 )
+from state_svc.storage.v1.file_pb2 import FileRecord
+from state_svc.storage.v1.segment_pb2 import Segment
 from tests.support.bound import WAIT_SECONDS
-from tests.support.fuzz import Fuzzer
+from tests.support.files import forge
+from tests.support.fuzz import Fuzzer, MessageT
 from tests.support.hostile import message_class, request_class
-from tests.support.mutations import READY, batch, create, patch
+from tests.support.mutations import (
+    READY,
+    RUNNING,
+    batch,
+    create,
+    delete,
+    open_review,
+    order_cancel,
+    order_outcome,
+    patch,
+    patch_review,
+    stage,
+)
 from tests.support.producer import RawProducer
 from tests.support.state_process import StateProcess
 from tests.support.wire import Wire, connect, read_refusal
@@ -105,6 +128,77 @@ def _check_answer(answer: Message) -> None:
         assert reason not in _DEFECTS, answer
 
 
+def _spoil(fuzzer: Fuzzer, records: list[FileRecord]) -> None:
+    """Put something random into the content of a file, below its checksums."""
+    record = fuzzer.random.choice(records)
+    kind = record.WhichOneof("record")
+    if kind == "segments":
+        _spoil_delta(fuzzer, fuzzer.random.choice(record.segments.segments))
+    elif kind == "archive":
+        _spoil_delta(fuzzer, record.archive)
+    elif kind == "snapshot" and fuzzer.random.random() < 0.5:
+        item = fuzzer.random.choice(record.snapshot.nodes)
+        item.data = _spoiled(fuzzer, Node.FromString(item.data)).SerializeToString()
+    elif kind == "snapshot" and fuzzer.random.random() < 0.5:
+        entity = _spoiled(fuzzer, Project.FromString(record.snapshot.project))
+        record.snapshot.project = entity.SerializeToString()
+    else:
+        _spoiled(fuzzer, record)
+
+
+def _spoil_delta(fuzzer: Fuzzer, segment: Segment) -> None:
+    delta = Delta.FromString(segment.delta)
+    _spoiled(fuzzer, fuzzer.random.choice(delta.changes) if delta.changes else delta)
+    segment.delta = delta.SerializeToString()
+
+
+def _spoiled(fuzzer: Fuzzer, message: MessageT) -> MessageT:
+    """Set one field of a message, or of a message in it, to something random."""
+    set_fields = [value for field, value in message.ListFields() if isinstance(value, Message)]
+    if set_fields and fuzzer.random.random() < 0.7:
+        _spoiled(fuzzer, fuzzer.random.choice(set_fields))
+        return message
+    other = fuzzer.message(type(message))
+    names = [field.name for field, _ in other.ListFields()]
+    if names:
+        name = fuzzer.random.choice(names)
+        message.ClearField(name)
+        for field in message.DESCRIPTOR.fields:
+            if field.name != name:
+                other.ClearField(field.name)
+        message.MergeFrom(other)
+    return message
+
+
+async def _use(wire: Wire, project_id: str) -> None:
+    """Ask of a project that has come in what is asked of projects."""
+    stub = wire.stub
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: stub.GetProject(GetProjectRequest(project_id=project_id)),
+        lambda: stub.ListNodes(ListNodesRequest(project_id=project_id)),
+        lambda: stub.ListStages(ListStagesRequest(project_id=project_id)),
+        lambda: stub.ListReviews(ListReviewsRequest(project_id=project_id)),
+        lambda: stub.ListNodeHistory(ListNodeHistoryRequest(project_id=project_id, node_id="root")),
+        lambda: wire.commit(project_id, create("one-more")),
+        lambda: wire.commit(project_id, patch("leaf", waiting_on="it")),
+        lambda: stub.CompactProject(CompactProjectRequest(project_id=project_id)),
+        lambda: _export(wire, project_id),
+        lambda: _watch_subtree(wire, project_id),
+    ]
+    for call in calls:
+        try:
+            await call()
+        except grpc.aio.AioRpcError as error:
+            shown = read_refusal(error)
+            assert shown.reason not in _DEFECTS, shown
+
+
+async def _watch_subtree(wire: Wire, project_id: str) -> None:
+    subtree = WatchFilter(subtree_root_node_id="root")
+    async with wire.watch(project_id, filter=subtree) as watch:
+        await watch.until(lambda log: log.resume)
+
+
 def _requests(fuzzer: Fuzzer, method: MethodDescriptor, exported: bytes) -> list[bytes]:
     """Return what to send: a message, or the messages of a stream."""
     kind = request_class(method)
@@ -117,10 +211,16 @@ def _requests(fuzzer: Fuzzer, method: MethodDescriptor, exported: bytes) -> list
                 message.frame.SetInParent()
             messages.append(message)
     elif method.name == "ImportProject":
-        data = fuzzer.damage(exported) if fuzzer.random.random() < 0.8 else exported
+        data = exported
+        if (chance := fuzzer.random.random()) < 0.7:
+            data = forge(exported, functools.partial(_spoil, fuzzer))
+        elif chance < 0.9:
+            data = fuzzer.damage(exported)
         first = fuzzer.message(ImportProjectRequest)
         assert isinstance(first, ImportProjectRequest)
         first.data = data[:100]
+        if fuzzer.random.random() < 0.7:
+            first.project_id, first.request_id = f"arrived-{fuzzer.random.randrange(1 << 40)}", ""
         messages = [first, ImportProjectRequest(data=data[100:])]
     else:
         messages = [fuzzer.message(kind) for _ in range(2 if method.client_streaming else 1)]
@@ -137,15 +237,31 @@ async def _export(wire: Wire, project_id: str) -> bytes:
     return b"".join([part.data async for part in call])
 
 
+async def _exported(wire: Wire, project_id: str) -> bytes:
+    """Return a file with some of everything."""
+    await wire.commit(project_id, stage("leaf"), open_review("r", "leaf"), order_cancel("o"))
+    await wire.stub.CompactProject(CompactProjectRequest(project_id=project_id))
+    await wire.commit(project_id, create("gone"), create("new-1", "leaf", 2))
+    await wire.commit(project_id, delete("gone"), patch("root", state=RUNNING, attempt=1))
+    await wire.commit(project_id, stage("leaf", "s2"), open_review("r2", "leaf"))
+    await wire.commit(project_id, order_outcome("o"), patch_review("r", escalation_count=1))
+    return await _export(wire, project_id)
+
+
 async def _fuzz(wire: Wire, name: str, first_seed: int, count: int) -> None:
     method = SERVICE.methods_by_name[name]
     project_id = f"fuzz-{name}-{first_seed}"
     await _populate(wire, project_id)
-    exported = await _export(wire, project_id) if name == "ImportProject" else b""
+    exported = await _exported(wire, project_id) if name == "ImportProject" else b""
+    used = {project.project_id for project in await wire.projects()}
     for seed in range(first_seed, first_seed + count):
         data = _requests(Fuzzer(seed, _names(project_id)), method, exported)
         try:
             await _call(wire, method, data)
+            for arrived in await wire.projects() if exported else ():
+                if arrived.project_id != project_id and arrived.project_id not in used:
+                    used.add(arrived.project_id)
+                    await _use(wire, arrived.project_id)
         except AssertionError as error:
             raise AssertionError(f"{name}, seed {seed}: {error}") from error
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
-from io import BytesIO
 
 import grpc.aio
 import pytest
 
+from ramify.v1.mutation_pb2 import Change, Delta
 from ramify.v1.project_pb2 import ProjectState
 from ramify.v1.state_service_pb2 import (
     AcquireLeaseRequest,
@@ -20,9 +20,8 @@ from ramify.v1.state_service_pb2 import (
     ForkProjectRequest,
     ImportProjectRequest,
 )
-from state_svc.admin.portable import FileReader, FileWriter
 from state_svc.storage.v1.file_pb2 import FileRecord
-from tests.support.files import export_project, find_problems, flip, import_project
+from tests.support.files import export_project, find_problems, flip, forge, import_project, rewrite
 from tests.support.load import LoadProducer, make, read_log
 from tests.support.mutations import (
     READY,
@@ -218,19 +217,6 @@ async def test_a_damaged_file_is_refused_with_its_place_and_nothing_is_there(
     assert list((state.data / "scratch").iterdir()) == []
 
 
-def rewrite(data: bytes, change: Callable[[list[FileRecord]], object]) -> bytes:
-    """Change the records of a file; all its checksums are right again."""
-    reader = FileReader(BytesIO(data))
-    records = list(reader.records())
-    change(records)
-    writer = FileWriter()
-    assert reader.trailer is not None
-    parts = [writer.begin(records[0]), *[writer.add(record) for record in records[1:]]]
-    kept = reader.trailer
-    parts.append(writer.end(view_checksum=kept.view_checksum, node_count=kept.node_count))
-    return b"".join(parts)
-
-
 def set_version(records: list[FileRecord]) -> None:
     records[0].project.file_version = 2
 
@@ -298,6 +284,39 @@ async def test_a_file_whose_checksums_are_right_but_not_its_history_is_refused(
     assert shown.reason == "DAMAGED_FILE", shown
     assert "problem" in shown.metadata
     assert change.__name__ not in [p.project_id for p in await shared_wire.projects()]
+
+
+def own_parent(change: Change) -> None:
+    change.node.node.parent_node_id, change.node.node.layer = change.node.node_id, 1
+
+
+def unknown_state(change: Change) -> None:
+    change.node.node.state = 42  # type: ignore[assignment]
+
+
+def long_goal(change: Change) -> None:
+    change.node.node.goal = "x" * 3_000_000
+
+
+@pytest.mark.parametrize("edit", [own_parent, unknown_state, long_goal])
+async def test_a_file_that_holds_what_no_producer_may_write_is_refused(
+    shared_wire: Wire, edit: Callable[[Change], None]
+) -> None:
+    """All its checksums are right; what it holds would hang a watch, or fail in each call."""
+    wire, name = shared_wire, f"holds-{edit.__name__}"
+    await wire.create_project(name)
+    await wire.commit(name, create("n"))
+
+    def change(records: list[FileRecord]) -> None:
+        segment = records[-1].segments.segments[-1]
+        delta = Delta.FromString(segment.delta)
+        edit(delta.changes[0])
+        segment.delta = delta.SerializeToString()
+
+    bad = forge(await export_project(wire, name), change)
+    assert (await refusal(import_project(wire, bad, f"{name}-copy"))).reason == "DAMAGED_FILE"
+    good = await export_project(wire, name)
+    assert (await import_project(wire, good, f"{name}-copy")).revision == 3
 
 
 async def test_a_file_that_is_rewritten_without_a_change_is_imported(

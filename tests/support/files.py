@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 
 from ramify.v1.project_pb2 import Project
@@ -12,6 +13,11 @@ from ramify.v1.state_service_pb2 import (
     ImportProjectRequest,
 )
 from state_svc.admin.check import Problem, Report, check_file
+from state_svc.admin.portable import FileReader, FileWriter
+from state_svc.codec.snapshot import SnapshotRecord, decode_snapshot, encode_chunk
+from state_svc.history.replay import Replay
+from state_svc.model.checksum import view_checksum
+from state_svc.storage.v1.file_pb2 import FileRecord, FileTrailer
 from state_svc.store.data_file import DataFile
 from state_svc.store.sqlite import FILE_NAME
 from tests.support.bound import WAIT_SECONDS
@@ -64,3 +70,50 @@ def find_problems(directory: Path) -> list[Problem]:
     with DataFile(directory / FILE_NAME) as data:
         check_file(data, report)
     return report.problems
+
+
+def rewrite(data: bytes, change: Callable[[list[FileRecord]], object]) -> bytes:
+    """Change the records of a file; its checksums are right again, save that of the view."""
+    records, trailer = _read(data)
+    change(records)
+    return _written(records, trailer)
+
+
+def forge(data: bytes, change: Callable[[list[FileRecord]], object]) -> bytes:
+    """Change the records of a file; all its checksums are right again, if it can be replayed."""
+    records, trailer = _read(data)
+    change(records)
+    try:
+        view = _replayed(records).view
+        trailer.view_checksum = view_checksum(view.nodes.values())
+        trailer.node_count = len(view.nodes)
+    except Exception:  # whatever the content makes of it; it is not to be replayed then
+        pass
+    return _written(records, trailer)
+
+
+def _read(data: bytes) -> tuple[list[FileRecord], FileTrailer]:
+    reader = FileReader(BytesIO(data))
+    records = list(reader.records())
+    assert reader.trailer is not None
+    return records, reader.trailer
+
+
+def _written(records: list[FileRecord], trailer: FileTrailer) -> bytes:
+    writer = FileWriter()
+    parts = [writer.begin(records[0]), *[writer.add(record) for record in records[1:]]]
+    parts.append(writer.end(view_checksum=trailer.view_checksum, node_count=trailer.node_count))
+    return b"".join(parts)
+
+
+def _replayed(records: list[FileRecord]) -> Replay:
+    replay = Replay()
+    chunks: list[SnapshotRecord] = []
+    for record in records:
+        if record.HasField("snapshot"):
+            chunks.append(encode_chunk(record.snapshot))
+            if record.snapshot.last:
+                replay.view, _ = decode_snapshot(chunks)
+        for segment in record.segments.segments:
+            replay.add_segment(segment)
+    return replay

@@ -41,15 +41,17 @@ async def test_a_newcomer_is_found_once_it_is_whole() -> None:
     assert (await again.get("p")).view.revision == 1
 
 
-async def test_a_newcomer_that_fails_leaves_nothing_and_its_id_is_free() -> None:
+@pytest.mark.parametrize("error", [StoreUnavailable(problem="told to fail"), ValueError("a bug")])
+async def test_a_newcomer_that_fails_leaves_nothing_and_its_id_is_free(error: Exception) -> None:
     store = MemoryStore()
     projects = ProjectRegistry(store)
 
     async def fail() -> None:
-        raise StoreUnavailable(problem="told to fail")
+        raise error
 
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(type(error)):
         await store_newcomer(store, projects, _newcomer(), REQUEST, fail)
+    assert "p" not in projects
     assert await store.list_projects() == []
     assert await store.list_requests(0) == []
 
