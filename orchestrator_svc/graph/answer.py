@@ -83,7 +83,7 @@ def _budget_answered(run: Run, owner: Node, review: Review, answer: Answer) -> N
     if answer.decision is ReviewDecision.APPROVE:
         allowance = run.accounts.raised(owner, run.clock)
     elif answer.decision is ReviewDecision.REJECT:
-        allowance = replace(allowance, final=True, short=False)  # a smaller plan may still fit
+        allowance = replace(allowance, final=True, short=0)  # a smaller plan may still fit
     run.patch(owner, allowance=replace(allowance, review_id=""))
     run.release_held()
 

@@ -53,13 +53,37 @@ class Allowance:
     """What became of a node's budget: when its time began, and what was decided about it since."""
 
     since: float | None = None  #: Unix seconds, moved on by every pause; None: not started
+    stopped: float | None = None  #: Unix seconds since which the run waits for humans only
     tokens: int = 0  #: beyond the limit, as the three that follow
     cost_usd: float = 0.0
     wall_seconds: float = 0.0
     nodes: int = 0
-    short: bool = False  #: whether a plan waits that needs more nodes than are left
+    short: int = 0  #: nodes of a plan that waits because so many are not left; 0: none does
     final: bool = False  #: whether a human has refused to allow more
     review_id: str = ""  #: of the human who is being asked, if one is
+
+    def running(self, now: float) -> float:
+        """Return for how many seconds the budget's time has run by `now`."""
+        until = now if self.stopped is None else self.stopped
+        return 0.0 if self.since is None else max(0.0, until - self.since)
+
+    def moved_on(self, seconds: float) -> Allowance:
+        """Return it without the seconds of a pause; its time may stand still since before that."""
+        if self.since is None or self.stopped is not None:
+            return self
+        return replace(self, since=self.since + seconds)
+
+    def stop(self, now: float) -> Allowance:
+        """Return it with its time standing still since `now`, if it was running."""
+        if self.since is None or self.stopped is not None:
+            return self
+        return replace(self, stopped=now)
+
+    def go_on(self, now: float) -> Allowance:
+        """Return it with its time running again, without that in which it stood still."""
+        if self.since is None or self.stopped is None:
+            return self
+        return replace(self, since=self.since + max(0.0, now - self.stopped), stopped=None)
 
 
 NO_ALLOWANCE = Allowance()
@@ -73,22 +97,22 @@ class Use:
     resource: str  #: field of `Budget`
     limit: float
     used: float
-    short: bool = False  #: whether a plan waits that needs more of it than is left
+    short: int = 0  #: how much of it a plan needs that waits because so much is not left
 
     @property
     def used_up(self) -> bool:
         """Whether nothing more may be spent, or what is left is not enough."""
-        return self.short or self.used >= self.limit
+        return bool(self.short) or self.used >= self.limit
 
     def forbids(self, *, plans: bool) -> bool:
         """Return whether another call may not begin; nodes are counted when they are planned."""
-        return self.short and plans if self.resource == "nodes" else self.used_up
+        return bool(self.short and plans) if self.resource == "nodes" else self.used_up
 
     def __str__(self) -> str:
         name = self.resource.replace("_", " ")
         if self.short:
             of = f"budget of {self.limit:g} {name} for {self.node_id}"
-            return f"a plan needs more than is left of the {of}: {self.used:g} used"
+            return f"a plan needs {self.short} more, which the {of} has not: {self.used:g} used"
         return f"budget of {self.limit:g} {name} for {self.node_id} is used up: {self.used:g}"
 
 
@@ -104,18 +128,17 @@ class _Account:
     def uses(self, now: float) -> Iterator[Use]:
         """Yield how much of each limit is used."""
         allowance, usage = self.node.allowance, self.usage
-        since = allowance.since
         used = {
             "tokens": usage.tokens,
             "cost_usd": usage.cost_micro_usd / _MICROS,
-            "wall_seconds": 0.0 if since is None else max(0.0, now - since),
+            "wall_seconds": allowance.running(now),
             "nodes": self.nodes,
         }
         for resource, amount in used.items():
             limit = getattr(self.budget, resource)
             if limit:
                 limit += getattr(allowance, resource, 0)
-                short = allowance.short and resource == "nodes"
+                short = allowance.short if resource == "nodes" else 0
                 yield Use(self.node.node_id, resource, limit, amount, short)
 
     def used_up(self, now: float, *, plans: bool) -> Use | None:
@@ -123,7 +146,11 @@ class _Account:
         return next((use for use in self.uses(now) if use.forbids(plans=plans)), None)
 
     def raised(self, now: float) -> Allowance:
-        """Return what allows as much again of everything that is used up."""
+        """Return what allows as much again of everything that is used up.
+
+        Of nodes that is the budget's own amount with each time, as none are used while a plan
+        waits: a plan of any size gets its room in the end.
+        """
         allowance = self.node.allowance
         used = {use.resource: use.used for use in self.uses(now) if use.used_up}
         return replace(
@@ -131,8 +158,8 @@ class _Account:
             tokens=int(used.get("tokens", allowance.tokens)),
             cost_usd=used.get("cost_usd", allowance.cost_usd),
             wall_seconds=used.get("wall_seconds", allowance.wall_seconds),
-            nodes=int(used.get("nodes", allowance.nodes)),
-            short=False,
+            nodes=allowance.nodes + (self.budget.nodes if allowance.short else 0),
+            short=0,
         )
 
 
@@ -224,10 +251,24 @@ class Accounts:
             if node.state in TERMINAL_NODE_STATES:
                 continue
             allowance = account.raised(now - paused) if more else node.allowance
-            if allowance.since is not None:
-                allowance = replace(allowance, since=allowance.since + paused)
+            allowance = allowance.moved_on(paused)
             if allowance != node.allowance:
                 changed.append((node, allowance))
+        return changed
+
+    def waiting(self, now: float, *, humans_only: bool) -> list[tuple[Node, Allowance]]:
+        """Return what changes as the run begins, or ends, to wait for nothing but humans.
+
+        That is no time of a budget (SEM 27), as that of a pause is none.
+        """
+        changed = []
+        for account in self._accounts.values():
+            before = account.node.allowance
+            if account.node.state in TERMINAL_NODE_STATES:
+                continue
+            after = before.stop(now) if humans_only else before.go_on(now)
+            if after != before:
+                changed.append((account.node, after))
         return changed
 
     def max_layer(self, node: Node, most: int) -> int:

@@ -210,13 +210,17 @@ def expire(run: Run, now: float) -> None:
 
 
 def settle_waiting(run: Run) -> None:
-    """Keep the project WAITING exactly while nothing can go on before a human answers."""
-    if run.draining:
+    """Keep the project WAITING exactly while nothing can go on before a human answers.
+
+    The time of its budgets stands still as long (SEM 27). A pause changes nothing of that: whether
+    it goes on is decided when the run is resumed.
+    """
+    if run.draining or run.state not in (ProjectState.RUNNING, ProjectState.WAITING):
         return
     waits = run.reviews.any_open and run.is_idle
-    if run.state is ProjectState.RUNNING and waits:
-        run.cut()
-        run.patch_project(ProjectState.WAITING)
-    elif run.state is ProjectState.WAITING and not waits:
-        run.cut()
-        run.patch_project(ProjectState.RUNNING)
+    state = ProjectState.WAITING if waits else ProjectState.RUNNING
+    run.cut()
+    if run.state is not state:
+        run.patch_project(state)
+    if run.stopped is not waits:
+        run.stop_budgets(waits)

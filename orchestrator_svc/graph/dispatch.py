@@ -191,9 +191,9 @@ def wait_for_room(run: Run, node: Node, count: int) -> bool:
     owner = run.nodes[use.node_id]
     if owner.allowance.final:
         return False
-    use = replace(use, short=True)
+    use = replace(use, short=count)
     run.stage_failed(node, Failure(ErrorClass.LIMIT, str(use)))
-    run.patch(owner, allowance=replace(owner.allowance, short=True))
+    run.patch(owner, allowance=replace(owner.allowance, short=count))
     announce_attempt(run, node, NodeChanges(attempt=node.attempt + 1))
     run.queue.appendleft(node.node_id)
     return True

@@ -14,7 +14,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Unpack
 
-from orchestrator_svc.graph.budget import Accounts, Budget, project_budget
+from orchestrator_svc.graph.budget import Accounts, Allowance, Budget, project_budget
 from orchestrator_svc.graph.event import Call, CallEnded, Decision, Failed, Planned
 from orchestrator_svc.graph.mutation import (
     AddStage,
@@ -50,6 +50,7 @@ ROOT_ID = "root"
 _MAX_ID_CHARS = 128
 _MAX_MESSAGE_CHARS = 4_096  #: of a stored failure
 _MANY_TASKS = 1_000
+_MANY_BUDGETS = 1_000  #: changed in one group
 
 #: Name of the agent that a profile gives a stage and task type.
 AgentNames = Callable[[Stage, TaskType], str]
@@ -107,6 +108,7 @@ class Run:
                 node = self.nodes[review.node_id]  # a fork has given the review another id
                 node.allowance = replace(node.allowance, review_id=review.review_id)
         self.accounts = Accounts(project_budget(settings), self.nodes)
+        self.stopped: bool | None = None  #: whether budgets' time stands still; None: just loaded
         for node in loaded:
             self._index(node)
         for node in loaded:
@@ -287,7 +289,7 @@ class Run:
 
         The time of its budget begins anew, and a human who has refused to raise it is asked again.
         """
-        allowance = replace(node.allowance, since=None, final=False, short=False)
+        allowance = replace(node.allowance, since=None, stopped=None, final=False, short=0)
         if allowance != node.allowance:
             self.patch(node, allowance=allowance)
         parent = self.nodes.get(node.parent_id)
@@ -430,14 +432,23 @@ class Run:
         self.held.clear()
 
     def resume_budgets(self, paused: float, *, more: bool) -> None:
-        """Write what the end of a pause changes of the budgets.
+        """Write what the end of a pause changes of the budgets, in the group of the resumption.
 
-        Where they are more than a batch and a crash comes between two of them, those that are not
-        written count the pause as their time.
+        Of more than `_MANY_BUDGETS`, those that a crash keeps from being written count the pause as
+        their time.
         """
-        for node, allowance in self.accounts.resumed(paused, self.now, more=more):
-            self.cut()
+        self._patch_allowances(self.accounts.resumed(paused, self.now, more=more))
+
+    def stop_budgets(self, humans_only: bool) -> None:
+        """Let the time of budgets stand still while the run waits for nothing but humans."""
+        self.stopped = humans_only
+        self._patch_allowances(self.accounts.waiting(self.now, humans_only=humans_only))
+
+    def _patch_allowances(self, changed: list[tuple[Node, Allowance]]) -> None:
+        for number, (node, allowance) in enumerate(changed, 1):
             self.patch(node, allowance=allowance)
+            if number % _MANY_BUDGETS == 0:
+                self.cut()
 
     # Stage records
 

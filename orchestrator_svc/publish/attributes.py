@@ -64,17 +64,22 @@ def read_allowance(record: Json) -> Allowance:
     """Return what became of a budget; nothing for what is no such record."""
     if not isinstance(record, dict):
         return NO_ALLOWANCE
-    since, review_id = record.get("since"), record.get("review_id")
+    review_id = record.get("review_id")
     return Allowance(
-        since=_amount(since) if since is not None else None,
+        since=_time(record.get("since")),
+        stopped=_time(record.get("stopped")),
         tokens=int(_amount(record.get("tokens"))),
         cost_usd=_amount(record.get("cost_usd")),
         wall_seconds=_amount(record.get("wall_seconds")),
         nodes=int(_amount(record.get("nodes"))),
-        short=record.get("short") is True,
+        short=int(_amount(record.get("short"))) or int(record.get("short") is True),
         final=record.get("final") is True,
         review_id=review_id if isinstance(review_id, str) else "",
     )
+
+
+def _time(value: Json) -> float | None:
+    return None if value is None else _amount(value)
 
 
 def _amount(value: Json) -> float:

@@ -73,6 +73,9 @@ ORDERS = [
     CommandType.REPLAN_NODE,
 ]
 MAX_TOKENS = 4  #: of a call
+MAX_COST = 4  #: of a call, micro-dollars
+#: States in which no time of a budget passes.
+STILL = frozenset({ProjectState.WAITING, ProjectState.PAUSING, ProjectState.PAUSED})
 MAX_ANSWERS = 200
 MAX_RESUMES = 15  #: then a run that pauses again is cancelled
 #: What humans decide, and how often.
@@ -113,6 +116,7 @@ class Simulation:
         self.crashes_left = scenario.crashes
         self.drains_left = scenario.drains
         self.orders_left = scenario.orders
+        self.active = 0.0  #: seconds in which the time of budgets may have run
         self.resumes = 0
         self.answers = 0
         self.reopened = 0
@@ -185,11 +189,19 @@ class Simulation:
                 self.orders_left -= 1
                 self.order(self.random.choice(ORDERS))
             self.progress(turn)
-            self.now += self.random.choice(LAPSES)
+            self.lapse(self.random.choice(LAPSES))
             self.check_always()
             self.check_timers()
+            self.check_nodes()
             self.check_loaded()
         raise AssertionError("the run does not end")
+
+    def lapse(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+        states = {self.process.run.state, self.ledger.state}
+        if self.process.pending or not states <= STILL:
+            self.active += seconds
 
     def progress(self, turn: int) -> None:
         """Let an agent say how far it has come."""
@@ -336,15 +348,19 @@ class Simulation:
 
     def check_budget(self, node: Node) -> None:
         """No call begins above a limit but for what was in flight when it was decided."""
-        root = self.ledger.nodes["root"]
+        settings = self.scenario.settings
         at: Node | None = node
         while at is not None:
             below = [n for n in self.ledger.nodes.values() if self.is_below(n, at)]
-            limit = self.scenario.settings.budget_tokens if at is root else 0
+            whole = not at.parent_id
+            limit = settings.budget_tokens if whole else 0
             limit = at.budget.tokens if at.budget else limit
+            calls = len(self.process.calls) + len(self.process.pending) + 1
             used = sum(n.usage.tokens for n in below)
-            in_flight = MAX_TOKENS * (len(self.process.calls) + len(self.process.pending) + 1)
-            assert not limit or used < limit + at.allowance.tokens + in_flight
+            assert not limit or used < limit + at.allowance.tokens + MAX_TOKENS * calls
+            cost = settings.budget_cost_usd if whole else 0.0
+            spent = sum(n.usage.cost_micro_usd for n in below) - MAX_COST * calls
+            assert not cost or spent / 1e6 < cost + at.allowance.cost_usd
             at = self.ledger.nodes.get(at.parent_id)
 
     def is_below(self, node: Node, above: Node) -> bool:
@@ -357,14 +373,14 @@ class Simulation:
         node_id = self.random.choice(list(self.process.calls))
         call = self.process.calls.pop(node_id)
         outcome = self.outcome(call)
-        usage = Usage(self.random.randint(0, MAX_TOKENS))
+        usage = Usage(self.random.randint(0, MAX_TOKENS), 0, self.random.randint(0, MAX_COST))
         self.events(CallEnded(node_id, call.number, outcome, self.random.random(), usage))
         assert not self.process.run.treated, "the engine never needs the doctor"
 
     def pass_time(self) -> None:
         due = self.process.run.next_due()
         assert due is not None
-        self.now = max(self.now, due)
+        self.lapse(max(0.0, due - self.now))
         self.events(TimeReached())
 
     def crash(self) -> None:
@@ -445,6 +461,24 @@ class Simulation:
             below = (self.ledger.nodes[child_id].state for child_id in node.children)
             assert all(state in TERMINAL_NODE_STATES for state in below)
 
+    def check_nodes(self) -> None:
+        """A tree has no more nodes than were allowed, and each approval allows as many again."""
+        limit, root = self.scenario.settings.budget_nodes, self.ledger.nodes.get("root")
+        if not limit or root is None:
+            return
+        assert len(self.ledger.nodes) <= limit + root.allowance.nodes
+        if self.process.pending or self.process.told < len(self.ledger.closed):
+            return
+        asked = [r for r in self.ledger.reviews.values() if r.checkpoint is Checkpoint.BUDGET]
+        raised = [
+            review
+            for review in asked
+            if review.node_id == "root" and review.message.startswith("a plan needs")
+            if review.answer is not None and review.answer.decision is ReviewDecision.APPROVE
+        ]
+        if root.state not in TERMINAL_NODE_STATES:
+            assert root.allowance.nodes >= limit * len(raised), "an approval has allowed nothing"
+
     def check_timers(self) -> None:
         """Nothing waits longer than it was meant to: pauses, calls and crashes add nothing."""
         run, keys = self.process.run, self.scenario.settings
@@ -457,6 +491,9 @@ class Simulation:
         for review in run.reviews.open():
             if review.expire_time is not None:
                 assert review.expire_time <= clock + keys.hitl_timeout_seconds
+        for use in run.accounts.report(clock):
+            if use.resource == "wall_seconds":
+                assert use.used <= self.active + 1e-3, "a budget counts time of humans or pauses"
 
     def check_end(self) -> None:
         ledger, limit = self.ledger, self.scenario.settings.max_execution_steps

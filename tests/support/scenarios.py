@@ -55,6 +55,8 @@ scenarios = st.builds(
         on_exhausted=st.sampled_from([OnExhausted.FAIL, *OnExhausted]),
         budget_tokens=st.sampled_from([0, 0, 0, 10, 40]),
         budget_wall_seconds=st.sampled_from([0.0, 0.0, 0.0, 30.0]),
+        budget_cost_usd=st.sampled_from([0.0, 0.0, 0.0, 10e-6, 40e-6]),
+        budget_nodes=st.sampled_from([0, 0, 0, 3, 8]),
         budget_policy=st.sampled_from(BudgetPolicy),
         on_dependency_failure=st.sampled_from([OnDependencyFailure.FAIL, *OnDependencyFailure]),
     ),

@@ -342,7 +342,7 @@ def test_a_plan_with_more_nodes_than_are_left_waits_for_a_human() -> None:
     review = only(driven)
     assert (review.checkpoint, review.node_id) == (Checkpoint.BUDGET, "root")
     assert review.message.startswith(
-        "a plan needs more than is left of the budget of 3 nodes for root: 1 used\n"
+        "a plan needs 3 more, which the budget of 3 nodes for root has not: 1 used\n"
     )
     assert (driven.state("root"), project(driven)) == (S.READY, P.WAITING)
     assert not driven.calls
@@ -360,16 +360,35 @@ def test_an_approval_gives_the_plan_as_much_room_again(crash: bool) -> None:
     assert driven.calls["root"].stage is Stage.PLAN
     driven.answer("root", plan_of(*(task() for _ in range(3))))
     assert driven.state("root") is S.PLAN_DONE
-    assert driven.node("root").allowance.nodes == 1, "so it may have four"
+    assert driven.node("root").allowance.nodes == 3, "so it may have six"
 
 
-def test_a_plan_that_is_too_large_for_the_raised_budget_too_is_asked_about_again() -> None:
-    driven = cramped()
+@pytest.mark.parametrize("policy", [BudgetPolicy.ASK, BudgetPolicy.PAUSE])
+def test_a_plan_of_any_size_gets_its_room_in_the_end(policy: BudgetPolicy) -> None:
+    """Each time as many nodes again are allowed as the budget has."""
+    driven = Driven(settings=replace(ROOMY, budget_policy=policy))
+    ten = plan_of(*(task() for _ in range(10)))
+    for limit in (3, 6, 9):
+        driven.answer("root", ten)
+        if policy is BudgetPolicy.ASK:
+            review = only(driven)
+            needs = f"a plan needs 10 more, which the budget of {limit} nodes for root has not"
+            assert review.message.startswith(needs)
+            driven.decide(review.review_id, APPROVE)
+        else:
+            assert project(driven) is P.PAUSED
+            driven.order(CommandType.RESUME_PROJECT)
+    driven.answer("root", ten)
+    assert driven.state("root") is S.PLAN_DONE
+    assert len(driven.calls) == 10
+
+
+def test_more_tokens_are_no_more_nodes() -> None:
+    driven = planned(task(), task(None, 0), settings=replace(SAVING, budget_nodes=3))
+    spend(driven, "root.1.0", 120)
     driven.decide(only(driven).review_id, APPROVE)
-    driven.answer("root", FOUR)
-    again = only(driven)
-    assert again.review_id == "root.r2"
-    assert "budget of 4 nodes" in again.message
+    allowance = driven.node("root").allowance
+    assert (allowance.tokens, allowance.nodes) == (120, 0)
 
 
 def test_after_a_refusal_the_planner_has_to_make_do() -> None:
@@ -539,11 +558,12 @@ def test_a_question_that_is_gone_is_asked_again() -> None:
 def test_what_became_of_a_budget_is_stored_with_its_node() -> None:
     allowance = Allowance(
         since=1.5,
+        stopped=2.5,
         tokens=7,
         cost_usd=0.25,
         wall_seconds=3.5,
         nodes=9,
-        short=True,
+        short=4,
         final=True,
         review_id="r",
     )
