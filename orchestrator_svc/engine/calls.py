@@ -78,7 +78,7 @@ async def call_agent(
         extent = len(answer.tasks) if isinstance(answer, Plan) else 1
         output, outcome = await aside(extent, lambda: (output_body(answer), outcome_of(answer)))
     except Exception as error:  # an answer that was made without its checks
-        text = f"the answer cannot be read: {type(error).__name__}: {error}"
+        text = f"the answer cannot be read: {_shown(error)}"
         return Failed(ErrorClass.INVALID_OUTPUT, text[:MAX_CAUSE_CHARS])
     monitor.notes.output = output
     return outcome
@@ -110,6 +110,12 @@ def _unexpected(task: AgentInput, stage: Stage, error: Exception) -> Outcome:
         stage=str(stage),
         traceback="".join(traceback.format_exception(error)),
     )
-    cause = next(leaves(error))
-    text = f"{type(cause).__name__}: {cause}"
-    return Failed(ErrorClass.EXECUTION, text[:MAX_CAUSE_CHARS])
+    return Failed(ErrorClass.EXECUTION, _shown(next(leaves(error)))[:MAX_CAUSE_CHARS])
+
+
+def _shown(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:  # what an error says of itself may be an agent's code too
+        text = "it cannot be shown"
+    return f"{type(error).__name__}: {text}"
