@@ -56,7 +56,14 @@ from orchestrator_svc.graph.types import (
 )
 from orchestrator_svc.graph.updates import UpdateBuffer
 from orchestrator_svc.graph.usage import Usage
-from tests.support.scenarios import Scenario, scenarios
+from tests.support.scenarios import (
+    AGENT_ERRORS,
+    DECISIONS,
+    ORDERS,
+    PROJECT_ORDERS,
+    Scenario,
+    scenarios,
+)
 from tests.unit.orchestrator_svc.driven import agent_names
 from tests.unit.orchestrator_svc.ledger import Ledger
 
@@ -65,33 +72,12 @@ PROGRESS_RATE = 0.1
 INTERRUPTION_RATE = 0.08  #: per turn, while there are crashes or drains left
 UNHEARD_RATE = 0.3  #: of orders that are given before another process takes a crashed run up
 LAPSES = [0.0, 0.0, 0.0, 0.5, 1_000.0]  #: seconds between two turns: mostly none, or much
-PROJECT_ORDERS = [CommandType.PAUSE_PROJECT, CommandType.RESUME_PROJECT]
-ORDERS = [
-    *PROJECT_ORDERS,
-    CommandType.CANCEL_NODE,
-    CommandType.RETRY_NODE,
-    CommandType.REPLAN_NODE,
-]
 MAX_TOKENS = 4  #: of a call
 MAX_COST = 4  #: of a call, micro-dollars
 #: States in which no time of a budget passes.
 STILL = frozenset({ProjectState.WAITING, ProjectState.PAUSING, ProjectState.PAUSED})
 MAX_ANSWERS = 200
 MAX_RESUMES = 15  #: then a run that pauses again is cancelled
-#: What humans decide, and how often.
-DECISIONS = {
-    ReviewDecision.APPROVE: 60,
-    ReviewDecision.REQUEST_MODIFICATION: 25,
-    ReviewDecision.REJECT: 10,
-    ReviewDecision.ABORT: 2,
-}
-AGENT_ERRORS = [
-    ErrorClass.TIMEOUT,
-    ErrorClass.RATE_LIMIT,
-    ErrorClass.EXECUTION,
-    ErrorClass.NO_EVIDENCE,
-    ErrorClass.AUTH,
-]
 
 
 @dataclass

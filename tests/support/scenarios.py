@@ -6,8 +6,31 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
+from orchestrator_svc.graph.review import ReviewDecision
 from orchestrator_svc.graph.settings import BudgetPolicy, ExecutionStrategy, ExpiryPolicy, Settings
-from orchestrator_svc.graph.types import OnDependencyFailure, OnExhausted
+from orchestrator_svc.graph.types import CommandType, ErrorClass, OnDependencyFailure, OnExhausted
+
+PROJECT_ORDERS = [CommandType.PAUSE_PROJECT, CommandType.RESUME_PROJECT]
+ORDERS = [
+    *PROJECT_ORDERS,
+    CommandType.CANCEL_NODE,
+    CommandType.RETRY_NODE,
+    CommandType.REPLAN_NODE,
+]
+#: What humans decide, and how often.
+DECISIONS = {
+    ReviewDecision.APPROVE: 60,
+    ReviewDecision.REQUEST_MODIFICATION: 25,
+    ReviewDecision.REJECT: 10,
+    ReviewDecision.ABORT: 2,
+}
+AGENT_ERRORS = [
+    ErrorClass.TIMEOUT,
+    ErrorClass.RATE_LIMIT,
+    ErrorClass.EXECUTION,
+    ErrorClass.NO_EVIDENCE,
+    ErrorClass.AUTH,
+]
 
 
 @dataclass(frozen=True)

@@ -29,12 +29,7 @@ from orchestrator_svc.graph.types import (
 from orchestrator_svc.graph.usage import Usage
 from orchestrator_svc.publish.convert import read_node, to_message
 from orchestrator_svc.publish.review import read_review, review_message
-from ramify.v1.node_pb2 import ExhaustedPolicy
-from ramify.v1.node_pb2 import Node as NodeMessage
-from ramify.v1.node_pb2 import NodeState as NodeStateEnum
-from ramify.v1.project_pb2 import BudgetPolicy as BudgetPolicyEnum
-from ramify.v1.review_pb2 import ReviewCheckpoint
-from ramify.v1.review_pb2 import ReviewState as ReviewStateEnum
+from ramify.v1 import node_pb2, project_pb2, review_pb2
 from tests.unit.orchestrator_svc.driven import (
     DEFAULTS,
     Driven,
@@ -568,7 +563,7 @@ def test_what_became_of_a_budget_is_stored_with_its_node() -> None:
         review_id="r",
     )
     stored = to_message(PatchNode("root", NodeChanges(allowance=allowance))).node.patch
-    message = NodeMessage(node_id="root", state=NodeStateEnum.NODE_STATE_PLAN_DONE)
+    message = node_pb2.Node(node_id="root", state=node_pb2.NodeState.NODE_STATE_PLAN_DONE)
     message.aux_data["allowance"].CopyFrom(stored.aux_upserts["allowance"])
     assert read_node(message).allowance == allowance
     message.aux_data["allowance"].struct_value.fields["tokens"].number_value = float("nan")
@@ -583,16 +578,16 @@ def test_every_checkpoint_has_its_word_in_the_contract(checkpoint: Checkpoint) -
     review = Review(review_id="r", node_id="root", checkpoint=checkpoint, message="shall it?")
     message = review_message(OpenReview(review)).review.create
     message.review_id = "r"
-    message.state = ReviewStateEnum.REVIEW_STATE_OPEN
+    message.state = review_pb2.ReviewState.REVIEW_STATE_OPEN
     assert read_review(message) == review
 
 
 @pytest.mark.parametrize(
     "known, contract",
     [
-        (OnExhausted, ExhaustedPolicy),
-        (BudgetPolicy, BudgetPolicyEnum),
-        (Checkpoint, ReviewCheckpoint),
+        (OnExhausted, node_pb2.ExhaustedPolicy),
+        (BudgetPolicy, project_pb2.BudgetPolicy),
+        (Checkpoint, review_pb2.ReviewCheckpoint),
     ],
 )
 def test_the_core_knows_every_choice_of_the_contract(known: Any, contract: Any) -> None:
