@@ -225,7 +225,7 @@ def _related(node: Node, fetched: Result | None = None, *, summarized: bool = Fa
     result = fetched or node.result
     if node.state is NodeState.DONE and result is not None:
         if summarized:
-            summary = result.summary or result.text[:MAX_SUMMARY_CHARS]
+            summary = result.summary or result.text[:MAX_SUMMARY_CHARS] or result.excerpt
             output = trusted(Output, content_type="text/plain", text="", data=b"", summary=summary)
         else:
             output = trusted(

@@ -109,6 +109,7 @@ class Runner:
         self._rate = RateWindow(run.settings.rate_limit_rpm)
         self._patience = Patience(run.settings)
         self._pending = Decision()  #: decided, not offered
+        self._offering: float | None = None  #: loop time since which an `offer` waits
         self._sent: deque[_Sent] = deque()
         self._calls: dict[str, AgentCall] = {}  #: by node, that agents work on
         self._preparing: dict[str, _Preparation] = {}  #: by node, of calls before that
@@ -171,8 +172,13 @@ class Runner:
             budgets=self._run.accounts.report(self._clock()),
             draining=self._run.draining,
             lease_valid=self.lease.is_valid(),
-            unsent_seconds=now - self._sent[0].offered if self._sent else 0.0,
+            unsent_seconds=now - self._unsent_since(now),
         )
+
+    def _unsent_since(self, now: float) -> float:
+        if self._sent:
+            return self._sent[0].offered
+        return now if self._offering is None else self._offering
 
     def post(self, event: Event) -> None:
         """Put an event into the inbox."""
@@ -228,10 +234,12 @@ class Runner:
                 await self._take_inbox()
             if self._draining or not self._dispatches:
                 await self._give_back()
+            if self._run.ended:
+                self._cancel_calls()  # what they have cost and still say is recorded (SEM 20)
             if not self._is_full():
                 self._release_updates()
                 if self._pending:
-                    await self._offer()
+                    await self._offer(group)
             if self._is_over():
                 return
             self._arm_timer()
@@ -258,7 +266,7 @@ class Runner:
 
     def _is_full(self) -> bool:
         """Return whether no batch can be offered now: as many as may be are not durable."""
-        return len(self._sent) >= LANE_WINDOW
+        return self._offering is not None or len(self._sent) >= LANE_WINDOW
 
     def _release_updates(self) -> None:
         """Send what the strategy has held long enough, or at the end everything."""
@@ -267,17 +275,28 @@ class Runner:
         else:
             self._pending.groups += self._updates.pop_due(self._clock())
 
-    async def _offer(self) -> None:
+    async def _offer(self, group: asyncio.TaskGroup) -> None:
+        """Hand on what is decided; if that has to wait for the store, the loop goes on."""
         decision, self._pending = self._pending, Decision()
-        now = asyncio.get_running_loop().time()
+        if self._store.is_ready(decision.groups):
+            await self._hand_on(decision)
+        else:
+            self._offering = asyncio.get_running_loop().time()
+            group.create_task(self._hand_on(decision), name="runner-offer")
+
+    async def _hand_on(self, decision: Decision) -> None:
+        since = asyncio.get_running_loop().time()
         futures = await self._store.offer(
             self._project.project_id, self.lease.lease_epoch, decision.groups
         )
         for future in futures:
             future.add_done_callback(self._settled)
-            self._sent.append(_Sent(future, now))
+            self._sent.append(_Sent(future, since))
         decision.groups = []  # a large plan need not be held until all of it is durable
         self._sent[-1].effects = decision
+        if self._offering is not None:
+            self._offering = None
+            self._wake.set()
 
     def _settled(self, future: asyncio.Future[int]) -> None:
         if not future.cancelled():
@@ -305,8 +324,8 @@ class Runner:
         node = self._run.nodes[call.node_id]
         if node.open_call != call.number:
             return
-        cancelled = node.state not in CALLED_STATES
-        if cancelled or self._run.state is ProjectState.CANCELLING:
+        cancelled = self._run.ended or self._run.state is ProjectState.CANCELLING
+        if cancelled or node.state not in CALLED_STATES:
             self._not_begun(call)
             return
         missing = missing_results(self._run, call)
@@ -396,9 +415,12 @@ class Runner:
             name = type(outcome).__name__.lower()
             self._metrics.call_ended(str(call.stage), name, at_work.seconds)
         try:
-            self.post(at_work.ended(outcome))
+            self.post(self._ended(at_work, outcome))
         except Exception as error:  # a callback's errors are nobody's else
             self.abandon(error)
+
+    def _ended(self, at_work: AgentCall, outcome: Outcome) -> CallEnded:
+        return self._store.without_large(self._project.project_id, at_work.ended(outcome))
 
     def _not_begun(self, call: Call) -> None:
         """Say of a call that was cancelled before its agent was asked that it is over."""
@@ -456,16 +478,16 @@ class Runner:
         if self._gave_back or self._run.ended or (self._run.busy and not self._grace_over):
             return
         self._gave_back = True
-        given_back = {node_id: call.ended(GIVEN_BACK) for node_id, call in self._calls.items()}
+        given_back = {id_: self._ended(call, GIVEN_BACK) for id_, call in self._calls.items()}
         self._cancel_calls()
         await self._apply([Draining(given_back)])
 
     def _is_over(self) -> bool:
-        if self._pending or self._sent or self._inbox:
+        if self._pending or self._sent or self._inbox or self._offering is not None:
             return False
         if self._gave_back:
             return True
-        if not self._run.ended:
+        if not self._run.ended or self._run.busy:
             return False
         if self._draining or self._seen_revision >= self._last_revision:
             return True

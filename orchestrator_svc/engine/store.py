@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
+from orchestrator_svc.graph.event import CallEnded
 from orchestrator_svc.graph.mutation import Mutation
 from orchestrator_svc.graph.node import Result
 from orchestrator_svc.publish.records import LoadedProject, Sighting
@@ -39,6 +40,15 @@ class Store(Protocol):
 
     def close_lane(self, project_id: str) -> None:
         """Stop writing; cancels the futures of batches that are not durable. Idempotent."""
+
+    def without_large(self, project_id: str, ended: CallEnded) -> CallEnded:
+        """Return the end of a call with references in place of its large bodies.
+
+        The store keeps those, until a batch that names them was offered or the lane is closed.
+        """
+
+    def is_ready(self, groups: Sequence[Sequence[Mutation]]) -> bool:
+        """Return whether `offer` would not have to wait; if not, it may be for long."""
 
     async def offer(
         self, project_id: str, lease_epoch: int, groups: Sequence[Sequence[Mutation]]

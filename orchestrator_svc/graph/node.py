@@ -34,6 +34,7 @@ class Result:
     summary: str = ""
     digest: str = ""  #: names the body in the payload store; then it is not here
     is_text: bool = True  #: whether the body that `digest` names is text
+    excerpt: str = ""  #: beginning of a text that is not here; never stored
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,13 @@ _FRAMING_BYTES = 64  #: of a tool call, and of each of its bodies
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What went in or came out, whole."""
+    """What went in or came out, whole or by reference."""
 
     content_type: str = "text/plain"
     text: str = ""
     data: bytes = b""  #: the body when it is not text; then `text` is empty
+    digest: str = ""  #: names the body in the payload store; then it is not here
+    is_text: bool = True  #: whether the body that `digest` names is text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

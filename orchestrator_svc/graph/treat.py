@@ -112,7 +112,7 @@ def _complete(run: Run, node: Node, pattern: Pattern, reason: str) -> None:
     if step is not None:
         run.patch(node, state=step, attempt=max(1, node.attempt), forced=forced)
     parts = [
-        f"{child.goal}\n\n{child.result.summary or child.result.text}"
+        f"{child.goal}\n\n{child.result.summary or child.result.text or child.result.excerpt}"
         for child in map(run.nodes.get, node.children)
         if child is not None and child.state is NodeState.DONE and child.result is not None
     ]

@@ -48,9 +48,12 @@ def stage_message(mutation: AddStage) -> mutation_pb2.Mutation:
 
 
 def set_body(target: payload_pb2.Payload, body: Body) -> None:
-    """Write a body inline."""
+    """Write a body as it is, or the reference to it."""
     target.content_type = body.content_type
-    if body.data:
+    if body.digest:
+        target.ref.digest = body.digest
+        target.ref.is_text = body.is_text
+    elif body.data:
         target.data = body.data
     else:
         target.text = body.text

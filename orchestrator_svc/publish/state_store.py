@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
+from orchestrator_svc.graph.event import CallEnded
 from orchestrator_svc.graph.mutation import Mutation
 from orchestrator_svc.graph.node import Result
 from orchestrator_svc.metrics import Metrics
@@ -36,7 +37,7 @@ class StateServiceStore:
         self._stub = stub
         self._stream = stream
         self._metrics = metrics
-        self._bodies = Bodies(stub)
+        self._bodies = Bodies(stub, stream.buffer)
         self._bodies_of = 0  #: number of the connection since which `_bodies` knows what is there
 
     async def quiesce(self, project_id: str) -> None:
@@ -72,6 +73,17 @@ class StateServiceStore:
     def close_lane(self, project_id: str) -> None:
         """See `Store`."""
         self._stream.close_lane(project_id)
+        self._bodies.drop(project_id)
+
+    def without_large(self, project_id: str, ended: CallEnded) -> CallEnded:
+        """See `Store`."""
+        return self._bodies.without_large(project_id, ended)
+
+    def is_ready(self, groups: Sequence[Sequence[Mutation]]) -> bool:
+        """See `Store`."""
+        return self._stream.has_room and not any(
+            may_be_large(mutation) for group in groups for mutation in group
+        )
 
     async def offer(
         self, project_id: str, lease_epoch: int, groups: Sequence[Sequence[Mutation]]
@@ -84,7 +96,7 @@ class StateServiceStore:
         futures: list[asyncio.Future[int]] = []
         for part in portions(groups, limits.max_batch_mutations):
             batches = pack(
-                await self._encoded(part),
+                await self._encoded(project_id, part),
                 max_mutations=limits.max_batch_mutations,
                 max_bytes=limits.max_batch_bytes - BATCH_MARGIN_BYTES,
             )
@@ -95,7 +107,9 @@ class StateServiceStore:
                     await asyncio.sleep(0)  # others are not kept waiting by a large plan
         return futures
 
-    async def _encoded(self, groups: Sequence[Sequence[Mutation]]) -> list[list[bytes]]:
+    async def _encoded(
+        self, project_id: str, groups: Sequence[Sequence[Mutation]]
+    ) -> list[list[bytes]]:
         """Return mutations as they are sent; what is too large for a batch is stored first."""
         encoded: list[list[bytes]] = []
         large: list[tuple[list[bytes], int, mutation_pb2.Mutation]] = []
@@ -109,7 +123,10 @@ class StateServiceStore:
                     row.append(encode(mutation))
             encoded.append(row)
         if large:
-            await self._bodies.move_out(message for _, _, message in large)
+            named = self._bodies.move_out(project_id, (message for _, _, message in large))
             for row, place, message in large:
                 row[place] = message.SerializeToString()
+            if named:
+                large.clear()
+                await self._bodies.put(project_id, named)
         return encoded

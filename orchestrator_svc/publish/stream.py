@@ -29,6 +29,7 @@ from orchestrator_svc.publish.backoff import Backoff
 from orchestrator_svc.publish.encode import SEQUENCE_BYTES, encode_batch, frame_request
 from orchestrator_svc.publish.errors_in import TRANSIENT, from_rpc, from_stream
 from orchestrator_svc.publish.outbox import Entry, LaneState, Outbox, PositionLost
+from orchestrator_svc.publish.spill import SpillBuffer
 from orchestrator_svc.publish.spool import Spool
 from orchestrator_svc.publish.ticket import Ticket, Tickets
 from ramify.v1 import state_service_pb2
@@ -68,7 +69,8 @@ class MutationStream:
         metrics: Metrics,
         spool: Spool | None = None,
     ) -> None:
-        self._tickets = Tickets(spool, metrics)
+        self.buffer = SpillBuffer(spool, metrics)  #: of all that waits to be sent
+        self._tickets = Tickets(self.buffer, metrics)
         self._stub = stub
         self._producer_id = producer_id
         self._epoch = epoch
@@ -104,6 +106,11 @@ class MutationStream:
     def held_bytes(self) -> int:
         """Bytes in memory of batches that are not acked."""
         return self._tickets.memory_bytes
+
+    @property
+    def has_room(self) -> bool:
+        """Whether `offer` would not wait."""
+        return self.held_batches < MAX_HELD_BATCHES and self.held_bytes < MAX_HELD_BYTES
 
     async def ready(self) -> None:
         """Wait until state_svc has welcomed this producer for the first time."""
@@ -148,7 +155,7 @@ class MutationStream:
         Raises `ProjectReplaced` if the lane was ended.
         """
         outbox = self._outbox
-        while outbox.held_batches >= MAX_HELD_BATCHES or self.held_bytes >= MAX_HELD_BYTES:
+        while not self.has_room:
             await self._progress.wait()
         lane = outbox.lane(project_id)
         if lane is None or lane.state is LaneState.CLOSED:

@@ -12,6 +12,7 @@ from tests.support.runs import Runs, connect_both
 from tests.support.wire import eventually
 
 IN_FLIGHT = 4  #: batches of a run
+MEMORY_BYTES = 16 << 20  #: of what waits, before it goes into the spool
 
 
 async def busy(runs: Runs) -> int:
@@ -65,3 +66,39 @@ async def test_talkative_agents_leave_one_note_each_when_the_store_comes_back(
             ]
             assert len(notes) <= 2 * (IN_FLIGHT + 1) * leaves
             assert await follower.ended() == "COMPLETED"
+
+
+async def test_large_results_of_an_outage_wait_on_disk_and_come_whole_afterwards(
+    make_services: Callable[..., Services],
+) -> None:
+    leaves, chars = 48, 1_000_000
+    services = await make_services().start()
+    async with connect_both(services.state.address, services.orchestrator.address) as runs:
+        rules = [
+            {"stage": "execute", "delay_ms": 4_000},
+            {"stage": "aggregate", "delay_ms": 0},
+        ]
+        project_id = (
+            await runs.script(
+                {"max_concurrent_nodes": leaves}, breadth=leaves, output_chars=chars, rules=rules
+            )
+        ).project_id
+        async with runs.follow(project_id) as follower:
+            await follower.until(lambda history: len(history.dispatches) > leaves)
+            services.state.kill()
+
+            async def all_have_ended() -> bool:
+                return await busy(runs) <= 1  # the aggregation, of which nobody knows yet
+
+            await eventually(all_have_ended, "the calls end during the outage")
+            (spool,) = services.orchestrator.data.glob("spool-*")
+            in_memory = leaves * chars - spool.stat().st_size
+            assert in_memory <= MEMORY_BYTES + chars
+            services.state.start()
+            assert await follower.ended() == "COMPLETED"
+            assert not spool.stat().st_size
+        for number in (0, leaves - 1):
+            node = await runs.wire.node(project_id, f"root.1.{number}")
+            text = await runs.text(project_id, node.result)
+            assert text == f"{node.node_id} done".ljust(chars, ".")
+        assert not follower.history.interruptions, "no call was repeated"

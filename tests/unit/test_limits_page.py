@@ -10,8 +10,9 @@ import pytest
 
 from orchestrator_svc.agents.plan import outputs, requests, tree
 from orchestrator_svc.agents.processes import function
+from orchestrator_svc.config import ServiceConfig
 from orchestrator_svc.graph import details, plan, trace, usage
-from orchestrator_svc.publish import outbox
+from orchestrator_svc.publish import bodies, outbox, spill, stream
 from orchestrator_svc.rpc import explain
 from ramify import plan_file, plan_source, plan_spec
 from ramify.v1.error_pb2 import ErrorReason
@@ -109,6 +110,11 @@ ENFORCED: dict[str, object] = {
     "batches of a run in the outbox": outbox.LANE_WINDOW,
     "notes on the progress of a call that wait": 1,
     "bytes of stage records in one record of their archive": archive._RECORD_BYTES,
+    "bytes in memory that wait for state_svc": spill.SPOOL_ABOVE_BYTES,
+    "bytes in the spool": ServiceConfig.model_fields["spool_bytes"].default,
+    "bytes of batches in memory": stream.MAX_HELD_BYTES,
+    "bodies of up to 64 KiB that are put into the payload store at one time": bodies.MAX_SMALL_PUTS,
+    "larger bodies that are put at one time": bodies.MAX_LARGE_PUTS,
     "explanations under way": explain.MAX_ASKED,
     "explanations that are read and computed at one time": explain.MAX_AT_ONCE,
     "tasks of a planner's plan": plan.MAX_PLAN_TASKS,
@@ -178,7 +184,8 @@ def test_a_plan_file_has_the_limits_of_the_plan_that_it_becomes() -> None:
 def test_the_key_the_error_and_the_test_of_a_limit_exist(name: str) -> None:
     _, value, key, beyond, test = ROWS[name]
     if key:
-        default = Settings.model_fields[key.strip("`")].default
+        keys = {**ServiceConfig.model_fields, **Settings.model_fields}
+        default = keys[key.strip("`")].default
         assert _shown(name, default) == value
     reasons = {reason.removeprefix("ERROR_REASON_") for reason in _NAMES}
     assert set(re.findall(r"\b[A-Z]{2,}(?:_[A-Z]+)+\b|\bOVERLOADED\b", beyond)) <= reasons

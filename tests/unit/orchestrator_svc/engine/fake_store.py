@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from orchestrator_svc.errors import LeaseHeld, RamifyError, StoreUnavailable
-from orchestrator_svc.graph.event import CommandGiven
+from orchestrator_svc.graph.event import CallEnded, CommandGiven
 from orchestrator_svc.graph.mutation import AddStage, Mutation
 from orchestrator_svc.graph.node import Result
 from orchestrator_svc.graph.settings import Scalar
@@ -24,6 +24,8 @@ class FakeStore:
         self.profiles: dict[str, str] = {}
         self.options: dict[str, dict[str, object]] = {}
         self.settings: dict[str, dict[str, Scalar]] = {}
+        self.room = asyncio.Event()  #: cleared: `offer` waits
+        self.room.set()
         self.hold = False
         self.held: list[tuple[str, Sequence[Sequence[Mutation]], asyncio.Future[int]]] = []
         self.refuse: list[RamifyError] = []  #: answers to the next batches
@@ -161,10 +163,19 @@ class FakeStore:
         self.lanes.discard(project_id)
         self.held = [item for item in self.held if item[0] != project_id]
 
+    def without_large(self, project_id: str, ended: CallEnded) -> CallEnded:
+        """See `Store`."""
+        return ended
+
+    def is_ready(self, groups: Sequence[Sequence[Mutation]]) -> bool:
+        """See `Store`."""
+        return self.room.is_set()
+
     async def offer(
         self, project_id: str, lease_epoch: int, groups: Sequence[Sequence[Mutation]]
     ) -> list[asyncio.Future[int]]:
         """See `Store`."""
+        await self.room.wait()
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.batches.append((project_id, lease_epoch))
         if self.refuse:

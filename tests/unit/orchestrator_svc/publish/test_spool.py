@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator_svc.errors import CorruptRecord, ProjectReplaced
+from orchestrator_svc.publish import spill
 from orchestrator_svc.publish import stream as stream_module
-from orchestrator_svc.publish import ticket
 from orchestrator_svc.publish.spool import Spool
 from orchestrator_svc.publish.stream import MutationStream
 from tests.unit.orchestrator_svc.publish.fake_server import FakeServer, serving
@@ -77,7 +77,7 @@ async def reconnect(fake: FakeServer, stream: MutationStream) -> asyncio.Future[
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let next to nothing be held in memory."""
-    monkeypatch.setattr(ticket, "SPOOL_ABOVE_BYTES", 100)
+    monkeypatch.setattr(spill, "SPOOL_ABOVE_BYTES", 100)
     monkeypatch.setattr(stream_module, "MAX_HELD_BYTES", 120)
 
 
