@@ -69,7 +69,7 @@ class PendingBatch:
 @dataclass(slots=True, eq=False)
 class _Waiter:
     project: LiveProject | None  #: None: waits for the next commit of any kind
-    future: asyncio.Future[None]
+    future: asyncio.Future[bool]  #: whether all up to the revision is durable
     revision: int = 0
 
 
@@ -191,23 +191,28 @@ class Committer:
         self._wake.set()
         await future
 
-    async def settled(self, project: LiveProject) -> None:
-        """Return once the outcome of everything accepted for a project is known."""
+    async def settled(self, project: LiveProject) -> bool:
+        """Return once the outcome of everything accepted for a project is known.
+
+        True if all of it is durable.
+        """
         if not project.has_pending:
-            return
+            return True
         future = self.outcome(project)
         self.hurry()
-        await future
+        return await future
 
-    def outcome(self, project: LiveProject) -> asyncio.Future[None]:
+    def outcome(self, project: LiveProject) -> asyncio.Future[bool]:
         """Return what is done once the outcome of all that is accepted for a project is known.
+
+        Its result is whether all of that is durable.
 
         Cancel it to wait no more.
         """
         return self._wait_for(project, project.revision)
 
-    def _wait_for(self, project: LiveProject | None, revision: int = 0) -> asyncio.Future[None]:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def _wait_for(self, project: LiveProject | None, revision: int = 0) -> asyncio.Future[bool]:
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         waiter = _Waiter(project, future, revision)
         self._waiters[waiter] = None
         future.add_done_callback(lambda _: self._waiters.pop(waiter, None))
@@ -369,14 +374,11 @@ class Committer:
     def _wake_waiters(self) -> None:
         for waiter in list(self._waiters):
             project = waiter.project
-            if (
-                project is None
-                or project.view.revision >= waiter.revision
-                or project.revision < waiter.revision
-            ):
+            durable = project is None or project.view.revision >= waiter.revision
+            if durable or (project is not None and project.revision < waiter.revision):
                 del self._waiters[waiter]
                 if not waiter.future.done():
-                    waiter.future.set_result(None)
+                    waiter.future.set_result(durable)
 
 
 def _watermark(storing: Storing) -> BatchLimits:

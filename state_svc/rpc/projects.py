@@ -18,7 +18,7 @@ from ramify.v1.state_service_pb2 import (
     ListProjectsRequest,
     ListProjectsResponse,
 )
-from state_svc.errors import BatchRejected, InvalidRequest, RamifyError
+from state_svc.errors import BatchRejected, InvalidRequest, RamifyError, StoreUnavailable
 from state_svc.ingest.admission import admit
 from state_svc.lease.clock import lease_is_held
 from state_svc.model import validate
@@ -162,9 +162,14 @@ class ProjectRpcs:
         return response
 
     async def flush_project(self, request: FlushProjectRequest) -> FlushProjectResponse:
-        """Return when everything accepted for a project is durable."""
+        """Return when everything accepted for a project is durable.
+
+        Raises `StoreUnavailable` if it could not be stored.
+        """
         project = await self._service.live(request.project_id)
-        await self._service.committer.settled(project)
+        if not await self._service.committer.settled(project):
+            problem = "what was accepted was not stored; whoever sent it has been told"
+            raise StoreUnavailable(problem=problem)
         return FlushProjectResponse(revision=project.view.revision)
 
     def _check_create(self, request: CreateProjectRequest) -> None:

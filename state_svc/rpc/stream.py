@@ -203,7 +203,7 @@ class StreamSession:
         self._fenced_by = 0
         self._misuse: InvalidRequest | None = None  #: what the stream ends with
         self._closing = False
-        self._repeats: set[asyncio.Future[None]] = set()  #: of batches that are pending
+        self._repeats: set[asyncio.Future[bool]] = set()  #: of batches that are pending
 
     async def run(self) -> None:
         """Serve the stream until the producer half-closes, misuses it, is fenced or goes away.
@@ -450,7 +450,7 @@ class StreamSession:
             raise LimitReached(limit="max_project_producers", most=most, remedy=remedy)
 
     def _settle_repeat(
-        self, outcome: asyncio.Future[None], project: LiveProject, sequence: int, size: int
+        self, outcome: asyncio.Future[bool], project: LiveProject, sequence: int, size: int
     ) -> None:
         """Answer the repeat of a batch that was pending, now that its outcome is known."""
         self._repeats.discard(outcome)

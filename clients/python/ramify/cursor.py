@@ -161,7 +161,6 @@ class WatchCursor:
 
     def restart(self, cause: RamifyError) -> WatchResync:
         """Forget the position, so that the next request asks for a snapshot."""
-        self._start = WatchStart.snapshot()
         self._uid = ""
         self._forget()
         return WatchResync(Resync(), cause)
@@ -193,6 +192,8 @@ class WatchCursor:
         return None  # a kind of message that is newer than this client
 
     def _forget(self) -> None:
+        """Know nothing; after a break a snapshot is asked for, wherever the watch began."""
+        self._start = WatchStart.snapshot()
         self._position = None
         self._checksum = None
         self._chunks.clear()

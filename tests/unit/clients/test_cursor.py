@@ -196,6 +196,18 @@ def test_a_resync_forgets_the_position_until_the_snapshot() -> None:
     assert watch.request().after_revision == 7
 
 
+@pytest.mark.parametrize("start", [WatchStart.head(), WatchStart.from_beginning()])
+def test_a_break_after_a_resync_asks_for_a_snapshot_wherever_the_watch_began(
+    start: WatchStart,
+) -> None:
+    """Asked for the head again, the server would leave out what came before the break."""
+    cursor = WatchCursor("p", start)
+    cursor.receive(created(head=3))
+    cursor.receive(WatchProjectResponse(resync=Resync(reason=RESYNC_REASON_COMPACTED)))
+    cursor.receive(chunk(0, "ab"))
+    assert cursor.request().WhichOneof("start") == "snapshot"
+
+
 def test_a_resync_in_the_middle_of_a_snapshot_forgets_its_chunks() -> None:
     watch = cursor(WatchStart.snapshot())
     watch.receive(created())
