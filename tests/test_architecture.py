@@ -39,10 +39,11 @@ _ARROWS: dict[str, dict[str, str]] = {
         "agents": "graph logs",
         "models": "graph",
         "settings": "graph",
-        "publish": "graph settings metrics identity logs",
-        "engine": "agents models publish graph metrics logs",
+        "publish": "graph settings metrics identity logs aside",
+        "engine": "agents models publish graph metrics logs aside",
         "rpc": "engine agents publish graph settings config metrics logs",
         "metrics": "",
+        "aside": "",  # what takes long has its one thread, wherever it is
         "identity": "",
         "logs": "",
         "config": "agents graph settings models",

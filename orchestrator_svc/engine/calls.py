@@ -16,8 +16,8 @@ from orchestrator_svc.agents.base import (
     open_call,
 )
 from orchestrator_svc.agents.profile import AgentSet
+from orchestrator_svc.aside import aside
 from orchestrator_svc.engine.activity import Activity
-from orchestrator_svc.engine.aside import aside
 from orchestrator_svc.engine.context import outcome_of
 from orchestrator_svc.engine.trace import output_body
 from orchestrator_svc.engine.watchdog import Watchdog

@@ -21,10 +21,10 @@ from functools import partial
 from pydantic import JsonValue
 
 from orchestrator_svc.agents.profile import AgentSet
+from orchestrator_svc.aside import aside
 from orchestrator_svc.engine.abandon import CANCELLED
 from orchestrator_svc.engine.activity import Activity
 from orchestrator_svc.engine.agent_call import AgentCall
-from orchestrator_svc.engine.aside import aside
 from orchestrator_svc.engine.calls import call_agent
 from orchestrator_svc.engine.context import Views, agent_input, missing_results
 from orchestrator_svc.engine.inbox import Inbox

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from orchestrator_svc.agents.profile import ProfileEntry, ProfileRegistry
-from orchestrator_svc.engine.aside import aside
+from orchestrator_svc.aside import aside
 from orchestrator_svc.engine.leases import Lease, LeaseKeeper
 from orchestrator_svc.engine.runner import Runner
 from orchestrator_svc.engine.scan import Projects, Scanner

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # exists in the stub file only
     from ramify.v1.state_service_pb2_grpc import StateServiceAsyncStub
 
 LONG_BATCH_MUTATIONS = 1_000
+MUTATIONS_AT_ONCE = 500  #: encoded before others have their turn
 BATCH_MARGIN_BYTES = 4 << 10  #: of a batch, for its fields beside the mutations
 
 
@@ -113,6 +114,7 @@ class StateServiceStore:
         """Return mutations as they are sent; what is too large for a batch is stored first."""
         encoded: list[list[bytes]] = []
         large: list[tuple[list[bytes], int, mutation_pb2.Mutation]] = []
+        count = 0
         for group in groups:
             row: list[bytes] = []
             for mutation in group:
@@ -121,6 +123,9 @@ class StateServiceStore:
                     row.append(b"")
                 else:
                     row.append(encode(mutation))
+                count += 1
+                if count % MUTATIONS_AT_ONCE == 0:
+                    await asyncio.sleep(0)  # others are not kept waiting by a large plan
             encoded.append(row)
         if large:
             named = self._bodies.move_out(project_id, (message for _, _, message in large))

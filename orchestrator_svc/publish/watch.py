@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import grpc
 from google.protobuf.json_format import MessageToDict
 
+from orchestrator_svc.aside import aside
 from orchestrator_svc.errors import (
     ProjectNotFound,
     ProjectReplaced,
@@ -39,6 +40,8 @@ if TYPE_CHECKING:  # exists in the stub file only
 
 PLAN_OPTION = "plan"  #: where `agents/plan` finds the plan
 LOAD_TIMEOUT = 60.0  #: seconds for the whole snapshot
+_NODES_AT_ONCE = 500  #: read before others have their turn
+_PLAN_BYTES_OF_A_NODE = 50  #: take as long to read as one of the nodes that `aside` counts
 
 _KINDS_LOADED = [
     pb.EntityKind.ENTITY_KIND_NODE,
@@ -80,7 +83,10 @@ async def load_project(stub: StateServiceAsyncStub, project_id: str) -> LoadedPr
                 chunk = message.snapshot
                 if chunk.HasField("project"):
                     project.CopyFrom(chunk.project)
-                nodes += (read_node(node) for node in chunk.nodes)
+                for place, node in enumerate(chunk.nodes, 1):
+                    nodes.append(read_node(node))
+                    if place % _NODES_AT_ONCE == 0:
+                        await asyncio.sleep(0)  # others are not kept waiting by a large project
                 commands += (
                     _command(command)
                     for command in chunk.commands
@@ -90,7 +96,10 @@ async def load_project(stub: StateServiceAsyncStub, project_id: str) -> LoadedPr
                 if chunk.last:
                     call.cancel()
                     reviews += await _closed_reviews(stub, project_id, nodes, reviews)
-                    return _loaded(project, project_uid, chunk.revision, nodes, commands, reviews)
+                    options = await _options(project)
+                    return _loaded(
+                        project, project_uid, chunk.revision, nodes, commands, reviews, options
+                    )
             elif message.HasField("ended") or message.HasField("resync"):
                 break
     except grpc.aio.AioRpcError as error:
@@ -107,6 +116,7 @@ def _loaded(
     nodes: list[Node],
     commands: list[CommandGiven],
     reviews: list[Review],
+    options: dict[str, Json],
 ) -> LoadedProject:
     return LoadedProject(
         project_id=project.project_id,
@@ -118,18 +128,22 @@ def _loaded(
         root_id=project.root_node_id,
         pause_time=read_time(project.pause_time) if project.HasField("pause_time") else None,
         settings=read_stored(project.settings),
-        agent_options=_options(project),
+        agent_options=options,
         nodes=tuple(nodes),
         open_commands=tuple(commands),
         reviews=tuple(reviews),
     )
 
 
-def _options(project: project_pb2.Project) -> dict[str, Json]:
+async def _options(project: project_pb2.Project) -> dict[str, Json]:
     """Return what the agents of a project get: its options, and its plan if it has one."""
     options = read_fields(project.agent_options)
     if project.HasField("plan"):
-        options[PLAN_OPTION] = MessageToDict(project.plan, preserving_proto_field_name=True)
+        plan = project.plan
+        options[PLAN_OPTION] = await aside(
+            plan.ByteSize() // _PLAN_BYTES_OF_A_NODE,
+            lambda: MessageToDict(plan, preserving_proto_field_name=True),
+        )
     return options
 
 

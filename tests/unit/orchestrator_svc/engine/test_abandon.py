@@ -9,10 +9,10 @@ from typing import Any
 
 from orchestrator_svc.agents.base import AgentInput, Plan, PlannedTask
 from orchestrator_svc.agents.scripted import ScriptedAgents
+from orchestrator_svc.aside import LARGE, aside
 from orchestrator_svc.engine import abandon
 from orchestrator_svc.engine.abandon import CANCELLED, AgentTask
 from orchestrator_svc.engine.activity import Activity
-from orchestrator_svc.engine.aside import LARGE, aside
 from orchestrator_svc.engine.calls import call_agent
 from orchestrator_svc.graph.event import Failed, Outcome, Planned, Produced
 from orchestrator_svc.graph.node import Result

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
+from orchestrator_svc.aside import LARGE
 from orchestrator_svc.engine import runner as runner_module
-from orchestrator_svc.engine.aside import LARGE
 from orchestrator_svc.graph.decide import decide
 from orchestrator_svc.graph.event import CallEnded, Decision, Event, Planned
 from orchestrator_svc.graph.run import Run
