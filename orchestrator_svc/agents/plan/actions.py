@@ -67,6 +67,7 @@ class Actions:
         try:
             ended = await self._processes.run(
                 what,
+                owner=env.get("RAMIFY_PROJECT_ID", ""),
                 env={**task.env, **env},
                 cwd=task.working_directory,
                 stdin=stdin,

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator_svc.agents.base import AgentError, ErrorClass, report, stop_wish
 from orchestrator_svc.agents.processes import system
+from orchestrator_svc.agents.processes.turns import FairSlots
 from orchestrator_svc.agents.processes.wire import (
     LENGTH,
     MAX_FRAME_BYTES,
@@ -84,7 +85,7 @@ class Processes:
     """The children of this orchestrator. Owned by the loop; starts its host when needed."""
 
     def __init__(self, max_processes: int) -> None:
-        self._slots = asyncio.Semaphore(max_processes)
+        self._slots = FairSlots(max_processes)
         self._starting = asyncio.Lock()
         self._host: subprocess.Popen[bytes] | None = None
         self._mark = ""  #: variable of the host and of all that it starts
@@ -97,6 +98,7 @@ class Processes:
         self,
         what: Command | Function,
         *,
+        owner: str = "",
         env: Mapping[str, str] | None = None,
         cwd: str = "",
         stdin: str = "",
@@ -107,6 +109,7 @@ class Processes:
     ) -> Ended:
         """Run a child to its end, whatever that is; `on_line` gets a line of output now and then.
 
+        When `max_processes` run it waits for one to end; owners take turns at that.
         `timeout` counts from when the child's turn has come. Raises `Refused`, and `AgentError`:
         CONNECTION if the process host died, TIMEOUT if the child cannot be ended.
         """
@@ -128,7 +131,7 @@ class Processes:
         if len(order) - LENGTH.size > MAX_FRAME_BYTES:
             text = f"its arguments and its input have {len(order)} bytes, at most {MAX_FRAME_BYTES}"
             raise Refused(text)
-        await self._turn()
+        await self._turn(owner)
         try:
             await self._start_host()
             opened = _Open(asyncio.get_running_loop().create_future(), on_line)
@@ -141,9 +144,9 @@ class Processes:
         finally:
             self._slots.release()
 
-    async def _turn(self) -> None:
+    async def _turn(self, owner: str) -> None:
         """Wait for a free slot; to wait by order is no silence (SEM 22)."""
-        turn = asyncio.ensure_future(self._slots.acquire())
+        turn = asyncio.ensure_future(self._slots.acquire(owner))
         try:
             while not (await asyncio.wait((turn,), timeout=TURN_SECONDS))[0]:
                 report("waits until fewer processes run")
