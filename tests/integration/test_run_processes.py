@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ramify.v1.orchestrator_service_pb2 import StartProjectRequest
 from ramify.v1.plan_pb2 import Plan
+from ramify.v1.project_pb2 import ExecutionSettings
 from tests.support.bound import WAIT_SECONDS
 from tests.support.orchestrator_process import Services
 from tests.support.runs import Runs, connect_both
@@ -20,7 +21,8 @@ async def start(runs: Runs, count: int, shell: str) -> str:
     plan = Plan(goal="a plan of commands")
     for number in range(count):
         plan.tasks.add(id=f"t{number}").command.shell = shell
-    request = StartProjectRequest(plan=plan, settings={"max_concurrent_nodes": count})
+    settings = ExecutionSettings(max_concurrent_nodes=count)
+    request = StartProjectRequest(plan=plan, settings=settings)
     return (await runs.stub.StartProject(request, timeout=WAIT_SECONDS)).project.project_id
 
 
