@@ -26,6 +26,7 @@ from state_svc.codec.snapshot import SnapshotRecord, decode_snapshot, encode_chu
 from state_svc.errors import CorruptRecord
 from state_svc.history.archive import digests_of_change, digests_of_chunk
 from state_svc.model.checksum import view_checksum
+from state_svc.model.entity import stopped_micros
 from state_svc.model.ids import is_project_id
 from state_svc.model.limits import Limits
 from state_svc.model.node import read_micros, set_micros
@@ -37,7 +38,7 @@ from state_svc.storage.v1.snapshot_pb2 import SnapshotChunk
 from state_svc.store.payloads import ArchiveRecord
 
 _THRESHOLD = 1_024
-_BROKEN = (CorruptRecord, DecodeError, LookupError, TypeError, ValueError)
+_BROKEN = (CorruptRecord, DecodeError, LookupError, OverflowError, TypeError, ValueError)
 _PAUSED_ON_ARRIVAL = frozenset(
     {
         ProjectState.PROJECT_STATE_PENDING,
@@ -236,6 +237,7 @@ def settle(view: View, *, micros: int, actor: str) -> Applied | None:
     """Return the revision that pauses a run that has not ended and releases its lease.
 
     Else an orchestrator would begin to execute it, perhaps beside the one it was exported from.
+    Its timers stand still since its last revision, or since it was paused.
     """
     before = view.entity
     patch = ProjectPatch()
@@ -243,6 +245,7 @@ def settle(view: View, *, micros: int, actor: str) -> Applied | None:
         patch.lease.lease_epoch = before.lease.lease_epoch
     if before.state in _PAUSED_ON_ARRIVAL:
         patch.state = ProjectState.PROJECT_STATE_PAUSED
+        set_micros(patch.pause_time, stopped_micros(before, view.micros))
     if not patch.ListFields():
         return None
     micros = max(micros, view.micros)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from sys import getsizeof
 
 from ramify.v1.node_pb2 import Node
 from ramify.v1.project_pb2 import Project, ProjectState
 from ramify.v1.state_service_pb2 import NodeDiff
 from state_svc.errors import CorruptRecord, RevisionAhead, RevisionCompacted
 from state_svc.history.rebuild import rebuild
-from state_svc.model.node import LiveNode
+from state_svc.model.entity import stopped_micros
+from state_svc.model.node import NODE_BYTES, LiveNode, set_micros
 from state_svc.model.project import LiveProject, View
 from state_svc.model.review import OPEN, WAITING_PREFIX, reopened
 from state_svc.store.base import StateStore
 
-_MAX_BYTES = 256 << 20  #: encoded nodes of the views that are kept
+MAX_BYTES = 256 << 20  #: of the views that are kept; the newest stays however large it is
+_MESSAGE_BYTES = 1_000  #: what a command or a review takes beside its encoded bytes, about
 REBUILDS = 4  #: under way at one time; each holds a whole project
 _FORK_SUFFIX_CHARS = 8
-_PAUSED = (ProjectState.PROJECT_STATE_PAUSING, ProjectState.PROJECT_STATE_PAUSED)
 _STAMPS = frozenset({"version", "update_time", "update_revision"})
 
 
@@ -63,7 +65,8 @@ class Past:
                     ) from None
                 raise
             past.compacted = view.compacted
-            self._keep(project, revision, past)
+            size = await asyncio.to_thread(held_bytes, past)
+            self._keep(project, revision, past, size)
         return past
 
     def _kept(self, project: LiveProject, revision: int) -> View | None:
@@ -73,16 +76,23 @@ class Past:
         self._views.move_to_end(key)
         return self._views[key][0]
 
-    def _keep(self, project: LiveProject, revision: int, past: View) -> None:
+    def _keep(self, project: LiveProject, revision: int, past: View, size: int) -> None:
         key = (project.uid, revision)
         if key in self._views:
             return
-        size = sum(len(node.data) for node in past.nodes.values())
         self._views[key] = (past, size)
         self._bytes += size
-        while self._bytes > _MAX_BYTES and len(self._views) > 1:
+        while self._bytes > MAX_BYTES and len(self._views) > 1:
             _, (_, dropped) = self._views.popitem(last=False)
             self._bytes -= dropped
+
+
+def held_bytes(view: View) -> int:
+    """Return about how many bytes of memory a view takes."""
+    size = sum(len(node.data) + NODE_BYTES for node in view.nodes.values())
+    size += getsizeof(view.deleted) + sum(map(getsizeof, view.deleted))
+    others = [view.entity, *view.commands.values(), *view.reviews.values()]
+    return size + sum(message.ByteSize() + _MESSAGE_BYTES for message in others)
 
 
 def differing(
@@ -128,8 +138,7 @@ def fork_view(source: View, project_id: str, project_uid: str, micros: int) -> V
         entity.ClearField(name)
     entity.project_id = project_id
     entity.project_uid = project_uid
-    if source.entity.state not in _PAUSED:
-        entity.pause_time.FromMicroseconds(source.micros)
+    set_micros(entity.pause_time, stopped_micros(source.entity, source.micros))
     entity.state = ProjectState.PROJECT_STATE_PAUSED
     entity.version = 1
     entity.create_time.FromMicroseconds(micros)

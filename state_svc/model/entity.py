@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from ramify.v1.mutation_pb2 import Delta
 from ramify.v1.project_pb2 import Project, ProjectPatch, ProjectState
-from state_svc.model.node import set_micros
+from state_svc.model.node import read_micros, set_micros
 from state_svc.model.patch import replay_project
 from state_svc.model.project import Applied, LiveProject
+
+_PAUSED = (ProjectState.PROJECT_STATE_PAUSING, ProjectState.PROJECT_STATE_PAUSED)
 
 
 def create_project(entity: Project, *, micros: int, actor: str) -> Applied:
@@ -49,6 +51,17 @@ def change_pin(
     else:
         patch.pins.revisions.pop(pin, None)
     return _patched(project, patch, micros, actor)
+
+
+def stopped_micros(entity: Project, micros: int) -> int:
+    """Return since when the timers of a project stand still that is made PAUSED (SEM 20, 32).
+
+    Since the pause, if it was paused already; else since `micros`, its latest commit time: what
+    was left of them then is left of them when it is resumed.
+    """
+    if entity.state in _PAUSED and entity.HasField("pause_time"):
+        return read_micros(entity.pause_time)
+    return micros
 
 
 def lowest_pin(entity: Project) -> int | None:

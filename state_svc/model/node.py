@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from ramify.v1.node_pb2 import Node
 from state_svc.model.wire import timestamp_field, varint_field
 
+NODE_BYTES = 400  #: of memory that a node takes beside its encoded bytes, about
 _MICROS = 1_000_000
 _VERSION = Node.VERSION_FIELD_NUMBER
 _UPDATE_TIME = Node.UPDATE_TIME_FIELD_NUMBER

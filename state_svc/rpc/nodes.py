@@ -20,14 +20,13 @@ from ramify.v1.state_service_pb2 import (
 )
 from state_svc.codec.segment import SegmentRecord, check_contiguous, decode_delta, decode_segment
 from state_svc.errors import CorruptRecord, InvalidRequest, NodeNotFound, ProjectNotFound
-from state_svc.model.node import LiveNode
+from state_svc.model.node import NODE_BYTES, LiveNode
 from state_svc.rpc.convert import MAX_PAGE_BYTES, check_enum, is_place, page_size, parse_place
 from state_svc.service import Service
 from state_svc.watch.pause import Pauses
 
 _MAX_LISTINGS = 64  #: listings with pages to come; the oldest is forgotten
 _LISTED_BYTES = 256 << 20  #: what they hold together; likewise, but the newest stays
-_NODE_BYTES = 400  #: what a node takes beside its encoded bytes, about
 _READ_BYTES = 4 << 20  #: stored bytes of a history searched at a time
 _SEARCH_BYTES = 32 << 20  #: stored bytes searched for one page
 _PIECE_NODES = 500  #: compared before others get the loop
@@ -149,7 +148,7 @@ class NodeRpcs:
                 await pauses.rest()
             piece = nodes[start : start + _PIECE_NODES]
             selected += (node for node in piece if _selects(request, node))
-        size = sum(len(node.data) for node in selected) + _NODE_BYTES * len(selected)
+        size = sum(len(node.data) for node in selected) + NODE_BYTES * len(selected)
         return _Listing(selected, revision, _key(request), size)
 
     def _resume(self, request: ListNodesRequest) -> tuple[str, _Listing, int]:

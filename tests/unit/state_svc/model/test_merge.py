@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -102,6 +105,43 @@ def test_a_merged_change_stands_at_the_place_of_the_last_one() -> None:
     assert (merged.revision, merged.node.version) == (5, 5)
     assert (merged.node.patch.waiting_on, merged.node.patch.retry_count) == ("x", 2)
     assert merged.node.previous_state == NodeState.NODE_STATE_PENDING
+
+
+@pytest.mark.parametrize(
+    "first, last",
+    [
+        ("node", "patch"),
+        ("node", "removal"),
+        ("patch", "node"),
+        ("patch", "patch"),
+        ("patch", "removal"),
+        ("removal", "node"),
+    ],
+)
+def test_a_merged_change_tells_what_was_before_the_first_one(first: str, last: str) -> None:
+    effects = {
+        "node": _shown(3, node=Node()),
+        "patch": _shown(3, patch=NodePatch(waiting_on="x")),
+        "removal": _shown(3, removal=Removal.REMOVAL_LEFT),
+    }
+    run = [copy.deepcopy(effects[name]) for name in (first, last)]
+    states = (NodeState.NODE_STATE_READY, NodeState.NODE_STATE_RUNNING)
+    for item, state, agent in zip(run, states, ("a", "b"), strict=True):
+        item.change.node.previous_state = state
+        item.change.node.previous_agent_name = agent
+    (merged,) = merge(run)
+    assert merged.node.previous_state == NodeState.NODE_STATE_READY
+    assert merged.node.previous_agent_name == "a"
+
+
+def test_a_merged_change_of_the_project_tells_what_was_before_the_first_one() -> None:
+    run = [Change(revision=3), Change(revision=4)]
+    states = (ProjectState.PROJECT_STATE_RUNNING, ProjectState.PROJECT_STATE_PAUSING)
+    for change, state in zip(run, states, strict=True):
+        change.project.patch.root_node_id = "n"
+        change.project.previous_state = state
+    (merged,) = merge([Shown(change, False) for change in run])
+    assert merged.project.previous_state == ProjectState.PROJECT_STATE_RUNNING
 
 
 def test_what_came_is_sent_whole_with_all_that_followed() -> None:
