@@ -133,7 +133,7 @@ def check_counts(view: View, limits: Limits) -> None:
     """Raise `ValueError` if a project has more of something than it may have."""
     opened = view.entity.open_review_count
     for name, count, most in (
-        ("nodes", len(view.nodes), limits.max_project_nodes),
+        ("nodes", len(view.nodes) + len(view.deleted), limits.max_project_nodes),
         ("commands", len(view.commands), limits.max_project_commands + _CANCELS),
         ("reviews", len(view.reviews), limits.max_project_reviews),
         ("open reviews", opened, limits.max_open_reviews),

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from state_svc import __version__
-from state_svc.admin.portable import FILE_VERSION, FileWriter
+from state_svc.admin.portable import FILE_VERSION, SPREAD_VERSION, FileWriter
+from state_svc.codec import snapshot
 from state_svc.codec.segment import SegmentRecord, decode_segment
 from state_svc.codec.snapshot import decode_chunk
 from state_svc.errors import CorruptRecord
@@ -52,8 +53,9 @@ async def write_project(
                 problem="no snapshot of the compacted revision",
             )
     at = base[0].revision if base else 0
+    spread = any(record.format_version == snapshot.SPREAD_VERSION for record in base)
     header = ExportHeader(
-        file_version=FILE_VERSION,
+        file_version=SPREAD_VERSION if spread else FILE_VERSION,
         writer_version=__version__,
         store_id=store.store_id,
         project_id=source.project_id,

@@ -18,6 +18,8 @@ from state_svc.errors import DamagedFile
 from state_svc.storage.v1.file_pb2 import FileRecord, FileTrailer
 
 FILE_VERSION = 1
+#: Of a project whose snapshot has commands or deleted ids behind its first chunk.
+SPREAD_VERSION = 2
 MAGIC = b"\x89RMF\r\n\x1a\n"
 _HEAD = struct.Struct(">IIB")
 _THRESHOLD = 256
@@ -120,5 +122,6 @@ class FileReader:
 
 def check_version(reader: FileReader, version: int) -> None:
     """Raise `DamagedFile` for a file that this version cannot read."""
-    if version != FILE_VERSION:
-        raise reader.damaged(f"file format {version}; this version reads {FILE_VERSION}")
+    if version not in (FILE_VERSION, SPREAD_VERSION):
+        known = f"{FILE_VERSION} and {SPREAD_VERSION}"
+        raise reader.damaged(f"file format {version}; this version reads {known}")

@@ -20,6 +20,9 @@ from state_svc.model.project import LiveProject, View
 from state_svc.storage.v1.snapshot_pb2 import SnapshotChunk
 
 FORMAT_VERSION = 1  #: of the record, stored with each
+#: Of a chunk behind the first that has commands or deleted ids: older readers do not look there.
+SPREAD_VERSION = 2
+_ITEM_BYTES = 32  #: of an item in a chunk, beside its own bytes: at most
 _CHUNK_BYTES = 1 << 20  #: encoded size at which a chunk ends
 _THRESHOLD = 1_024
 
@@ -81,9 +84,7 @@ def encode_snapshot(frozen: Frozen) -> Iterator[SnapshotRecord]:
         project_uid=frozen.project_uid,
         revision=frozen.revision,
         project=frozen.entity.SerializeToString(),
-        commands=[command.SerializeToString() for command in frozen.commands],
         commit_micros=frozen.micros,
-        deleted_node_ids=frozen.deleted,
         forgot_producers=frozen.forgot_producers,
     )
     for producer_id, epoch, committed, runs in frozen.producers:
@@ -97,46 +98,54 @@ def encode_snapshot(frozen: Frozen) -> Iterator[SnapshotRecord]:
                 first_revision=run.first_revision,
             )
     size = 0
-    for node in frozen.nodes:
-        if size > _CHUNK_BYTES:
+    for field, data, node in _contents(frozen):
+        length = len(data) + _ITEM_BYTES
+        if size and size + length > _CHUNK_BYTES:
             yield encode_chunk(chunk)
             chunk = SnapshotChunk(
                 project_uid=frozen.project_uid, revision=frozen.revision, chunk=chunk.chunk + 1
             )
             size = 0
-        chunk.nodes.add(
-            data=node.data,
-            version=node.version,
-            update_revision=node.revision,
-            update_micros=node.micros,
-        )
-        size += len(node.data)
-    for review in frozen.reviews:
-        data = review.SerializeToString()
-        if size and size + len(data) > _CHUNK_BYTES:
-            yield encode_chunk(chunk)
-            chunk = SnapshotChunk(
-                project_uid=frozen.project_uid, revision=frozen.revision, chunk=chunk.chunk + 1
+        if node is None:
+            getattr(chunk, field).append(data)
+        else:
+            chunk.nodes.add(
+                data=data,
+                version=node.version,
+                update_revision=node.revision,
+                update_micros=node.micros,
             )
-            size = 0
-        chunk.reviews.append(data)
-        size += len(data)
+        size += length
     chunk.last = True
     yield encode_chunk(chunk)
 
 
+def _contents(frozen: Frozen) -> Iterator[tuple[str, bytes | str, LiveNode | None]]:
+    """Yield what is spread over the chunks: field, data, and the node if it is one."""
+    for command in frozen.commands:
+        yield "commands", command.SerializeToString(), None
+    for node_id in frozen.deleted:
+        yield "deleted_node_ids", node_id, None
+    for node in frozen.nodes:
+        yield "nodes", node.data, node
+    for review in frozen.reviews:
+        yield "reviews", review.SerializeToString(), None
+
+
 def encode_chunk(chunk: SnapshotChunk) -> SnapshotRecord:
-    """Return one chunk as a record."""
+    """Return one chunk as a record; raises `CompressionError` if it is too large to be read."""
     codec, data = compress(chunk.SerializeToString(), _THRESHOLD)
+    spread = chunk.chunk and (chunk.commands or chunk.deleted_node_ids)
+    version = SPREAD_VERSION if spread else FORMAT_VERSION
     return SnapshotRecord(
         project_uid=chunk.project_uid,
         revision=chunk.revision,
         chunk=chunk.chunk,
         last=chunk.last,
-        format_version=FORMAT_VERSION,
+        format_version=version,
         codec=codec,
         checksum=_checksum(
-            chunk.project_uid, chunk.revision, chunk.chunk, chunk.last, FORMAT_VERSION, codec, data
+            chunk.project_uid, chunk.revision, chunk.chunk, chunk.last, version, codec, data
         ),
         data=data,
     )
@@ -159,11 +168,7 @@ def decode_snapshot(
             view.entity = Project.FromString(chunk.project)
             view.revision = chunk.revision
             view.micros = chunk.commit_micros
-            view.deleted = set(chunk.deleted_node_ids)
             view.forgot_producers = chunk.forgot_producers
-            for data in chunk.commands:
-                command = Command.FromString(data)
-                view.commands[command.command_id] = command
             for producer in chunk.producers:
                 position = ProducerPosition(producer.epoch, producer.committed_sequence)
                 position.restore(
@@ -173,6 +178,10 @@ def decode_snapshot(
                     ]
                 )
                 producers[producer.producer_id] = position
+        for data in chunk.commands:
+            command = Command.FromString(data)
+            view.commands[command.command_id] = command
+        view.deleted.update(chunk.deleted_node_ids)
         for item in chunk.nodes:
             node = Node.FromString(item.data)
             spec = NodeSpec(node.node_id, node.parent_node_id, node.layer, node.task_type)
@@ -195,7 +204,7 @@ def decode_snapshot(
 
 def decode_chunk(record: SnapshotRecord) -> SnapshotChunk:
     """Return the chunk of a record; raises `CorruptRecord` if a bit differs."""
-    if record.format_version != FORMAT_VERSION:
+    if record.format_version not in (FORMAT_VERSION, SPREAD_VERSION):
         raise CorruptRecord(**_place(record), problem=f"unknown format {record.format_version}")
     expected = _checksum(
         record.project_uid,

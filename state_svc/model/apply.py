@@ -138,10 +138,14 @@ class _Application:
         if self._created:
             for index, found in check_created(self._created, self._node, self._deleted):
                 self._refuse(index, found)
-            if self._project.node_count() + len(self._created) > max_nodes:
+            if self._project.id_count() + len(self._created) > max_nodes:
                 self._refuse(
                     self._created[0].index,
-                    Problem(_INVALID, "node.create", f"a project has at most {max_nodes} nodes"),
+                    Problem(
+                        _INVALID,
+                        "node.create",
+                        f"a project has at most {max_nodes} nodes, deleted ones too",
+                    ),
                 )
         body = b"".join(self._parts)
         if len(body) > limits.MAX_REVISION_BYTES:

@@ -178,11 +178,11 @@ class LiveProject:
         view = self.view
         return node_id in self._nodes or node_id in view.nodes or node_id in view.deleted
 
-    def node_count(self) -> int:
-        """Number of nodes, counting what is pending."""
-        nodes = self.view.nodes
-        added = sum((node is not None) - (key in nodes) for key, node in self._nodes.items())
-        return len(nodes) + added
+    def id_count(self) -> int:
+        """Number of ids that nodes have or had, counting what is pending."""
+        nodes, deleted = self.view.nodes, self.view.deleted
+        added = sum(key not in nodes and key not in deleted for key in self._nodes)
+        return len(nodes) + len(deleted) + added
 
     def all_nodes(self) -> Iterator[LiveNode]:
         """Yield all nodes in the order of their creation, counting what is pending."""

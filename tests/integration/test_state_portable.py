@@ -115,6 +115,8 @@ async def test_a_run_that_has_not_ended_comes_in_paused_and_without_its_lease(
     assert project.lease.lease_epoch == 1
     log = await read_log(wire, "arrived")
     assert log.changes[4][0].project.patch.state == PAUSED
+    assert project.pause_time.ToMicroseconds() > 0
+    assert log.changes[4][0].project.patch.pause_time == project.pause_time
     assert (await wire.project("active")).state == RUN
 
 
@@ -218,7 +220,7 @@ async def test_a_damaged_file_is_refused_with_its_place_and_nothing_is_there(
 
 
 def set_version(records: list[FileRecord]) -> None:
-    records[0].project.file_version = 2
+    records[0].project.file_version = 3
 
 
 def drop_segment(records: list[FileRecord]) -> None:

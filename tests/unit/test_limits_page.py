@@ -43,7 +43,7 @@ ENFORCED: dict[str, object] = {
     "bytes in a frame": "max_message_bytes",
     "bytes of `open` and `attach` of a stream": "MAX_CONTROL_BYTES",
     "bytes of any other message": "max_message_bytes",
-    "nodes of a project": "max_project_nodes",
+    "nodes of a project, deleted ones too": "max_project_nodes",
     "least characters of a goal": "MIN_GOAL_CHARS",
     "characters of a goal": "max_goal_chars",
     "bytes of a payload inside a message": "max_payload_bytes",
@@ -87,6 +87,7 @@ ENFORCED: dict[str, object] = {
     "bytes of bodies of the payload store that are being put and read, as they arrive and"
     " inflated": payloads.MAX_BYTES_IN_TRANSIT,
     "views of the past that are being rebuilt": past.REBUILDS,
+    "bytes of views of the past that are kept, and one view more": past.MAX_BYTES,
     "compactions that wait for their turn": snapshots.MAX_COMPACTIONS,
     "listings with pages to come": nodes._MAX_LISTINGS,
     "bytes of nodes that they hold, and one listing more": nodes._LISTED_BYTES,

@@ -155,7 +155,9 @@ class ExportHeader(_message.Message):
     COMPACTED_REVISION_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     file_version: _builtins.int
-    """Version of this file format: 1."""
+    """Version of this file format: 1, or 2 if chunks of the snapshot behind the first have commands
+    or ids of deleted nodes, which older readers do not look for there.
+    """
     writer_version: _builtins.str
     """Version of ramify that wrote it."""
     store_id: _builtins.str

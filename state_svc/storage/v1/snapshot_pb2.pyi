@@ -158,7 +158,7 @@ class SnapshotChunk(_message.Message):
 
     @_builtins.property
     def commands(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """In the first chunk: encoded `ramify.v1.Command`s."""
+        """Encoded `ramify.v1.Command`s."""
 
     @_builtins.property
     def producers(self) -> _containers.RepeatedCompositeFieldContainer[Global___SnapshotProducer]:
@@ -166,7 +166,7 @@ class SnapshotChunk(_message.Message):
 
     @_builtins.property
     def deleted_node_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of deleted nodes."""
+        """Ids of deleted nodes; before the nodes, behind the commands."""
 
     @_builtins.property
     def reviews(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ramify.v1.payload_pb2 import Payload
 from ramify.v1.project_pb2 import Project
-from state_svc.codec import compression
+from state_svc.codec import compression, snapshot
 from state_svc.codec.compression import (
     MAX_INFLATED_BYTES,
     PLAIN,
@@ -24,9 +24,17 @@ from state_svc.codec.compression import (
 )
 from state_svc.codec.project import decode_project, encode_project
 from state_svc.codec.segment import SegmentRecord, decode_delta, decode_segment, encode_segment
-from state_svc.codec.snapshot import SnapshotRecord, decode_snapshot, encode_snapshot, freeze
+from state_svc.codec.snapshot import (
+    SnapshotRecord,
+    decode_chunk,
+    decode_snapshot,
+    encode_chunk,
+    encode_snapshot,
+    freeze,
+)
 from state_svc.errors import CorruptRecord
 from state_svc.model.project import Applied, LiveProject, Origin
+from state_svc.storage.v1.snapshot_pb2 import SnapshotChunk
 from tests.support.live import live_project, write
 from tests.support.mutations import create, delete, order_cancel, patch
 
@@ -102,6 +110,45 @@ def test_a_large_snapshot_has_several_chunks_and_one_last() -> None:
     for broken in (chunks[:-1], chunks[1:], [chunks[1], chunks[0], *chunks[2:]]):
         with pytest.raises(CorruptRecord, match="a chunk is missing"):
             decode_snapshot(broken)
+
+
+def test_ids_of_deleted_nodes_and_commands_are_spread_over_the_chunks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many there are, each chunk can be read."""
+    project = live_project(*(create(f"gone-{n}") for n in range(300)), create("stays"))
+    write(project, *(delete(f"gone-{n}") for n in range(300)))
+    write(project, *(order_cancel(f"order-{n}") for n in range(100)))
+    (one,) = encode_snapshot(freeze(project))
+    assert one.format_version == 1
+    monkeypatch.setattr(snapshot, "_CHUNK_BYTES", 2_000)
+    records = list(encode_snapshot(freeze(project)))
+    assert max(decode_chunk(record).ByteSize() for record in records) < 2_500
+    late = [bool(c.commands or c.deleted_node_ids) for c in map(decode_chunk, records[1:])]
+    assert any(late)
+    assert [record.format_version for record in records] == [1, *(1 + found for found in late)]
+    for chunks in ([one], records):
+        view, _ = decode_snapshot(chunks)
+        assert (view.deleted, view.commands) == (project.view.deleted, project.view.commands)
+        assert list(view.nodes) == ["stays"]
+
+
+def test_a_snapshot_of_an_older_version_with_all_ids_in_its_first_chunk_is_read() -> None:
+    project = live_project(create("stays"), create("gone"))
+    write(project, delete("gone"), order_cancel("o"))
+    (record,) = encode_snapshot(freeze(project))
+    first, second = (
+        decode_chunk(record),
+        SnapshotChunk(project_uid=project.uid, revision=3, chunk=1),
+    )
+    second.nodes.extend(first.nodes)
+    second.last = True
+    first.ClearField("nodes")
+    first.last = False
+    old = [encode_chunk(first), encode_chunk(second)]
+    assert [item.format_version for item in old] == [1, 1]
+    view, _ = decode_snapshot(old)
+    assert (view.deleted, list(view.commands), list(view.nodes)) == ({"gone"}, ["o"], ["stays"])
 
 
 def test_a_snapshot_does_not_change_with_the_project() -> None:

@@ -156,4 +156,4 @@ def test_nothing_changes_by_admission() -> None:
         micros=NOW,
         origin=Origin("p", 1, 1),
     )
-    assert (project.revision, project.node_count(), project.producers) == (2, 1, {})
+    assert (project.revision, len(list(project.all_nodes())), project.producers) == (2, 1, {})

@@ -235,6 +235,18 @@ def test_a_project_has_a_greatest_number_of_nodes(project: LiveProject) -> None:
     assert [(v.index, v.field) for v in caught.value.violations] == [(0, "node.create")]
 
 
+def test_deleted_nodes_count_among_the_nodes_of_a_project(project: LiveProject) -> None:
+    """Their ids are kept for ever, so that none is used again (SEM 9)."""
+    write(project, create("a"), create("b"))
+    write(project, delete("a"))
+    applied = apply_batch(project, [delete("b"), create("c")], micros=NOW, max_nodes=5)
+    with pytest.raises(BatchRejected, match="deleted ones too"):
+        apply_batch(project, [create("c"), create("d")], micros=NOW, max_nodes=5)
+    project.accept(applied)
+    with pytest.raises(BatchRejected, match="deleted ones too"):
+        apply_batch(project, [create("d")], micros=NOW, max_nodes=5)
+
+
 def test_a_node_lies_no_deeper_than_the_deepest_layer() -> None:
     chain = [create("n0")]
     chain += [create(f"n{i}", f"n{i - 1}", i) for i in range(1, limits.MAX_LAYER + 1)]
