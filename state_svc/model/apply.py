@@ -44,6 +44,7 @@ from state_svc.model.wire import (
     patch_change,
     revision_prefix,
     timestamp_field,
+    varint,
 )
 
 _INVALID = ErrorReason.ERROR_REASON_INVALID_MUTATION
@@ -59,6 +60,7 @@ _STAMPED = {NodeState.NODE_STATE_RUNNING: NodePatch.START_TIME_FIELD_NUMBER} | d
 )
 #: Data of a node that is not counted among what a batch holds: its changes are counted anyway.
 _SMALL_NODE = 1_024
+_DEPENDS_ON = varint(Node.DEPENDS_ON_FIELD_NUMBER << 3 | 2)  #: what each dependency begins with
 _OPEN = CommandState.COMMAND_STATE_OPEN
 _NONE: frozenset[str] = frozenset()
 
@@ -484,5 +486,7 @@ class _Application:
 
 def _named_by(node: LiveNode) -> list[str]:
     """Return the parent and the dependencies of a node."""
-    parent = node.spec.parent
-    return [*Node.FromString(node.data).depends_on, *([parent] if parent else [])]
+    named = [node.spec.parent] if node.spec.parent else []
+    if _DEPENDS_ON in node.data:  # perhaps in a text; most nodes need not be decoded
+        named += Node.FromString(node.data).depends_on
+    return named
