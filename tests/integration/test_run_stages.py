@@ -6,15 +6,18 @@ import asyncio
 import json
 import subprocess
 from collections import Counter
+from pathlib import Path
 
 from ramify.client import AsyncClient
+from ramify.v1.orchestrator_service_pb2 import CancelNodeRequest, StartProjectRequest
+from ramify.v1.plan_pb2 import Plan
 from ramify.v1.stage_pb2 import Stage, StageRecord
 from ramify.v1.state_service_pb2 import EntityKind, ListStagesRequest, WatchFilter
 from tests.support.bound import WAIT_SECONDS
 from tests.support.cli import RAMIFY
 from tests.support.runs import Runs
 from tests.support.state_process import StateProcess
-from tests.support.wire import Wire
+from tests.support.wire import Wire, eventually
 
 
 async def ramify(*args: str) -> str:
@@ -108,3 +111,28 @@ async def test_large_results_lie_in_the_payload_store_and_every_reader_gets_them
     assert trace.count("  execute  ") == 2
     lines = (await ramify("show", project_id, "root", "--trace", "--json", *at)).splitlines()
     assert [json.loads(line)["stageId"] for line in lines] == ["root.s1", "root.s2"]
+
+
+async def test_a_cancelled_call_that_ends_after_its_run_is_recorded(
+    runs: Runs, tmp_path: Path
+) -> None:
+    plan = Plan(goal="one command that is slow to end")
+    begun = tmp_path / "begun"
+    slow = f"trap 'sleep 1.5; exit 0' TERM; touch {begun}; while :; do sleep 0.05; done"
+    plan.tasks.add(id="slow").command.shell = slow
+    plan.tasks.add(id="quick").command.shell = "true"
+    request = StartProjectRequest(plan=plan)
+    project = (await runs.stub.StartProject(request, timeout=WAIT_SECONDS)).project
+    async with runs.follow(project.project_id) as follower:
+        await follower.until(lambda history: "root.1.1" in history.ended_at)
+        await eventually(begun.exists, "the slow command runs")
+        await runs.stub.CancelNode(
+            CancelNodeRequest(project_id=project.project_id, node_id="root.1.0")
+        )
+        await follower.ended()
+
+    async def recorded() -> bool:
+        records = await stages(runs.wire, project.project_id)
+        return any(record.node_id == "root.1.0" for record in records)
+
+    await eventually(recorded, "the cancelled call is recorded")
