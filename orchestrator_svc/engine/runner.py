@@ -140,6 +140,11 @@ class Runner:
         return len(self._run.queue)
 
     @property
+    def stands_still(self) -> bool:
+        """Whether it goes on only by an order or an answer: it is PAUSED or WAITING."""
+        return self._run.state in (ProjectState.PAUSED, ProjectState.WAITING)
+
+    @property
     def steps(self) -> int:
         """Agent-stage dispatches so far."""
         return self._run.steps

@@ -119,6 +119,26 @@ class Supervisor:
             return f"{lacks}; configure `profiles`"
         return entry.refusal
 
+    @property
+    def _is_full(self) -> bool:
+        return len(self._tasks) >= self._max_projects
+
+    @property
+    def no_room(self) -> str:
+        """Return why no other project is taken up here, and what would help; empty if one is.
+
+        Those that are paused or wait for humans keep their places, so that orders and answers are
+        acted on at once.
+        """
+        if not self._is_full:
+            return ""
+        still = sum(runner.stands_still for runner in self._runners.values())
+        keep = f", {still} of them paused or waiting for humans" if still else ""
+        return (
+            f"this one executes {len(self._tasks)}{keep}, as many as `max_projects` allows; "
+            "room comes with a larger number, another orchestrator, or the end of one of them"
+        )
+
     def settings_of(self, own: Mapping[str, Scalar]) -> Settings:
         """Return the execution keys in force for a project that sets `own`."""
         return effective(self._execution, own)
@@ -131,12 +151,7 @@ class Supervisor:
         """
         if project_id in self._tasks and project_id not in self._runners:
             self._again.add(project_id)
-        if (
-            self._group is None
-            or self._draining
-            or project_id in self._tasks
-            or len(self._tasks) >= self._max_projects
-        ):
+        if self._group is None or self._draining or project_id in self._tasks or self._is_full:
             return
         task = self._group.create_task(self._keep_executing(project_id), name="project")
         self._tasks[project_id] = task

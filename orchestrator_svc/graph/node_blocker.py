@@ -149,6 +149,9 @@ def _ready(scene: Scene, node: Node, now: float) -> Blocker:
     if not scene.holder and scene.profile_problem:
         message = f"it could run, but no orchestrator executes it: {scene.profile_problem}"
         return _leaf(scene, node, BlockerKind.AGENT, message, "ramify up --config FILE")
+    if not scene.holder and scene.no_room:
+        message = f"it could run, but no orchestrator executes the project: {scene.no_room}"
+        return _leaf(scene, node, BlockerKind.LEASE, message, "ramify up --config FILE")
     if not scene.holder:
         message = "it could run, but no orchestrator executes the project"
         return _leaf(scene, node, BlockerKind.LEASE, message, "ramify up")

@@ -52,6 +52,14 @@ def project_blockers(scene: Scene, budgets: Sequence[Use] = ()) -> Iterator[Bloc
             since=scene.since,
             remedy="ramify up --config FILE",
         )
+    elif not scene.holder and scene.no_room:
+        yield Blocker(
+            kind=BlockerKind.LEASE,
+            blocked="",
+            message=f"no orchestrator executes the project: {scene.no_room}",
+            since=scene.since,
+            remedy="ramify up --config FILE",
+        )
     elif not scene.holder:
         yield Blocker(
             kind=BlockerKind.LEASE,

@@ -59,6 +59,7 @@ class Scene:
     end: float | None = None  #: Unix seconds; None: the project has not ended
     end_of: Mapping[str, float] = field(default_factory=dict)  #: of nodes that have ended
     profile_problem: str = ""  #: why this orchestrator leaves it to others; empty: it does not
+    no_room: str = ""  #: why this orchestrator takes no other project up; empty: it does
     live: Live | None = None
 
     @cached_property

@@ -42,10 +42,13 @@ class StoredScene:
     revision: int
     nodes: Sequence[node_pb2.Node] = ()
 
-    def scene(self, settings: Settings, *, problem: str, live: Live | None) -> Scene:
+    def scene(
+        self, settings: Settings, *, problem: str, live: Live | None, no_room: str = ""
+    ) -> Scene:
         """Return what there is to explain; of a large project this takes long.
 
-        `settings` are in force for it, and `problem` is why it is not executed here, if it is not.
+        `settings` are in force for it, `problem` is why it is not executed here, if it is not, and
+        `no_room` why nothing else is taken up here, if that is so.
         """
         project = self.project
         nodes = [read_node(message) for message in self.nodes]
@@ -68,6 +71,7 @@ class StoredScene:
                 if message.HasField("end_time")
             },
             profile_problem=problem,
+            no_room=no_room,
             live=live,
         )
 

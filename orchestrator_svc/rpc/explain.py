@@ -80,6 +80,7 @@ class Explainer:
             settings=self._supervisor.settings_of(read_stored(stored.project.settings)),
             problem=self._supervisor.problem_with(stored.project.profile),
             live=live,
+            no_room=self._supervisor.no_room,
         )
         # A hundred thousand nodes take seconds, and runners go on meanwhile.
         return await asyncio.get_running_loop().run_in_executor(self._threads, compute)
@@ -95,9 +96,15 @@ class Explainer:
 
 
 def _explanation(
-    stored: StoredScene, node_id: str, *, settings: Settings, problem: str, live: Live | None
+    stored: StoredScene,
+    node_id: str,
+    *,
+    settings: Settings,
+    problem: str,
+    live: Live | None,
+    no_room: str,
 ) -> pb.Explanation:
-    scene = stored.scene(settings, problem=problem, live=live)
+    scene = stored.scene(settings, problem=problem, live=live, no_room=no_room)
     asked = time.time()
     now = asked if scene.end is None else min(asked, scene.end)  # of the run: it ended there
     found = explain(scene, now, node_id)

@@ -445,3 +445,18 @@ async def test_a_project_that_is_asked_for_while_it_is_loaded_is_executed_once(
         assert (await world.store.until_ended()).state is ProjectState.COMPLETED
         await world.until(lambda: not world.supervisor._tasks)
     assert (world.store.loads, world.leases.epochs["p"]) == (1, 1)
+
+
+async def test_a_full_orchestrator_says_so_and_how_many_runs_stand_still() -> None:
+    world = World(max_projects=1)
+    world.store.add("paused").state = ProjectState.PAUSED
+    assert world.supervisor.no_room == ""
+    async with world.running():
+        world.supervisor.take_up("paused")
+        await world.until(world.supervisor.active)
+        assert world.supervisor.no_room.startswith(
+            "this one executes 1, 1 of them paused or waiting for humans, as many as `max_projects`"
+        )
+        world.store.add("late")
+        world.supervisor.take_up("late")
+        assert [active.project_id for active in world.supervisor.active()] == ["paused"]

@@ -36,6 +36,7 @@ class World:
         store: FakeStore | None = None,
         leases: FakeLeases | None = None,
         profiles: ProfileRegistry | None = None,
+        max_projects: int = 10,
     ) -> None:
         self.store = store or FakeStore()
         self.leases = leases or FakeLeases(self.store)
@@ -48,7 +49,7 @@ class World:
             profiles=profiles or built_in_profiles(Path("unused")),
             default_profile="scripted",
             execution=EXECUTION,
-            max_projects=10,
+            max_projects=max_projects,
             metrics=self.metrics,
         )
 

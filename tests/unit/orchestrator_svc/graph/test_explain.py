@@ -111,6 +111,16 @@ def test_seed_004_5_does_the_configuration_know_the_agents() -> None:
 # The kinds
 
 
+def test_that_the_asked_orchestrator_is_full_is_said_with_what_helps() -> None:
+    full = scene(node("a", S.READY), no_room="this one executes 2", holder="")
+    for asked in ("", "a"):
+        first = explain(full, NOW, asked).blockers[0]
+        assert (first.kind, first.remedy) == (K.LEASE, "ramify up --config FILE")
+        assert "this one executes 2" in first.message
+    held = scene(node("a", S.READY), no_room="this one executes 2", holder="another")
+    assert all("executes 2" not in blocker.message for blocker in explain(held, NOW, "").blockers)
+
+
 def test_a_backoff_that_is_just_over_is_no_riddle() -> None:
     """Its timer has not come yet, so the node is in no line."""
     over = node("a", S.READY, attempt=2, next_attempt_time=NOW)

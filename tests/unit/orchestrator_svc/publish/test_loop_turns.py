@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable
+from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 from google.protobuf import json_format
@@ -49,7 +49,8 @@ async def turns_during(work: Awaitable[Any]) -> tuple[int, Any]:
 
 
 async def test_others_have_their_turns_while_a_large_plan_is_encoded() -> None:
-    store = StateServiceStore(Mock(), Mock(), Metrics())
+    stub, stream = SimpleNamespace(), SimpleNamespace(buffer=None)
+    store = StateServiceStore(stub, stream, Metrics())  # type: ignore[arg-type]
     goal, kind = "a goal", TaskType.SEARCH
     group = [
         CreateNode(

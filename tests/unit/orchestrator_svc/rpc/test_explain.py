@@ -55,6 +55,8 @@ class Client:
 class Runners:
     """Executes nothing, or the project."""
 
+    no_room = ""
+
     def __init__(self, live: Live | None) -> None:
         self._live = live
 
