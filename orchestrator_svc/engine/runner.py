@@ -31,7 +31,7 @@ from orchestrator_svc.engine.inbox import Inbox
 from orchestrator_svc.engine.leases import Lease
 from orchestrator_svc.engine.store import Store
 from orchestrator_svc.errors import RamifyError
-from orchestrator_svc.graph.decide import decide
+from orchestrator_svc.graph.decide import decide, first_turn
 from orchestrator_svc.graph.dispatch import CALLED_STATES
 from orchestrator_svc.graph.event import (
     Call,
@@ -44,11 +44,11 @@ from orchestrator_svc.graph.event import (
     Outcome,
     Planned,
     TimeReached,
+    TurnFailed,
 )
 from orchestrator_svc.graph.node import Result
 from orchestrator_svc.graph.patience import Patience
 from orchestrator_svc.graph.rate import RateWindow
-from orchestrator_svc.graph.recover import begin
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.scene import Live, OpenCall
 from orchestrator_svc.graph.settings import Settings
@@ -227,7 +227,8 @@ class Runner:
             self._store.close_lane(self._project.project_id)
 
     async def _loop(self, group: asyncio.TaskGroup) -> None:
-        await self._decide(begin, len(self._run.nodes))
+        orders = self._project.open_commands
+        await self._decide(lambda run, now: first_turn(run, orders, now), len(self._run.nodes))
         while True:
             self._wake.clear()
             if self._failure is not None:
@@ -422,7 +423,8 @@ class Runner:
         try:
             self.post(self._ended(at_work, outcome))
         except Exception as error:  # a callback's errors are nobody's else
-            self.abandon(error)
+            known = isinstance(error, RamifyError | OSError)  # the store's or the disk's
+            self.abandon(error if known else TurnFailed(call.node_id, error))
 
     def _ended(self, at_work: AgentCall, outcome: Outcome) -> CallEnded:
         return self._store.without_large(self._project.project_id, at_work.ended(outcome))

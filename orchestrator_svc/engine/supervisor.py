@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from orchestrator_svc.aside import aside
 from orchestrator_svc.engine.leases import Lease, LeaseKeeper
 from orchestrator_svc.engine.runner import Runner
 from orchestrator_svc.engine.scan import Projects, Scanner
+from orchestrator_svc.engine.setback import setback_of
 from orchestrator_svc.engine.store import Store
 from orchestrator_svc.errors import (
     LeaseHeld,
@@ -31,6 +33,7 @@ from orchestrator_svc.errors import (
 )
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.scene import Live
+from orchestrator_svc.graph.setback import Setbacks
 from orchestrator_svc.graph.settings import Scalar, Settings, effective
 from orchestrator_svc.graph.types import TERMINAL_PROJECT_STATES
 from orchestrator_svc.logs import get_logger
@@ -90,6 +93,7 @@ class Supervisor:
         self._runners: dict[str, Runner] = {}
         self._again: set[str] = set()  #: projects to be taken up again once they are let go
         self._leasing: set[str] = set()  #: projects whose lease is being acquired or released
+        self._setbacks: dict[str, Setbacks] = {}  #: by project that is tried again and again
         self._draining = False
 
     def active(self) -> list[ActiveRunner]:
@@ -103,6 +107,11 @@ class Supervisor:
         """Return what only the executor of a project knows; None if that is not this one."""
         runner = self._runners.get(project_id)
         return runner.live() if runner else None
+
+    def setback(self, project_id: str) -> str:
+        """Return how the last execution of a project has ended that is tried again; empty: none."""
+        found = self._setbacks.get(project_id)
+        return found.latest.reason if found is not None and found.latest is not None else ""
 
     @property
     def missing_profiles(self) -> list[str]:
@@ -160,6 +169,7 @@ class Supervisor:
 
     def _gone(self, project_id: str) -> None:
         self._tasks.pop(project_id, None)
+        self._setbacks.pop(project_id, None)
         self._metrics.active_projects.set(len(self._tasks))
         if project_id in self._again:
             self._again.discard(project_id)
@@ -204,9 +214,14 @@ class Supervisor:
                 # A task group may have dropped a cancellation in favour of its error.
                 if self._should_stop(project_id, error) or self._draining:
                     return
+                self._take_note(project_id, error)
                 await asyncio.sleep(backoff.next_delay())
                 continue
             return
+
+    def _take_note(self, project_id: str, error: Exception) -> None:
+        setbacks = self._setbacks.setdefault(project_id, Setbacks())
+        setbacks.add(setback_of(error), time.monotonic())
 
     def _should_stop(self, project_id: str, error: Exception) -> bool:
         """Log why a runner ended; return whether the project is somebody else's now."""
@@ -257,6 +272,8 @@ class Supervisor:
         entry = self._entry(self._default_profile if problem else project.profile)
         run = await aside(len(project.nodes), lambda: self._make_run(project, entry))
         self._check_held(lease)
+        setbacks = self._setbacks.get(lease.project_id)
+        run.setback = setbacks.latest if setbacks is not None else None
         runner = Runner(
             project,
             run,

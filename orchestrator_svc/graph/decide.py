@@ -32,18 +32,21 @@ from orchestrator_svc.graph.event import (
     Produced,
     ReviewClosed,
     TimeReached,
+    TurnFailed,
 )
 from orchestrator_svc.graph.failure import call_failed
 from orchestrator_svc.graph.mutation import NodeChanges
 from orchestrator_svc.graph.node import Node
 from orchestrator_svc.graph.orders import carry_out, settle_end, settle_pause
 from orchestrator_svc.graph.plan import MAX_BATCH_TASKS, DraftTask, fits_one_review
+from orchestrator_svc.graph.recover import begin
 from orchestrator_svc.graph.review import Checkpoint
 from orchestrator_svc.graph.run import Run
 from orchestrator_svc.graph.settle import finish
 from orchestrator_svc.graph.text import storable
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,
+    CommandType,
     ErrorClass,
     NodeState,
     NodeType,
@@ -69,10 +72,8 @@ def decide(run: Run, events: Iterable[Event], now: float) -> Decision:
     run.now = now
     for event in events:
         run.cut()
-        if isinstance(event, CallEnded):
-            _call_ended(run, event, run.clock)
-        elif isinstance(event, CallProgressed):
-            _call_progressed(run, event)
+        if isinstance(event, CallEnded | CallProgressed):
+            _call_told(run, event)
         elif isinstance(event, TimeReached):
             run.queue.extend(node.node_id for node in run.pop_due(now))
             expire(run, now)
@@ -92,6 +93,28 @@ def decide(run: Run, events: Iterable[Event], now: float) -> Decision:
     settle_pause(run)  # once more: a used-up budget may have paused it
     settle_waiting(run)
     return run.take_decision()
+
+
+def first_turn(run: Run, orders: Iterable[CommandGiven], now: float) -> Decision:
+    """Take the first turn of a run that was loaded with these open orders.
+
+    An order to cancel comes before all else: what taking the run up decides may be refused.
+    """
+    cancels = [order for order in orders if order.command_type is CommandType.CANCEL_PROJECT]
+    if cancels and run.nodes and not run.ended and run.state is not ProjectState.CANCELLING:
+        return decide(run, cancels, now)
+    return begin(run, now)
+
+
+def _call_told(run: Run, event: CallEnded | CallProgressed) -> None:
+    """Hear what a call says. Raises `TurnFailed`, so that one node's answer harms no other."""
+    try:
+        if isinstance(event, CallEnded):
+            _call_ended(run, event, run.clock)
+        else:
+            _call_progressed(run, event)
+    except Exception as error:
+        raise TurnFailed(event.node_id, error) from error
 
 
 def _call_ended(run: Run, event: CallEnded, now: float) -> None:

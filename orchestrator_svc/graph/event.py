@@ -101,6 +101,14 @@ class Draining:
 Event = CallEnded | CallProgressed | CommandGiven | ReviewClosed | TimeReached | Draining
 
 
+class TurnFailed(Exception):
+    """What a run does about an event has failed; the message is the cause, for people."""
+
+    def __init__(self, node_id: str, cause: Exception) -> None:
+        super().__init__(f"{type(cause).__name__}: {cause}")
+        self.node_id = node_id  #: whose event it was
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """An agent call to begin once the mutations decided with it are durable."""

@@ -130,6 +130,18 @@ class AddStage:
     late: bool = False  #: the outcome came too late to count
 
 
+def concerned(mutation: Mutation) -> str:
+    """Return the node that is at fault if a mutation cannot be stored; empty if none is.
+
+    A child that cannot be created is its planner's fault.
+    """
+    if isinstance(mutation, CreateNode):
+        return mutation.parent_id or mutation.node_id
+    if isinstance(mutation, PatchNode | AddStage):
+        return mutation.node_id
+    return mutation.review.node_id if isinstance(mutation, OpenReview) else ""
+
+
 GraphMutation = CreateNode | PatchNode | PatchProject | PatchCommand
 ReviewMutation = OpenReview | PatchReview
 Mutation = GraphMutation | ReviewMutation | AddStage

@@ -44,7 +44,15 @@ def project_blockers(scene: Scene, budgets: Sequence[Use] = ()) -> Iterator[Bloc
             since=scene.since,
             remedy=f"ramify watch {name}",
         )
-    if not scene.holder and scene.profile_problem:
+    if scene.setback and live is None:
+        yield Blocker(
+            kind=BlockerKind.LEASE,
+            blocked="",
+            message=f"its last execution ended, it is tried again: {scene.setback}",
+            since=scene.since,
+            remedy=f"ramify cancel {name}",
+        )
+    elif not scene.holder and scene.profile_problem:
         yield Blocker(
             kind=BlockerKind.AGENT,
             blocked="",

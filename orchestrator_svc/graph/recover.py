@@ -14,10 +14,12 @@ from orchestrator_svc.graph.dispatch import (
 )
 from orchestrator_svc.graph.doctor import admit, consult
 from orchestrator_svc.graph.event import Decision
+from orchestrator_svc.graph.failure import MAX_MESSAGE_CHARS, call_failed
 from orchestrator_svc.graph.mutation import NodeChanges
 from orchestrator_svc.graph.node import Failure, Node
 from orchestrator_svc.graph.recovery import MAX_CRASH_REDISPATCHES
 from orchestrator_svc.graph.run import ROOT_ID, Run
+from orchestrator_svc.graph.setback import Setback
 from orchestrator_svc.graph.settle import (
     children_settled,
     dependency_failed,
@@ -27,11 +29,14 @@ from orchestrator_svc.graph.settle import (
     revive,
     settle,
 )
+from orchestrator_svc.graph.text import storable
 from orchestrator_svc.graph.types import (
     TERMINAL_NODE_STATES,
     ErrorClass,
     NodeState,
+    NodeType,
     ProjectState,
+    Stage,
     TaskType,
 )
 
@@ -56,6 +61,9 @@ def begin(run: Run, now: float) -> Decision:
     if run.state is ProjectState.PAUSED:
         run.dormant = True
         return run.take_decision()
+    if run.setback is not None and run.setback.is_outcome and not _fails(run, run.setback):
+        _fail_run(run, run.setback)
+        return run.take_decision()
     take_up(run, now)
     if run.state is ProjectState.PAUSING:
         run.patch_project(ProjectState.PAUSED)
@@ -67,6 +75,24 @@ def begin(run: Run, now: float) -> Decision:
     if run.state is ProjectState.PAUSING and not run.busy:
         run.patch_project(ProjectState.PAUSED)
     return run.take_decision()
+
+
+def _fails(run: Run, setback: Setback) -> bool:
+    """Return whether a setback is the outcome of one node, which can still fail."""
+    node = run.nodes.get(setback.node_id)
+    return node is not None and node.state not in TERMINAL_NODE_STATES
+
+
+def _fail_run(run: Run, setback: Setback) -> None:
+    """End a run of which the store takes nothing more, with what it said."""
+    failure = Failure(ErrorClass.EXECUTION, storable(setback.reason, MAX_MESSAGE_CHARS))
+    root = run.nodes.get(run.root_id)
+    if root is None or root.state in TERMINAL_NODE_STATES:
+        if run.state is ProjectState.PENDING:
+            run.patch_project(ProjectState.RUNNING)
+        run.patch_project(ProjectState.FAILED, error=failure)
+    else:
+        finish(run, root, state=NodeState.FAILED, error=failure)
 
 
 def take_up(run: Run, now: float) -> None:
@@ -115,6 +141,9 @@ def _take_up(run: Run, node: Node, now: float) -> None:
     if parent is not None and parent.state in _WITHOUT_CHILDREN:
         # A crash cut the end of a subtree short. Parents come before their children here.
         run.patch(node, state=NodeState.CANCELLED)
+    elif run.setback is not None and run.setback.is_outcome and _is_about(run.setback, node):
+        reason = storable(run.setback.reason, MAX_MESSAGE_CHARS)
+        finish(run, node, state=NodeState.FAILED, error=Failure(ErrorClass.INVALID_OUTPUT, reason))
     elif node.waiting_on:
         take_up_review(run, node)
     elif lost_its_call(node):
@@ -134,10 +163,20 @@ def _take_up(run: Run, node: Node, now: float) -> None:
 
 
 def _redispatch(run: Run, node: Node, now: float) -> None:
-    """Give a node whose call died with its orchestrator another attempt, without a retry."""
-    crashes = node.crash_redispatches + 1
+    """Give a node whose call has no outcome another attempt, without a retry.
+
+    It counts as a crash unless the execution ended by a setback; one that is about this node is
+    the outcome of its call.
+    """
+    setback = run.setback
+    if setback is not None and _is_about(setback, node):
+        message = f"its outcome cannot be stored: {setback.reason}"
+        call_failed(run, node, _lost_stage(node), ErrorClass.INVALID_OUTPUT, message, now)
+        return
+    crashes = node.crash_redispatches + (setback is None or setback.is_crash)
     if crashes >= MAX_CRASH_REDISPATCHES:
-        message = f"{crashes} attempts in a row were cut off by the end of the orchestrator"
+        by = f", the last by: {setback.reason}" if setback else " by the end of the orchestrator"
+        message = storable(f"{crashes} attempts in a row were cut off{by}", MAX_MESSAGE_CHARS)
         failure = Failure(ErrorClass.EXECUTION, message)
         finish(run, node, state=NodeState.FAILED, error=failure)
         return
@@ -146,6 +185,19 @@ def _redispatch(run: Run, node: Node, now: float) -> None:
         changes["next_attempt_time"] = now
     announce_attempt(run, node, changes)
     run.queue.append(node.node_id)
+
+
+def _is_about(setback: Setback, node: Node) -> bool:
+    return setback.refused and setback.node_id == node.node_id
+
+
+def _lost_stage(node: Node) -> Stage:
+    """Return the stage of a call that a loaded node has lost."""
+    if node.state is NodeState.AGGREGATING:
+        return Stage.AGGREGATE
+    if node.node_type is None:
+        return Stage.ATOMIZE
+    return Stage.PLAN if node.node_type is NodeType.PLAN else Stage.EXECUTE
 
 
 def _settle_pending(run: Run, node: Node) -> None:

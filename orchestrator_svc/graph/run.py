@@ -30,6 +30,7 @@ from orchestrator_svc.graph.mutation import (
 from orchestrator_svc.graph.node import Failure, Json, Node
 from orchestrator_svc.graph.recovery import longest_delay
 from orchestrator_svc.graph.review import Answer, Checkpoint, Review, ReviewBook, ReviewState
+from orchestrator_svc.graph.setback import Setback
 from orchestrator_svc.graph.settings import Settings
 from orchestrator_svc.graph.staging import restore_children
 from orchestrator_svc.graph.text import storable
@@ -92,6 +93,7 @@ class Run:
         self.treated: dict[tuple[str, str], int] = {}  #: the doctor's actions by (pattern, node)
         self.patrol_at = 0  #: number of steps at which the doctor looks again
         self.patrol_ids: list[str] = []  #: nodes that it has yet to look at in this round
+        self.setback: Setback | None = None  #: how its last execution in this process ended
         self.reviews = ReviewBook(reviews)
         self._timers: list[tuple[float, str]] = []
         self._decision = Decision()

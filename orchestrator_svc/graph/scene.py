@@ -60,6 +60,7 @@ class Scene:
     end_of: Mapping[str, float] = field(default_factory=dict)  #: of nodes that have ended
     profile_problem: str = ""  #: why this orchestrator leaves it to others; empty: it does not
     no_room: str = ""  #: why this orchestrator takes no other project up; empty: it does
+    setback: str = ""  #: how its last execution here ended, if it is tried again; empty: it did not
     live: Live | None = None
 
     @cached_property

@@ -61,6 +61,6 @@ def counted(so_far: Usage, more: Usage) -> Usage:
 def _amount(name: str, value: object) -> int:
     if isinstance(value, int | float) and 0 <= value <= MAX_SPENT:  # NaN is neither
         return math.ceil(value)
-    kind = type(value).__name__
-    shown = repr(value) if isinstance(value, float) else f"of type {kind} and out of range"
+    short = isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**18)
+    shown = repr(value) if short else f"a {type(value).__name__}"
     raise NotCountable(f"{name} is {shown}, a number from 0 to {MAX_SPENT} is needed")

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
+from google.protobuf.message import DecodeError
+
 from orchestrator_svc.graph.mutation import (
     AddStage,
     Mutation,
@@ -62,6 +64,26 @@ def encode_batch(project_id: str, lease_epoch: int, mutations: Iterable[bytes]) 
     head = MutationBatch(project_id=project_id, lease_epoch=lease_epoch).SerializeToString()
     fields = [_field(MutationBatch.MUTATIONS_FIELD_NUMBER, mutation) for mutation in mutations]
     return head + b"".join(fields)
+
+
+def concerned_node(batch: bytes, index: int) -> str:
+    """Return the node that is at fault for the n-th mutation of an encoded batch; empty if none is.
+
+    A child that cannot be created is its planner's fault.
+    """
+    try:
+        mutations = MutationBatch.FromString(batch).mutations
+    except DecodeError:
+        return ""
+    if not 0 <= index < len(mutations):
+        return ""
+    target = mutations[index]
+    kind = target.WhichOneof("target")
+    if kind == "node":
+        return target.node.create.parent_node_id or target.node.node_id
+    if kind == "stage":
+        return target.stage.create.node_id
+    return target.review.create.node_id if kind == "review" else ""
 
 
 def with_sequence(batch: bytes, sequence: int) -> bytes:

@@ -43,12 +43,19 @@ class StoredScene:
     nodes: Sequence[node_pb2.Node] = ()
 
     def scene(
-        self, settings: Settings, *, problem: str, live: Live | None, no_room: str = ""
+        self,
+        settings: Settings,
+        *,
+        problem: str,
+        live: Live | None,
+        no_room: str = "",
+        setback: str = "",
     ) -> Scene:
         """Return what there is to explain; of a large project this takes long.
 
-        `settings` are in force for it, `problem` is why it is not executed here, if it is not, and
-        `no_room` why nothing else is taken up here, if that is so.
+        `settings` are in force for it, `problem` is why it is not executed here, if it is not,
+        `no_room` why nothing else is taken up here, if that is so, and `setback` how its last
+        execution here ended, if it is tried again.
         """
         project = self.project
         nodes = [read_node(message) for message in self.nodes]
@@ -72,6 +79,7 @@ class StoredScene:
             },
             profile_problem=problem,
             no_room=no_room,
+            setback=setback,
             live=live,
         )
 

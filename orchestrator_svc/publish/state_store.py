@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
+from orchestrator_svc.errors import InvalidMutation
 from orchestrator_svc.graph.event import CallEnded
-from orchestrator_svc.graph.mutation import Mutation
+from orchestrator_svc.graph.mutation import Mutation, concerned
 from orchestrator_svc.graph.node import Result
 from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.bodies import Bodies, may_be_large
@@ -118,11 +119,15 @@ class StateServiceStore:
         for group in groups:
             row: list[bytes] = []
             for mutation in group:
-                if may_be_large(mutation):
-                    large.append((row, len(row), to_any_message(mutation)))
-                    row.append(b"")
-                else:
-                    row.append(encode(mutation))
+                try:
+                    if may_be_large(mutation):
+                        large.append((row, len(row), to_any_message(mutation)))
+                        row.append(b"")
+                    else:
+                        row.append(encode(mutation))
+                except Exception as error:  # of a value that no check has foreseen
+                    text = f"a change cannot be encoded: {type(error).__name__}: {error}"
+                    raise InvalidMutation(text, node_id=concerned(mutation)) from error
                 count += 1
                 if count % MUTATIONS_AT_ONCE == 0:
                     await asyncio.sleep(0)  # others are not kept waiting by a large plan

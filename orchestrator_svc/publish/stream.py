@@ -26,7 +26,12 @@ from orchestrator_svc.errors import (
 from orchestrator_svc.logs import get_logger
 from orchestrator_svc.metrics import Metrics
 from orchestrator_svc.publish.backoff import Backoff
-from orchestrator_svc.publish.encode import SEQUENCE_BYTES, encode_batch, frame_request
+from orchestrator_svc.publish.encode import (
+    SEQUENCE_BYTES,
+    concerned_node,
+    encode_batch,
+    frame_request,
+)
 from orchestrator_svc.publish.errors_in import TRANSIENT, from_rpc, from_stream
 from orchestrator_svc.publish.outbox import Entry, LaneState, Outbox, PositionLost
 from orchestrator_svc.publish.spill import SpillBuffer
@@ -393,7 +398,21 @@ class MutationStream:
             level = _log.warning if stalls == 1 else _log.debug
             level("refused for now", what=what, project_id=project_id, cause=error.message)
         else:
+            if reject.error.violations:
+                index = reject.error.violations[0].index
+                node_id = self._concerned_node(lane.unacked, sequence, index)
+                error.fields.update({"node_id": node_id} if node_id else {})
             self._fail_lane(project_id, error, sequence)
+
+    def _concerned_node(self, unacked: Iterable[Entry[Ticket]], sequence: int, index: int) -> str:
+        """Return the node whose change was refused; empty if that cannot be told."""
+        found = next((entry for entry in unacked if entry.sequence == sequence), None)
+        if found is None:
+            return ""
+        try:
+            return concerned_node(self._tickets.body(found.body, sequence), index)
+        except CorruptRecord:
+            return ""
 
     def _fail_lane(self, project_id: str, error: RamifyError, sequence: int = 0) -> None:
         """End a lane; its owner learns why from every future it still holds."""

@@ -81,6 +81,7 @@ class Explainer:
             problem=self._supervisor.problem_with(stored.project.profile),
             live=live,
             no_room=self._supervisor.no_room,
+            setback=self._supervisor.setback(project_id),
         )
         # A hundred thousand nodes take seconds, and runners go on meanwhile.
         return await asyncio.get_running_loop().run_in_executor(self._threads, compute)
@@ -103,8 +104,9 @@ def _explanation(
     problem: str,
     live: Live | None,
     no_room: str,
+    setback: str,
 ) -> pb.Explanation:
-    scene = stored.scene(settings, problem=problem, live=live, no_room=no_room)
+    scene = stored.scene(settings, problem=problem, live=live, no_room=no_room, setback=setback)
     asked = time.time()
     now = asked if scene.end is None else min(asked, scene.end)  # of the run: it ended there
     found = explain(scene, now, node_id)

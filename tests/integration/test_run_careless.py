@@ -131,8 +131,8 @@ async def test_a_planner_with_a_thousand_uses_of_tools_is_recorded_in_one_batch_
 @pytest.mark.parametrize(
     "word, error_class, text",
     [
-        ("negative", "INVALID_OUTPUT", "spend: input_tokens is of type int and out of range"),
-        ("endless", "INVALID_OUTPUT", "spend: input_tokens is of type int and out of range"),
+        ("negative", "INVALID_OUTPUT", "spend: input_tokens is -5, a number from 0 to"),
+        ("endless", "INVALID_OUTPUT", "spend: input_tokens is a int, a number from 0 to"),
         ("cause", "AUTH", "no key"),
         ("class", "EXECUTION", "SOMETHING: no key"),
     ],
@@ -148,6 +148,27 @@ async def test_a_node_whose_agent_says_what_cannot_be_kept_fails_with_the_reason
     assert node.error.error_class == ErrorClass.Value(f"ERROR_CLASS_{error_class}")
     assert node.error.message.startswith(text)
     assert node.attempt == (1 if word == "cause" else 2)
+
+
+@pytest.mark.parametrize(
+    "word, reason",
+    [
+        ("unknown", "a change cannot be encoded: KeyError: 'NOPE' (node_id=root)"),
+        ("numb", "TypeError: object of type 'int' has no len()"),
+    ],
+)
+async def test_an_answer_that_no_check_foresaw_is_an_invalid_output_of_its_node(
+    both: Runs, word: str, reason: str
+) -> None:
+    settings = {"retry_delay_seconds": 0.0}
+    project = await both.start(f"{word} task", profile=PROFILE, settings=settings)
+    history = await both.finish(project.project_id)
+    assert history.state == "FAILED"
+    root = history.nodes["root"]
+    assert root.error.error_class == ErrorClass.ERROR_CLASS_INVALID_OUTPUT
+    assert root.error.message == f"refused 3 times: {reason}"
+    assert root.usage.agent_calls == 3
+    assert root.replan_count == 2
 
 
 async def test_one_careless_agent_costs_its_siblings_no_attempt(both: Runs) -> None:

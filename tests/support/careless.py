@@ -65,6 +65,11 @@ _DETAILS: dict[str, Callable[[], dict[str, Any]]] = {
     "long": lambda: {"ids": list(range(1_600))},
     "huge": lambda: {"n": 10**400},
 }
+#: Fields of a task that were never checked.
+_UNCHECKED: dict[str, dict[str, Any]] = {
+    "unknown": {"task_type": "NOPE"},
+    "numb": {"goal": 7},
+}
 #: What an executor does before it answers.
 _DEEDS: dict[str, Callable[[], None]] = {
     "fraction": lambda: spend(cost_micro_usd=0.5),  # type: ignore[arg-type]
@@ -96,6 +101,8 @@ class Careless:
             _use_tools()
         if word == "dense":
             return _dense(task)
+        if word in _UNCHECKED:
+            return Plan(tasks=(_task(task.goal).model_copy(update=_UNCHECKED[word]),))
         if word == "mixed":
             goals = ("error here", "slow here", "slow there")
             return Plan(tasks=tuple(_task(goal) for goal in goals))

@@ -13,6 +13,7 @@ import uvloop
 from orchestrator_svc.errors import InvalidMutation, ProducerFenced, StoreUnavailable
 from orchestrator_svc.graph.event import CommandGiven
 from orchestrator_svc.graph.node import Result
+from orchestrator_svc.graph.setback import MAX_REFUSALS
 from orchestrator_svc.graph.types import (
     CommandState,
     CommandType,
@@ -143,6 +144,31 @@ async def test_a_refused_batch_makes_the_runner_load_the_project_again_under_a_n
     assert ledger.state is ProjectState.COMPLETED
     assert world.store.loads == 2
     assert world.leases.epochs["p"] == 2
+
+
+async def test_what_is_refused_again_and_again_ends_the_run_and_is_told_meanwhile() -> None:
+    world = World()
+    world.store.add(breadth=2)
+    world.store.refuse = [InvalidMutation("it is too large") for _ in range(MAX_REFUSALS)]
+    told: list[str] = []
+    world.store.loading = lambda: told.append(world.supervisor.setback("p"))
+    async with world.running():
+        ledger = await world.store.until_ended()
+        await world.until(lambda: not world.supervisor.active())
+        await world.until(lambda: not world.supervisor.setback("p"))
+    assert ledger.state is ProjectState.FAILED
+    assert ledger.error is not None
+    assert ledger.error.message == "refused 3 times: it is too large"
+    assert told == ["", *["it is too large"] * 2, "refused 3 times: it is too large"]
+
+
+async def test_a_store_that_is_away_is_the_end_of_no_run() -> None:
+    world = World()
+    world.store.add(breadth=2)
+    world.store.refuse = [StoreUnavailable() for _ in range(MAX_REFUSALS + 1)]
+    async with world.running():
+        ledger = await world.store.until_ended()
+    assert ledger.state is ProjectState.COMPLETED
 
 
 async def test_a_fenced_runner_stops_without_another_write_and_without_a_release() -> None:

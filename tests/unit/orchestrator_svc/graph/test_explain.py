@@ -54,6 +54,16 @@ def kinds(found: Explanation) -> list[tuple[BlockerKind, str, str]]:
     return [(b.kind, b.blocked, b.by) for b in found.blockers]
 
 
+def test_a_run_whose_executions_fail_says_how_the_last_one_has_ended() -> None:
+    found = explain(scene(node("a", S.READY), holder="", setback="it is too large"), NOW)
+    (blocker,) = (b for b in found.blockers if not b.blocked)
+    assert blocker.kind is K.LEASE
+    assert blocker.message == "its last execution ended, it is tried again: it is too large"
+    assert blocker.remedy == "ramify cancel p"
+    well = explain(scene(node("a", S.READY), setback="it is too large", live=Live()), NOW)
+    assert not [b for b in well.blockers if "it is too large" in b.message], "it goes on"
+
+
 def cause(found: Explanation) -> BlockerKind:
     (only,) = found.root_causes
     return only.kind

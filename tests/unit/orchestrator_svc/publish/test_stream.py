@@ -145,6 +145,30 @@ async def test_a_batch_that_no_reader_could_decode_ends_its_lane_and_no_other() 
     assert len(fake.opens) == 1, "the connection goes on"
 
 
+@pytest.mark.parametrize(
+    "index, node_id", [(0, "child"), (1, "parent"), (2, "recorded"), (3, ""), (9, "")]
+)
+async def test_a_refusal_names_the_node_whose_change_was_refused(index: int, node_id: str) -> None:
+    mutations = [mutation_pb2.Mutation() for _ in range(4)]
+    mutations[0].node.node_id = "child"
+    mutations[0].node.patch.attempt = 2
+    mutations[1].node.node_id = "new"
+    mutations[1].node.create.parent_node_id = "parent"
+    mutations[2].stage.create.node_id = "recorded"
+    mutations[3].command.command_id = "c"
+    violation = error_pb2.Violation(index=index, field="f", description="is bad")
+    fake = FakeServer()
+    fake.refuse = [
+        error_pb2.Error(reason=error_pb2.ERROR_REASON_INVALID_MUTATION, violations=[violation])
+    ]
+    async with serving(fake) as stream:
+        await stream.open_lane("p", "uid")
+        encoded = [mutation.SerializeToString() for mutation in mutations]
+        with pytest.raises(InvalidMutation) as caught:
+            await (await stream.offer("p", encoded, lease_epoch=3))
+    assert caught.value.fields.get("node_id", "") == node_id
+
+
 async def test_a_refusal_for_good_ends_the_lane_and_no_other() -> None:
     fake = FakeServer()
     async with serving(fake) as stream:

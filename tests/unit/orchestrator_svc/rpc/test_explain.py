@@ -63,6 +63,9 @@ class Runners:
     def live(self, project_id: str) -> Live | None:
         return self._live
 
+    def setback(self, project_id: str) -> str:
+        return ""
+
     def problem_with(self, profile: str) -> str:
         return f"there is no {profile}" if profile else ""
 
