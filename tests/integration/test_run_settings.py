@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import grpc
@@ -91,8 +92,8 @@ async def test_a_page_of_results_is_read_from_the_store(runs: Runs) -> None:
     project_id = (await runs.script(breadth=3, output_chars=300)).project_id
     history = await runs.finish(project_id)
     leaves = [f"root.1.{number}" for number in range(3)]
-    # Reading needs no mutation stream.
-    store = StateServiceStore(runs.wire.stub, cast(MutationStream, None), Metrics())
+    stream = cast(MutationStream, SimpleNamespace(buffer=None))  # reading needs none
+    store = StateServiceStore(runs.wire.stub, stream, Metrics())
     found = await store.read_results(project_id, leaves)
     assert list(found) == leaves
     assert [found[id_].text for id_ in leaves] == [history.nodes[i].result.text for i in leaves]
