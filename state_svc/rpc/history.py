@@ -27,12 +27,10 @@ from state_svc.lease.clock import lease_is_held
 from state_svc.model import transitions
 from state_svc.model.ids import NO_PROJECT_ID, is_project_id
 from state_svc.model.project import LiveProject
-from state_svc.rpc.convert import page_size, parse_place
+from state_svc.rpc.convert import MAX_PAGE_BYTES, page_size, parse_place
 from state_svc.rpc.once import once
 from state_svc.service import Service, new_id, now_micros
 from state_svc.store.base import RequestRecord
-
-_MAX_PAGE_BYTES = 2 << 20
 
 
 class HistoryRpcs:
@@ -64,11 +62,11 @@ class HistoryRpcs:
         pairs = islice(differing(before.nodes, after.nodes), start, None)
         taken = 0
         for pair in pairs:
-            if len(response.nodes) == size or taken > _MAX_PAGE_BYTES:
-                response.next_page_token = f"{to_revision}.{start + len(response.nodes)}"
-                break
             diff = node_diff(*pair)
             taken += diff.ByteSize()
+            if len(response.nodes) == size or (response.nodes and taken > MAX_PAGE_BYTES):
+                response.next_page_token = f"{to_revision}.{start + len(response.nodes)}"
+                break
             response.nodes.append(diff)
         return response
 

@@ -98,13 +98,13 @@ class NodeRpcs:
         after = (request.after_revision, _END)
         if request.page_token:
             after = parse_place(request.page_token)
-        response = ListNodeHistoryResponse()
+        page = _HistoryPage(request.node_id, size)
         at = after[0] if after[1] == _END else max(after[0] - 1, 0)
         until = view.revision
         searched = 0
         while at < until:
             if searched >= _SEARCH_BYTES:
-                response.next_page_token = f"{at}.{_END}"
+                page.end_after((at, _END))
                 break
             records = await self._service.store.read_segments(project.uid, at, _READ_BYTES)
             if not records and project.deleted:
@@ -117,19 +117,11 @@ class NodeRpcs:
                 at = view.compacted
                 continue
             check_contiguous(project.uid, max(at, view.compacted), records)
-            entries = await asyncio.to_thread(
-                _search, records, request.node_id, after, until, size + 1 - len(response.entries)
-            )
-            response.entries.extend(entries)
-            keep = min(size, _fitting(response.entries))
-            if len(response.entries) > keep:
-                del response.entries[keep:]
-                last = response.entries[-1]
-                response.next_page_token = f"{last.revision.revision}.{last.index}"
+            if await asyncio.to_thread(page.add, records, after, until):
                 break
             at = records[-1].last_revision
             searched += sum(len(record.data) for record in records)
-        return response
+        return page.response
 
     async def _begin(self, request: ListNodesRequest) -> _Listing:
         project = await self._service.live(request.project_id)
@@ -203,39 +195,45 @@ def _key(request: ListNodesRequest) -> bytes:
     return plain.SerializeToString(deterministic=True)
 
 
-def _fitting(entries: Sequence[NodeHistoryEntry]) -> int:
-    """Return how many entries a page holds; at least one."""
-    taken = 0
-    for at, entry in enumerate(entries):
-        taken += entry.ByteSize()
-        if at and taken > MAX_PAGE_BYTES:
-            return at
-    return len(entries)
+class _HistoryPage:
+    """The changes of a node on one page and where it ends."""
 
+    def __init__(self, node_id: str, size: int) -> None:
+        self.response = ListNodeHistoryResponse()
+        self._node_id = node_id
+        self._left = size
+        self._room = MAX_PAGE_BYTES
+        self._last = (0, 0)
 
-def _search(
-    records: Sequence[SegmentRecord],
-    node_id: str,
-    after: tuple[int, int],
-    until: int,
-    most: int,
-) -> list[NodeHistoryEntry]:
-    """Return changes of a node after a place in the history; runs in a thread."""
-    found: list[NodeHistoryEntry] = []
-    wanted = node_id.encode()
-    for record in records:
-        segment = decode_segment(record)
-        if wanted not in segment.delta:
-            continue
-        delta: Delta = decode_delta(segment)
-        infos = {info.revision: info for info in delta.revisions}
-        for change in delta.changes:
-            if change.revision > until or len(found) == most:
-                return found
-            if change.node.node_id == node_id and (change.revision, change.index) > after:
-                found.append(
-                    NodeHistoryEntry(
-                        revision=infos[change.revision], index=change.index, change=change.node
-                    )
+    def end_after(self, place: tuple[int, int]) -> None:
+        """Say that the next page begins behind a place."""
+        self.response.next_page_token = f"{place[0]}.{place[1]}"
+
+    def add(self, records: Sequence[SegmentRecord], after: tuple[int, int], until: int) -> bool:
+        """Add what lies behind a place; True once the page is full and there is more.
+
+        What comes behind that is not inflated. Runs in a thread.
+        """
+        wanted = self._node_id.encode()
+        for record in records:
+            segment = decode_segment(record)
+            if wanted not in segment.delta:
+                continue
+            delta: Delta = decode_delta(segment)
+            infos = {info.revision: info for info in delta.revisions}
+            for change in delta.changes:
+                place = (change.revision, change.index)
+                if change.node.node_id != self._node_id or not after < place <= (until, _END):
+                    continue
+                entry = NodeHistoryEntry(
+                    revision=infos[change.revision], index=change.index, change=change.node
                 )
-    return found
+                size = entry.ByteSize()
+                if self._left == 0 or (size > self._room and self.response.entries):
+                    self.end_after(self._last)
+                    return True
+                self.response.entries.append(entry)
+                self._left -= 1
+                self._room -= size
+                self._last = place
+        return False

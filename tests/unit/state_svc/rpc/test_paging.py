@@ -7,22 +7,32 @@ from pathlib import Path
 
 import apsw
 import pytest
+from google.protobuf.struct_pb2 import Value
 
+from ramify.v1.node_pb2 import Node, NodeError
+from ramify.v1.payload_pb2 import Payload
 from ramify.v1.state_service_pb2 import (
     DeleteProjectRequest,
     DiffProjectRequest,
+    DiffProjectResponse,
     ListNodeHistoryRequest,
     ListNodesRequest,
     ListProjectsRequest,
     ListReviewsRequest,
     ListStagesRequest,
+    NodeDiff,
 )
+from state_svc.codec.segment import SegmentRecord, decode_segment
 from state_svc.errors import CorruptRecord, InvalidRequest
+from state_svc.model import limits
+from state_svc.model.validate import NODE_FIELDS, first_problem
 from state_svc.rpc import nodes, stages
+from state_svc.rpc.convert import MAX_PAGE_BYTES
 from state_svc.rpc.history import HistoryRpcs
 from state_svc.rpc.nodes import NodeRpcs
 from state_svc.rpc.reviews import ReviewRpcs
 from state_svc.rpc.stages import StageRpcs
+from state_svc.storage.v1.segment_pb2 import Segment
 from state_svc.store.memory import MemoryStore
 from state_svc.store.sqlite import FILE_NAME
 from tests.support.embedded import Embedded, embedded
@@ -99,6 +109,83 @@ async def test_a_page_of_a_history_ends_when_enough_was_searched(
             ids = [[record.stage_id for record in page.stages] for page in listed]
             assert list(chain(*ids)) == ["s12", "s22", "s32", "s42"]
             assert ids.count([]) > 3
+
+
+async def test_a_page_of_a_history_inflates_no_more_than_it_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stored, the changes are so small that one read finds hundreds of pages of them."""
+    inflated = 0
+
+    def counted(record: SegmentRecord) -> Segment:
+        nonlocal inflated
+        segment = decode_segment(record)
+        inflated += len(segment.delta)
+        return segment
+
+    monkeypatch.setattr(nodes, "decode_segment", counted)
+    async with embedded(MemoryStore()) as running:
+        await running.create("p")
+        await running.commit("p", create("n"))
+        for number in range(20):
+            await running.commit("p", patch("n", result=Payload(text=f"{number}" + "x" * 900_000)))
+        request = ListNodeHistoryRequest(project_id="p", node_id="n", page_size=1_000)
+        found: list[int] = []
+        pages = 0
+        while request.page_token or not pages:
+            inflated = 0
+            page = await NodeRpcs(running.service).list_node_history(request)
+            assert page.ByteSize() <= MAX_PAGE_BYTES
+            assert inflated < 2 * MAX_PAGE_BYTES
+            found += (entry.revision.revision for entry in page.entries)
+            request.page_token = page.next_page_token
+            pages += 1
+        assert found == [*range(2, 23)]
+
+
+async def test_a_page_of_differences_ends_before_the_node_that_would_exceed_it() -> None:
+    async with embedded(MemoryStore()) as running:
+        await running.create("p")
+        await running.commit("p", create("x"), create("y"), create("z"))
+        before = await running.commit(
+            "p", *(patch(n, result=Payload(text="1" * 900_000)) for n in "xyz")
+        )
+        await running.commit("p", *(patch(n, result=Payload(text="2" * 900_000)) for n in "xyz"))
+        request = DiffProjectRequest(project_id="p", from_revision=before)
+        found: list[list[str]] = []
+        while request.page_token or not found:
+            page = await HistoryRpcs(running.service).diff_project(request)
+            assert page.ByteSize() <= MAX_PAGE_BYTES
+            found.append([diff.node_id for diff in page.nodes])
+            request.page_token = page.next_page_token
+        assert found == [["x"], ["y"], ["z"]]
+
+
+def test_the_largest_difference_of_one_node_fits_in_what_any_client_takes() -> None:
+    """A page holds at least one, and a client takes 4 MiB unless it says otherwise."""
+    wide, name, text = "\U0001f600", "n" * limits.MAX_NAME_CHARS, limits.MAX_TEXT_CHARS
+    bounds = limits.Limits()
+    ids = [f"{n:0{limits.MAX_ID_CHARS}}" for n in range(bounds.max_batch_mutations)]
+    node = Node(
+        node_id=ids[0],
+        parent_node_id=ids[1],
+        goal=wide * bounds.max_goal_chars,
+        overall_objective=wide * bounds.max_goal_chars,
+        depends_on=ids[: limits.MAX_DEPENDENCIES],
+        planned_sub_task_ids=ids,
+        agent_name=name,
+        waiting_on=wide * limits.MAX_NAME_CHARS,
+        output_summary=wide * text,
+        replan_reason=wide * text,
+        sub_graph_id=wide * limits.MAX_REQUEST_ID_CHARS,
+        error=NodeError(message=wide * text),
+        result=Payload(text="x" * (bounds.max_payload_bytes - 5)),
+        aux_data={"k": Value(string_value="x" * (limits.MAX_MAP_BYTES - 20))},
+    )
+    names = [field.name for field in Node.DESCRIPTOR.fields]
+    assert first_problem(node, NODE_FIELDS) is None
+    diff = NodeDiff(node_id=ids[0], before=node, after=node, changed_fields=names)
+    assert DiffProjectResponse(nodes=[diff]).ByteSize() < (4 << 20) - 100_000
 
 
 async def test_a_history_whose_end_is_missing_is_damage(tmp_path: Path) -> None:
