@@ -40,15 +40,21 @@ def merge(shown: Iterable[Shown]) -> list[Change]:
 
     An entity that came and went is left out. What only ever comes, stage records, stays.
     """
+    return [item.change for item in join(shown)]
+
+
+def join(shown: Iterable[Shown]) -> list[Shown]:
+    """Return what `merge` does in a form to which later changes may be joined."""
     runs: dict[tuple[str, str], list[Shown]] = {}
     for item in shown:
         runs.setdefault(_key(item.change), []).append(item)
-    merged: list[Change] = []
+    joined: list[Shown] = []
     for run in runs.values():
         if run[0].entered and run[-1].change.node.removal:
             continue
-        merged.append(run[0].change if len(run) == 1 else _merge_run(run))
-    return sorted(merged, key=lambda change: (change.revision, change.index))
+        change = run[0].change if len(run) == 1 else _merge_run(run)
+        joined.append(Shown(change, run[0].entered))
+    return sorted(joined, key=lambda item: (item.change.revision, item.change.index))
 
 
 def _key(change: Change) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
+from itertools import groupby
 from typing import NamedTuple
 
 from ramify.v1.mutation_pb2 import Change, RevisionInfo
@@ -19,6 +20,7 @@ from state_svc.model.project import LiveProject
 from state_svc.storage.v1.segment_pb2 import Segment
 from state_svc.store.base import StateStore
 from state_svc.watch.filter import ViewFilter, Whole, encode_shown
+from state_svc.watch.joined import Joined
 from state_svc.watch.patience import waiting_for
 from state_svc.watch.permit import ViewPermit
 
@@ -33,7 +35,8 @@ class CatchUp:
     Filters that need to know what changes made of their nodes replay a view of the past beside
     them, by permit.
 
-    With `merges`, what was read at one time is joined to the latest value of each entity.
+    With `merges`, what was read at one time is joined to the latest value of each entity, in
+    several pieces if it is large.
     """
 
     def __init__(
@@ -123,7 +126,7 @@ class CatchUp:
         at = self._at
         segments = (decode_segment(r) for r in records if r.first_revision <= self._until)
         if self._merges:
-            yield self._merged([self._shown(segment, at) for segment in segments])
+            yield from self._merged(segments, at)
             return
         bodies: list[bytes] = []
         size = 0
@@ -147,35 +150,47 @@ class CatchUp:
                 delta.ClearField("last_revision")
                 yield delta.SerializeToString(), segment.last_revision
                 return
-        part = self._shown(segment, at)
-        by_revision: dict[int, list[Shown]] = {}
-        for item in part.shown:
-            by_revision.setdefault(item.change.revision, []).append(item)
-        for info in part.infos:
-            yield encode_shown((info,), by_revision.get(info.revision, ())), info.revision
-        if not part.infos or part.infos[-1].revision != part.last:
-            yield b"", part.last
+        for part in self._parts(segment, at):
+            yield encode_shown(part.infos, part.shown), part.last
 
-    def _merged(self, parts: list[_Part]) -> tuple[bytes, int]:
-        shown = [item for part in parts for item in part.shown]
-        infos = (info for part in parts for info in part.infos)
-        return encode_shown(infos, shown, coalesced=True), parts[-1].last
+    def _merged(self, segments: Iterator[Segment], at: int) -> Iterator[tuple[bytes, int]]:
+        """Yield what was joined, in one piece unless it is large, and where it ends.
 
-    def _shown(self, segment: Segment, at: int) -> _Part:
-        """Return what the filter shows of a segment after revision `at`."""
+        Inflated, the records may be a thousand times as large: no more than one is held.
+        """
+        joined, last = Joined(), at
+        for segment in segments:
+            for part in self._parts(segment, at):
+                joined.add(part.infos, part.shown)
+                last = part.last
+                if joined.full:
+                    yield joined.take(), last
+        yield joined.take(), last
+
+    def _parts(self, segment: Segment, at: int) -> Iterator[_Part]:
+        """Yield what the filter shows of each revision of a segment after revision `at`."""
         delta = decode_delta(segment)
-        changes = [c for c in delta.changes if at < c.revision <= self._until]
+        changes = (c for c in delta.changes if at < c.revision <= self._until)
         infos = [i for i in delta.revisions if at < i.revision <= self._until]
+        of_revision = {
+            revision: list(run) for revision, run in groupby(changes, lambda c: c.revision)
+        }
         last = min(segment.last_revision, self._until)
+        for info in infos:
+            run = of_revision.pop(info.revision, [])
+            yield _Part([info], self._show(run, read_micros(info.commit_time)), info.revision)
+        if not infos or infos[-1].revision != last:
+            yield _Part([], [], last)
+
+    def _show(self, changes: list[Change], micros: int) -> list[Shown]:
+        """Return what the filter shows of the changes of one revision."""
         replay = self._replay
         if replay is None:
-            shown = self._filter.show(changes, [(None, None)] * len(changes), _find_nothing, {})
-            return _Part(infos, shown, last)
-        times = {info.revision: read_micros(info.commit_time) for info in infos}
+            return self._filter.show(changes, [(None, None)] * len(changes), _find_nothing, {})
         shown = []
         for change in changes:
-            shown += self._replayed(replay, change, times[change.revision])
-        return _Part(infos, shown, last)
+            shown += self._replayed(replay, change, micros)
+        return shown
 
     def _replayed(self, replay: Replay, change: Change, micros: int) -> list[Shown]:
         """Move the replay over one change; return what the filter shows of it."""
@@ -198,7 +213,7 @@ class CatchUp:
 
 
 class _Part(NamedTuple):
-    """What a filter shows of a stretch of revisions that ends at `last`."""
+    """What a filter shows of a revision, or of what follows up to `last`."""
 
     infos: list[RevisionInfo]
     shown: list[Shown]

@@ -25,7 +25,7 @@ from state_svc.metrics import _MAX_PROJECTS
 from state_svc.model import limits, producer
 from state_svc.payload import payloads
 from state_svc.rpc import convert, idle, leases, nodes, portable, reviews, watch
-from state_svc.watch import feed, hub, permit, session
+from state_svc.watch import feed, hub, joined, permit, session
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "limits.md").read_text("utf-8")
@@ -88,6 +88,8 @@ ENFORCED: dict[str, object] = {
     " inflated": payloads.MAX_BYTES_IN_TRANSIT,
     "views of the past that are being rebuilt": past.REBUILDS,
     "bytes of views of the past that are kept, and one view more": past.MAX_BYTES,
+    "bytes of changes that a watch that is behind holds to coalesce them, and those of one"
+    " revision": joined.MAX_JOINED_BYTES,
     "compactions that wait for their turn": snapshots.MAX_COMPACTIONS,
     "listings with pages to come": nodes._MAX_LISTINGS,
     "bytes of nodes that they hold, and one listing more": nodes._LISTED_BYTES,

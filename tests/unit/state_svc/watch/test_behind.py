@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
+from ramify.v1.payload_pb2 import Payload
 from ramify.v1.state_service_pb2 import (
+    Coalescing,
     CompactProjectRequest,
     DeleteProjectRequest,
     EntityKind,
@@ -26,6 +29,7 @@ from state_svc.rpc.history import HistoryRpcs
 from state_svc.store.memory import MemoryStore
 from state_svc.watch import catchup, permit
 from state_svc.watch import session as session_module
+from state_svc.watch.joined import MAX_JOINED_BYTES, Joined
 from state_svc.watch.session import WatchSession
 from tests.support.embedded import Embedded, embedded
 from tests.support.mutations import PENDING, READY, create, patch
@@ -257,3 +261,33 @@ async def test_a_watch_that_waits_for_its_permit_to_replay_the_past_shows_signs_
     assert (message.delta.first_revision, message.resume_revision) == (3, 9)
     await anext(messages)
     assert not permits.locked()
+
+
+@pytest.mark.parametrize("mode", [WatchMode.WATCH_MODE_DIFF, WatchMode.WATCH_MODE_FULL])
+async def test_a_coalesced_watch_from_far_behind_holds_little_of_what_its_past_inflates_to(
+    service: Embedded, monkeypatch: pytest.MonkeyPatch, mode: WatchMode.ValueType
+) -> None:
+    """Stored, 40 MB of changes to one node are a few kilobytes and read at one time."""
+    held: list[int] = []
+    add = Joined.add
+
+    def counted(self: Joined, *args: Any) -> None:
+        add(self, *args)
+        held.append(sum(item.change.ByteSize() for item in self._shown))
+
+    monkeypatch.setattr(Joined, "add", counted)
+    for number in range(40):
+        await service.commit("p", patch("b", result=Payload(text=f"{number}" + "x" * 1_000_000)))
+    follow = await _watch(
+        service, from_beginning=True, coalescing=Coalescing.COALESCING_ALWAYS, mode=mode
+    )
+    view, deltas = NodeView(), 0
+    async for message in follow():
+        if message.HasField("delta"):
+            view.apply(message.delta.changes, message.delta.revisions)
+            deltas += 1
+        if message.bookmark.HasField("checksum"):
+            break
+    assert max(held) <= MAX_JOINED_BYTES
+    assert deltas == 1
+    assert view.nodes["b"].result.text.startswith("39x")
