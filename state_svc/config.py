@@ -91,7 +91,10 @@ class Settings(BaseModel):
     max_watchers: int = Field(10_000, ge=1, description="open watches of the service")
     max_streams: int = Field(10_000, ge=1, description="open mutation streams of the service")
     max_calls: int = Field(
-        1_000, ge=1, description="other calls under way; more are refused with OVERLOADED"
+        1_000,
+        ge=1,
+        description="other calls under way, without those about leases and without uploads and"
+        " downloads; more are refused with OVERLOADED",
     )
     ws_batch_size: int = Field(
         50, ge=1, le=100_000, description="broadcast mode batch: changes that make a message due"

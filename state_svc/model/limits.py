@@ -26,7 +26,7 @@ class Limits:
     max_project_producers: int = 1_000
     max_watchers: int = 10_000
     max_streams: int = 10_000  #: open mutation streams
-    max_calls: int = 1_000  #: unary calls, uploads and downloads under way
+    max_calls: int = 1_000  #: unary calls under way, without those about leases
     credit_batches: int = 256  #: unacknowledged batches of one stream
     credit_bytes: int = 16 << 20  #: unacknowledged encoded bytes of one stream
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -11,19 +10,17 @@ import grpc
 from google.protobuf import symbol_database
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2  # noqa: F401 - so that reflection knows it
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-from grpc_status import rpc_status
+from grpc_health.v1 import health_pb2
 
 from ramify.v1 import state_service_pb2
-from state_svc.errors import AddressInUse, RamifyError
+from state_svc.errors import AddressInUse
+from state_svc.rpc.abort import abort
 from state_svc.rpc.admin import AdminRpcs
 from state_svc.rpc.backup import BackupRpcs
 from state_svc.rpc.convert import NO_MESSAGE, Unparsed, check_parsed
-from state_svc.rpc.error_map import to_status, unwrap
 from state_svc.rpc.gate import Gate
 from state_svc.rpc.history import HistoryRpcs
-from state_svc.rpc.idle import received, sent
+from state_svc.rpc.idle import Pace, received, sent
 from state_svc.rpc.leases import LeaseRpcs
 from state_svc.rpc.nodes import NodeRpcs
 from state_svc.rpc.options import server_options
@@ -31,19 +28,18 @@ from state_svc.rpc.payloads import PayloadRpcs
 from state_svc.rpc.pins import PinRpcs
 from state_svc.rpc.portable import PortableRpcs
 from state_svc.rpc.projects import ProjectRpcs
-from state_svc.rpc.reflection_v1 import add_descriptor
 from state_svc.rpc.reviews import ReviewRpcs
 from state_svc.rpc.stages import StageRpcs
+from state_svc.rpc.standard import BoundedHealth, add_standard_services
 from state_svc.rpc.stream import StreamSession, StreamSessions
 from state_svc.rpc.watch import WatchRpcs
 from state_svc.service import Service
 
-_log = logging.getLogger(__name__)
-
 SERVICE = state_service_pb2.DESCRIPTOR.services_by_name["StateService"]
-#: Names of what writing to a client that went away raises; grpc exports only one of them.
-_GONE = ("UsageError", "ExecuteBatchError")
-_REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+
+MAX_TRANSFERS = 250  #: uploads and downloads under way; they may last, so no call waits for them
+MAX_LEASE_CALLS = 1_000  #: apart from others, which may not cost anybody a lease
+_LEASE_CALLS = frozenset({"AcquireLease", "RenewLeases", "ReleaseLease"})
 
 Unary = Callable[[Any], Awaitable[Message]]
 Stream = Callable[[Any], AsyncGenerator[bytes, None]]
@@ -59,7 +55,9 @@ class RpcServer:
         self._streams = Gate("max_streams", service.limits.max_streams)
         left = service.requests.left
         self._calls = Gate("max_calls", service.limits.max_calls, lambda: left.count)
-        self._health = health.aio.HealthServicer()
+        self._transfers = Gate("transfers", MAX_TRANSFERS)
+        self._lease_calls = Gate("lease calls", MAX_LEASE_CALLS)
+        self._health = BoundedHealth()
         self._server = grpc.aio.server(options=server_options(service.limits.max_message_bytes))
         projects, nodes = ProjectRpcs(service), NodeRpcs(service)
         history, reviews = HistoryRpcs(service), ReviewRpcs(service)
@@ -101,7 +99,7 @@ class RpcServer:
             "PutPayload": payloads.put_payload,
         }
         self._add_handlers(unary, streams, uploads)
-        self._add_standard_services()
+        add_standard_services(self._server, self._health, SERVICE.full_name)
 
     async def listen(self, address: str) -> int:
         """Start to serve; return the port. Raises `AddressInUse`."""
@@ -140,44 +138,24 @@ class RpcServer:
                 )
             elif method.client_streaming:
                 handlers[method.name] = grpc.stream_unary_rpc_method_handler(
-                    _uploading(uploads[method.name], self._calls), parser, _serialize
+                    _uploading(uploads[method.name], self._transfers), parser, _serialize
                 )
             elif method.server_streaming:
                 handlers[method.name] = grpc.unary_stream_rpc_method_handler(
                     # Watches have a bound of their own, and a slow watcher harms nobody.
                     _watching(streams[method.name])
                     if method.name == "WatchProject"
-                    else _downloading(streams[method.name], self._calls),
+                    else _downloading(streams[method.name], self._transfers),
                     parser,
                     _serialize,
                 )
             else:
+                gate = self._lease_calls if method.name in _LEASE_CALLS else self._calls
                 handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-                    _unary(unary[method.name], self._calls), parser, _serialize
+                    _unary(unary[method.name], gate), parser, _serialize
                 )
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE.full_name, handlers),)
-        )
-
-    def _add_standard_services(self) -> None:
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME, _REFLECTION_V1)
-        reflection.enable_server_reflection(names, self._server)
-        add_descriptor()
-        # Today's grpcurl asks for v1, whose messages are the same on the wire.
-        servicer = reflection.aio.ReflectionServicer(names)
-        v1alpha = reflection.SERVICE_NAME
-        handler = grpc.stream_stream_rpc_method_handler(
-            servicer.ServerReflectionInfo,
-            _reflection_message("ServerReflectionRequest", v1alpha).FromString,
-            _serialize,
-        )
-        self._server.add_generic_rpc_handlers(
-            (
-                grpc.method_handlers_generic_handler(
-                    _REFLECTION_V1, {"ServerReflectionInfo": handler}
-                ),
-            )
         )
 
     async def _stream_mutations(
@@ -189,7 +167,7 @@ class RpcServer:
             with self._streams.enter():
                 await session.run()
         except Exception as error:
-            await _abort(context, error)
+            await abort(context, error)
 
 
 def _unary(
@@ -200,7 +178,7 @@ def _unary(
             with gate.enter():
                 return await handler(check_parsed(request))
         except Exception as error:
-            await _abort(context, error)
+            await abort(context, error)
 
     return call
 
@@ -214,7 +192,7 @@ def _watching(
                 async for message in messages:
                     await context.write(message)
         except Exception as error:
-            await _abort(context, error)
+            await abort(context, error)
 
     return call
 
@@ -225,11 +203,12 @@ def _downloading(
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         try:
             with gate.enter():
+                pace = Pace()
                 async with aclosing(handler(check_parsed(request))) as messages:
                     async for message in messages:
-                        await sent(context.write(message))
+                        await sent(context.write(message), len(message), pace)
         except Exception as error:
-            await _abort(context, error)
+            await abort(context, error)
 
     return call
 
@@ -245,22 +224,9 @@ def _uploading(
                 async with aclosing(received(requests)) as messages:
                     return await handler(check_parsed(message) async for message in messages)
         except Exception as error:
-            await _abort(context, error)
+            await abort(context, error)
 
     return call
-
-
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
-    """End the call with the status of an error; only unexpected ones are logged."""
-    cause = unwrap(error)
-    if isinstance(cause, grpc.aio.AbortError):
-        raise cause
-    if context.cancelled() or type(cause).__name__ in _GONE:
-        _log.debug("the client went away")
-        return
-    if not isinstance(cause, RamifyError):
-        _log.error("unexpected error in a call", exc_info=cause)
-    await context.abort_with_status(rpc_status.to_status(to_status(cause)))
 
 
 def _parser(request: Any, max_bytes: int | None = None) -> Callable[[bytes], Any]:
@@ -282,11 +248,6 @@ def _parser(request: Any, max_bytes: int | None = None) -> Callable[[bytes], Any
 
 def _serialize(message: Message | bytes) -> bytes:
     return message if isinstance(message, bytes) else message.SerializeToString()
-
-
-def _reflection_message(name: str, service_name: str) -> Any:
-    package = service_name.rpartition(".")[0]
-    return symbol_database.Default().GetSymbol(f"{package}.{name}")
 
 
 def bound_address(listen: str, port: int) -> str:

@@ -24,7 +24,17 @@ from state_svc.lease import table
 from state_svc.metrics import _MAX_PROJECTS
 from state_svc.model import limits, producer
 from state_svc.payload import payloads
-from state_svc.rpc import convert, idle, leases, nodes, portable, reviews, watch
+from state_svc.rpc import (
+    convert,
+    idle,
+    leases,
+    nodes,
+    portable,
+    reviews,
+    server,
+    standard,
+    watch,
+)
 from state_svc.watch import feed, hub, joined, permit, session
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,6 +82,10 @@ ENFORCED: dict[str, object] = {
     "open watches": "max_watchers",
     "open mutation streams": "max_streams",
     "other calls under way": "max_calls",
+    "calls about leases under way": server.MAX_LEASE_CALLS,
+    "uploads and downloads under way": server.MAX_TRANSFERS,
+    "watches of the health service": standard.MAX_HEALTH_WATCHES,
+    "reflections under way": standard.MAX_REFLECTIONS,
     "accepted bytes that are not durable": Settings.model_fields["max_pending_bytes"].default,
     "unacknowledged batches of a stream": "credit_batches",
     "unacknowledged bytes of a stream": "credit_bytes",
@@ -84,6 +98,8 @@ ENFORCED: dict[str, object] = {
     "imports under way": portable._MAX_IMPORTS,
     "backups under way": 1,
     "seconds that an upload or a download stands still": int(idle.IDLE_SECONDS),
+    "least bytes a second of an upload or a download, once it has made the service wait for 60"
+    " seconds": idle.LEAST_RATE,
     "bytes of bodies of the payload store that are being put and read, as they arrive and"
     " inflated": payloads.MAX_BYTES_IN_TRANSIT,
     "views of the past that are being rebuilt": past.REBUILDS,

@@ -264,4 +264,18 @@ async def test_a_message_that_a_client_does_not_read_is_given_up(
 ) -> None:
     monkeypatch.setattr(idle, "IDLE_SECONDS", 0.01)
     with pytest.raises(Overloaded):
-        await idle.sent(asyncio.get_running_loop().create_future())
+        await idle.sent(asyncio.get_running_loop().create_future(), 1, idle.Pace())
+
+
+def test_a_transfer_that_trickles_ends_and_one_with_a_rate_goes_on() -> None:
+    """A byte now and then would hold a place for ever."""
+    slow, steady = idle.Pace(), idle.Pace()
+    for _ in range(100):
+        steady.add(30.0, 30 * idle.LEAST_RATE)
+    assert steady.patience() == idle.IDLE_SECONDS
+    for _ in range(3):
+        assert slow.patience() > 0
+        slow.add(20.0, 1)
+    assert slow.patience() < 1
+    slow.add(0.0, 10 * idle.LEAST_RATE)
+    assert 10 < slow.patience() < 11
