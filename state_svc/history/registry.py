@@ -139,6 +139,20 @@ class ProjectRegistry:
             raise ProjectNotFound(project_id=project_id)
         return entry
 
+    def entity(self, project_id: str) -> Project:
+        """Return what is accepted of a project itself; loads nothing.
+
+        Of one that is not in memory without its plan. Raises `ProjectNotFound` or
+        `CorruptRecord`.
+        """
+        entry = self._find(project_id)
+        entry.used = self._sweep
+        if entry.live is None:
+            return Project.FromString(entry.shown)
+        if not entry.live.view.revision:
+            raise ProjectNotFound(project_id=project_id)
+        return entry.live.entity
+
     async def peek(self, project_id: str) -> View:
         """Return what is committed of a project; one that is not in memory does not stay there.
 

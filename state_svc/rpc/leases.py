@@ -71,7 +71,7 @@ class LeaseRpcs:
     async def renew_leases(self, request: RenewLeasesRequest) -> RenewLeasesResponse:
         """Give the holder's leases their full time again; name those that are lost.
 
-        So is the lease of a project that cannot be read.
+        No project is loaded for it. The lease of one whose record cannot be read is lost.
         """
         service = self._service
         if len(request.leases) > _MAX_RENEWALS:
@@ -80,7 +80,7 @@ class LeaseRpcs:
         lost: list[HeldLease] = []
         for held in request.leases:
             try:
-                project = await service.live(held.project_id)
+                entity = service.projects.entity(held.project_id)
             except ProjectNotFound:
                 lost.append(held)
                 continue
@@ -88,10 +88,10 @@ class LeaseRpcs:
                 _log.error("project cannot be read", extra={"fields": error.fields})
                 lost.append(held)
                 continue
-            lease = project.entity.lease
+            lease = entity.lease
             if (lease.holder, lease.lease_epoch) == (request.holder, held.lease_epoch):
-                ttl = lease_ttl(project.entity)
-                service.leases.renew(project.uid, held.lease_epoch, ttl=ttl, now=now)
+                ttl = lease_ttl(entity)
+                service.leases.renew(entity.project_uid, held.lease_epoch, ttl=ttl, now=now)
             else:
                 lost.append(held)
         return RenewLeasesResponse(lost=lost)

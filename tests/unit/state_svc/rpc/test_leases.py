@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -61,22 +62,30 @@ async def test_a_repeat_waits_for_the_grant_and_gets_the_same_epoch(service: Emb
     assert (await repeat).revision == 2
 
 
-async def test_a_project_that_cannot_be_read_does_not_cost_the_other_leases() -> None:
+async def test_a_renewal_loads_no_project_and_one_that_cannot_be_read_costs_no_other_lease() -> (
+    None
+):
+    """Else anybody could have all projects in memory, held or not, with one call."""
     store = MemoryStore()
     async with embedded(store) as running:
-        for project_id in ("bad", "good"):
+        uids = []
+        for project_id in ("bad", "damaged", "good"):
             await running.create(project_id)
             await _acquire(running, "h", project_id)
-        uid = (await running.service.live("bad")).uid
-    damage(store, uid)
-    held = [HeldLease(project_id=name, lease_epoch=1) for name in ("bad", "good")]
+            uids.append((await running.service.live(project_id)).uid)
+    damage(store, uids[1])
+    record = store._projects[uids[0]]
+    store._projects[uids[0]] = replace(record, data=record.data[:-1] + b"\0")
+    held = [HeldLease(project_id=name, lease_epoch=1) for name in ("bad", "damaged", "good")]
     async with embedded(store) as running:
-        project = await running.service.live("good")
-        assert (project.uid, 1) not in running.service.leases._deadlines
-        request = RenewLeasesRequest(holder="h", leases=held)
-        answer = await LeaseRpcs(running.service).renew_leases(request)
-        assert [lost.project_id for lost in answer.lost] == ["bad"]
-        assert (project.uid, 1) in running.service.leases._deadlines
+        leases = running.service.leases
+        assert not leases._deadlines
+        for holder, lost in (("x", ["bad", "damaged", "good"]), ("h", ["bad"])):
+            request = RenewLeasesRequest(holder=holder, leases=held)
+            answer = await LeaseRpcs(running.service).renew_leases(request)
+            assert [lease.project_id for lease in answer.lost] == lost
+        assert set(leases._deadlines) == {(uid, 1) for uid in uids[1:]}
+        assert not running.service.projects.live()
 
 
 async def test_of_two_that_ask_at_once_one_gets_the_lease(service: Embedded) -> None:
