@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,11 +36,15 @@ _END = 1 << 32  #: behind every index of a revision
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """The nodes of a listing whose first page has been given: they never change."""
+    """The nodes of a listing whose first page has been given: they never change.
 
+    Its name says what it holds, so that it can be made again; not of what was pending.
+    """
+
+    name: str
     nodes: Sequence[LiveNode]
     revision: int
-    key: bytes  #: the request without its place
+    digest: str  #: of the request without its place
     size: int  #: bytes that it may hold alone, once the project has moved on
 
 
@@ -68,9 +73,9 @@ class NodeRpcs:
         check_enum("states", request.states, NodeState.values())
         check_enum("task_types", request.task_types, TaskType.values())
         if request.page_token:
-            name, listing, start = self._resume(request)
+            listing, start = await self._resume(request)
         else:
-            name, listing, start = "", await self._begin(request), 0
+            listing, start = await self._begin(request, request.at_revision), 0
         response = ListNodesResponse(revision=listing.revision)
         taken = 0
         at = start
@@ -82,7 +87,8 @@ class NodeRpcs:
             response.nodes.append(node.to_node())
         at = start + len(response.nodes)
         if at < len(listing.nodes):
-            response.next_page_token = f"{name or self._keep(listing)}.{at}"
+            self._keep(listing)
+            response.next_page_token = f"{listing.name}.{at}"
         return response
 
     async def list_node_history(self, request: ListNodeHistoryRequest) -> ListNodeHistoryResponse:
@@ -123,7 +129,8 @@ class NodeRpcs:
             searched += sum(len(record.data) for record in records)
         return page.response
 
-    async def _begin(self, request: ListNodesRequest) -> _Listing:
+    async def _begin(self, request: ListNodesRequest, at_revision: int) -> _Listing:
+        digest = _digest(request)
         project = await self._service.live(request.project_id)
         if request.include_pending:
             if request.at_revision:
@@ -131,9 +138,12 @@ class NodeRpcs:
                     field="at_revision", problem="cannot be combined with include_pending"
                 )
             nodes, revision = list(project.all_nodes()), project.revision
+            self._next_listing += 1
+            name = f"{revision}.{self._service.start_micros:x}-{self._next_listing:x}"
         else:
-            view = await self._service.past.view_at(project, request.at_revision)
+            view = await self._service.past.view_at(project, at_revision)
             nodes, revision = list(view.nodes.values()), view.revision
+            name = f"{revision}.{digest}"
         pauses, selected = Pauses(), list[LiveNode]()
         for start in range(0, len(nodes), _PIECE_NODES):
             if start:
@@ -141,31 +151,33 @@ class NodeRpcs:
             piece = nodes[start : start + _PIECE_NODES]
             selected += (node for node in piece if _selects(request, node))
         size = sum(len(node.data) for node in selected) + NODE_BYTES * len(selected)
-        return _Listing(selected, revision, _key(request), size)
+        return _Listing(name, selected, revision, digest, size)
 
-    def _resume(self, request: ListNodesRequest) -> tuple[str, _Listing, int]:
-        name, _, start = request.page_token.partition(".")
+    async def _resume(self, request: ListNodesRequest) -> tuple[_Listing, int]:
+        name, _, start = request.page_token.rpartition(".")
+        revision, _, digest = name.partition(".")
+        if not (is_place(start) and is_place(revision) and int(revision)):
+            raise InvalidRequest(field="page_token", problem="is not from this service")
         listing = self._listings.get(name)
-        if listing is None or not is_place(start):
-            raise InvalidRequest(
-                field="page_token", problem="is unknown or has been forgotten; begin again"
-            )
-        if listing.key != _key(request):
+        if listing is None and request.include_pending:
+            problem = "is unknown or has been forgotten; begin again"
+            raise InvalidRequest(field="page_token", problem=problem)
+        if (digest if listing is None else listing.digest) != _digest(request):
             raise InvalidRequest(field="page_token", problem="belongs to another request")
-        self._listings.move_to_end(name)
-        return name, listing, int(start)
+        if listing is None:
+            listing = await self._begin(request, int(revision))
+        return listing, int(start)
 
-    def _keep(self, listing: _Listing) -> str:
-        name = f"{self._service.start_micros:x}-{self._next_listing:x}"
-        self._next_listing += 1
-        self._listings[name] = listing
-        self._listed_bytes += listing.size
+    def _keep(self, listing: _Listing) -> None:
+        if listing.name not in self._listings:
+            self._listings[listing.name] = listing
+            self._listed_bytes += listing.size
+        self._listings.move_to_end(listing.name)
         while len(self._listings) > _MAX_LISTINGS or (
             self._listed_bytes > _LISTED_BYTES and len(self._listings) > 1
         ):
             _, oldest = self._listings.popitem(last=False)
             self._listed_bytes -= oldest.size
-        return name
 
 
 def _selects(request: ListNodesRequest, node: LiveNode) -> bool:
@@ -187,12 +199,12 @@ def _selects(request: ListNodesRequest, node: LiveNode) -> bool:
     return True
 
 
-def _key(request: ListNodesRequest) -> bytes:
+def _digest(request: ListNodesRequest) -> str:
     plain = ListNodesRequest()
     plain.CopyFrom(request)
     plain.ClearField("page_token")
     plain.ClearField("page_size")
-    return plain.SerializeToString(deterministic=True)
+    return hashlib.sha256(plain.SerializeToString(deterministic=True)).hexdigest()[:32]
 
 
 class _HistoryPage:

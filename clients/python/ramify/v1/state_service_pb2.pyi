@@ -1987,8 +1987,9 @@ class ListNodesResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty on the last. Valid until the service restarts; then, or when
-    too many other listings were begun since, INVALID_REQUEST asks to begin again.
+    """Token of the next page; empty on the last. Valid while history reaches back to the revision.
+    With `include_pending`, until the service restarts or too many other listings were begun
+    since: then INVALID_REQUEST asks to begin again.
     """
     revision: _builtins.int
     """Revision that all pages show."""

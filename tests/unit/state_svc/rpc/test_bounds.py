@@ -32,7 +32,7 @@ from state_svc.service import Left
 from tests.support.bound import WAIT_SECONDS
 from tests.support.embedded import embedded
 from tests.support.held_store import HeldStore
-from tests.support.mutations import create
+from tests.support.mutations import create, delete, patch
 
 
 def test_a_gate_lets_in_so_many_at_a_time() -> None:
@@ -184,22 +184,58 @@ async def test_commits_go_on_while_many_nodes_are_searched(tmp_path: Path) -> No
         assert during >= 2, "the loop was given up between pieces"
 
 
-async def test_the_oldest_listing_is_forgotten(tmp_path: Path) -> None:
+async def test_the_oldest_listing_is_forgotten_and_made_again_from_the_past(
+    tmp_path: Path,
+) -> None:
+    """Else anybody who begins listings would keep all others from reading theirs to the end."""
+    names = ("a", "b", "c", "d")
+    async with embedded(tmp_path) as running:
+        await running.create("p")
+        await running.commit("p", create("x"), *(create(name) for name in names))
+        await running.commit("p", delete("x"), patch("b", retry_count=1))
+        await running.create("q")
+        await running.commit("q", *(create(f"n{n}") for n in range(3)))
+        rpcs = NodeRpcs(running.service)
+        request = ListNodesRequest(project_id="p", page_size=1)
+        other = ListNodesRequest(project_id="q", page_size=1, include_pending=True)
+        pending = ""
+        page = await rpcs.list_nodes(request)
+        found = [node.node_id for node in page.nodes]
+        await running.commit("p", delete("c"), create("late"))
+        while page.next_page_token:
+            for n in range(_MAX_LISTINGS):
+                await rpcs.list_nodes(ListNodesRequest(project_id="q", page_size=1, layer=n))
+                pending = (await rpcs.list_nodes(other)).next_page_token
+            assert not [name for name in rpcs._listings if name == page.next_page_token[:-2]]
+            request.page_token = page.next_page_token
+            page = await rpcs.list_nodes(request)
+            assert page.revision == 3
+            found += (node.node_id for node in page.nodes)
+        assert found == [*names]
+        assert len(rpcs._listings) == _MAX_LISTINGS
+        other.page_token = pending
+        assert (await rpcs.list_nodes(other)).nodes[0].node_id == "n1"
+        rpcs._listings.clear()
+        with pytest.raises(InvalidRequest, match="begin again"):
+            await rpcs.list_nodes(other)
+
+
+async def test_a_listing_is_held_once_for_all_who_read_it(tmp_path: Path) -> None:
     async with embedded(tmp_path) as running:
         await running.create("p")
         await running.commit("p", create("a"), create("b"))
         rpcs = NodeRpcs(running.service)
-        first, *others = [
-            (await rpcs.list_nodes(ListNodesRequest(project_id="p", page_size=1))).next_page_token
-            for _ in range(_MAX_LISTINGS + 1)
-        ]
-        with pytest.raises(InvalidRequest):
-            await rpcs.list_nodes(ListNodesRequest(project_id="p", page_size=1, page_token=first))
-        for token in others:
-            page = await rpcs.list_nodes(
-                ListNodesRequest(project_id="p", page_size=1, page_token=token)
-            )
-            assert [node.node_id for node in page.nodes] == ["b"]
+        page = await rpcs.list_nodes(ListNodesRequest(project_id="p", page_size=1))
+        assert await rpcs.list_nodes(ListNodesRequest(project_id="p", page_size=1)) == page
+        (listing,) = rpcs._listings.values()
+        assert rpcs._listed_bytes == listing.size
+        for request in (
+            ListNodesRequest(project_id="p", page_token=page.next_page_token, layer=0),
+            ListNodesRequest(project_id="p", page_token="2." + page.next_page_token),
+            ListNodesRequest(project_id="p", page_token="0.1"),
+        ):
+            with pytest.raises(InvalidRequest):
+                await rpcs.list_nodes(request)
 
 
 async def test_listings_are_forgotten_by_what_they_hold(
@@ -218,13 +254,12 @@ async def test_listings_are_forgotten_by_what_they_hold(
             request = ListNodesRequest(project_id=project_id, page_size=1, page_token=token)
             return (await rpcs.list_nodes(request)).next_page_token
 
-        tokens = [await page("small") for _ in range(20)]
+        for n in range(20):
+            await running.commit("small", patch("a", retry_count=n + 1))
+            await page("small")
         kept = list(rpcs._listings.values())
         assert rpcs._listed_bytes == sum(listing.size for listing in kept) <= 10_000
         assert 1 < len(kept) < 20
-        with pytest.raises(InvalidRequest):
-            await page("small", tokens[0])
-        assert await page("small", tokens[-1]) == ""
         token = await page("large")
         assert len(rpcs._listings) == 1, "it leaves no room for others"
         for _ in range(98):
