@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -41,6 +41,7 @@ _log = logging.getLogger(__name__)
 
 Publish = Callable[[LiveProject, Sequence[Applied]], None]
 Grew = Callable[[LiveProject, int, int, int], None]
+_THREAD_BYTES = 1 << 20  #: of a group that is encoded in a thread
 _RECOVER_SECONDS = 1.0  #: between attempts to learn the outcome of a failed commit
 
 
@@ -251,9 +252,18 @@ class Committer:
             return
         for batch in group.batches:
             group.runs.setdefault(batch.project, []).append(batch)
-        commit, parts = self._encode(group)
-        started = time.perf_counter()
+        thresholds = {project: self._threshold(project) for project in group.runs}
         self._running = True
+        try:
+            if self._writing_bytes > _THREAD_BYTES:
+                # Others go on; what the group holds does not change any more.
+                commit, parts = await asyncio.to_thread(_encode, group, thresholds)
+            else:
+                commit, parts = _encode(group, thresholds)
+        except BaseException:
+            self._running = False
+            raise
+        started = time.perf_counter()
         try:
             await self._store.commit(commit)
         except (StoreUnavailable, CorruptRecord) as error:
@@ -278,33 +288,6 @@ class Committer:
         for (project, run), part in zip(group.runs.items(), parts, strict=True):
             mutations += self._metrics.part(project.project_id, run, part, seconds)
         self._metrics.committed(seconds, mutations)
-
-    def _encode(self, group: _Group) -> tuple[Commit, list[StoredPart]]:
-        commit = Commit(producers=[record for record, _ in group.producers])
-        stored = []
-        for project, run in group.runs.items():
-            revisions = [batch.applied for batch in run]
-            threshold = self._threshold(project)
-            parts = [encode_segment(project.uid, p, threshold) for p in split(revisions)]
-            commit.segments.extend(part.record for part in parts)
-            stored.append(
-                StoredPart(
-                    sum(part.original_bytes for part in parts),
-                    sum(len(part.record.data) for part in parts),
-                    sum(part.record.codec != PLAIN for part in parts),
-                )
-            )
-            entity = next((a.entity for a in reversed(revisions) if a.entity is not None), None)
-            if entity is not None:
-                commit.projects.append(encode_project(entity))
-            commit.references.extend(
-                ReferenceRecord(project.uid, digest, a.revision)
-                for a in revisions
-                if a.references
-                for digest in a.references
-            )
-            commit.requests.extend(batch.request for batch in run if batch.request is not None)
-        return commit, stored
 
     def _threshold(self, project: LiveProject) -> int:
         entity = project.view.entity
@@ -379,6 +362,37 @@ class Committer:
                 del self._waiters[waiter]
                 if not waiter.future.done():
                     waiter.future.set_result(durable)
+
+
+def _encode(
+    group: _Group, thresholds: Mapping[LiveProject, int]
+) -> tuple[Commit, list[StoredPart]]:
+    """Return what is stored of a group; a run is compressed from its project's threshold on."""
+    commit = Commit(producers=[record for record, _ in group.producers])
+    stored = []
+    for project, run in group.runs.items():
+        revisions = [batch.applied for batch in run]
+        threshold = thresholds[project]
+        parts = [encode_segment(project.uid, p, threshold) for p in split(revisions)]
+        commit.segments.extend(part.record for part in parts)
+        stored.append(
+            StoredPart(
+                sum(part.original_bytes for part in parts),
+                sum(len(part.record.data) for part in parts),
+                sum(part.record.codec != PLAIN for part in parts),
+            )
+        )
+        entity = next((a.entity for a in reversed(revisions) if a.entity is not None), None)
+        if entity is not None:
+            commit.projects.append(encode_project(entity))
+        commit.references.extend(
+            ReferenceRecord(project.uid, digest, a.revision)
+            for a in revisions
+            if a.references
+            for digest in a.references
+        )
+        commit.requests.extend(batch.request for batch in run if batch.request is not None)
+    return commit, stored
 
 
 def _watermark(storing: Storing) -> BatchLimits:

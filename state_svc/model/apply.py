@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 
 from ramify.v1.command_pb2 import Command, CommandPatch, CommandState
 from ramify.v1.error_pb2 import ErrorReason
@@ -138,7 +139,8 @@ class _Application:
         for number, review in enumerate(self._closed):
             self._record_review(len(mutations) + number, review)
         if self._created:
-            for index, found in check_created(self._created, self._node, self._deleted):
+            found_edges = check_created(self._created, self._node, self._deleted)
+            for index, found in islice(found_edges, limits.MAX_VIOLATIONS):
                 self._refuse(index, found)
             if self._project.id_count() + len(self._created) > max_nodes:
                 self._refuse(

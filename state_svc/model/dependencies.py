@@ -32,8 +32,9 @@ def check_created(
     `find` sees the nodes of the batch too, so a node may depend on one that comes after it in
     the same batch; a cycle can therefore only run inside the batch.
     """
+    known: set[str] = set()
     for item in created:
-        for problem in _check_edges(item, find, was_deleted):
+        for problem in _check_edges(item, find, was_deleted, known):
             yield item.index, problem
     for item in _on_cycles(created):
         yield (
@@ -50,7 +51,9 @@ def _check_edges(
     item: Created,
     find: Callable[[str], LiveNode | None],
     was_deleted: Callable[[str], bool],
+    known: set[str],
 ) -> Iterator[Problem]:
+    """Yield what is wrong with one node; `known` is kept, so that each is looked for once."""
     spec = item.node.spec
     if spec.layer > limits.MAX_LAYER:
         yield Problem(
@@ -72,7 +75,11 @@ def _check_edges(
                 f"is {spec.layer}, must be {parent.spec.layer + 1}, one more than the parent's",
             )
     for other in item.depends_on:
-        if find(other) is None:
+        if other in known:
+            continue
+        if find(other) is not None:
+            known.add(other)
+        else:
             gone = "was deleted" if was_deleted(other) else "does not exist"
             yield Problem(_INVALID, "node.create.depends_on", f"node {other!r} {gone}")
 
@@ -80,14 +87,15 @@ def _check_edges(
 def _on_cycles(created: Sequence[Created]) -> list[Created]:
     """Return the created nodes that cannot be put in an order (Kahn 1962)."""
     by_id = {item.node.spec.node_id: item for item in created}
-    missing = {
-        node_id: sum(other in by_id for other in item.depends_on) for node_id, item in by_id.items()
+    inside = {
+        node_id: [other for other in item.depends_on if other in by_id]
+        for node_id, item in by_id.items()
     }
+    missing = {node_id: len(others) for node_id, others in inside.items()}
     dependants: dict[str, list[str]] = {}
-    for node_id, item in by_id.items():
-        for other in item.depends_on:
-            if other in by_id:
-                dependants.setdefault(other, []).append(node_id)
+    for node_id, others in inside.items():
+        for other in others:
+            dependants.setdefault(other, []).append(node_id)
     ready = [node_id for node_id, count in missing.items() if not count]
     while ready:
         for dependant in dependants.get(ready.pop(), ()):

@@ -188,8 +188,10 @@ def _upsert_aux(node: Node, changed: NodePatch, request: NodePatch) -> bool:
         any_change = True
     kept = {k: v for k, v in node.aux_data.items() if k not in request.aux_removals}
     kept.update(request.aux_upserts)
-    if any_change and (problem := validate.check_values(kept)):
-        raise Problem(_INVALID, "node.patch.aux_upserts", problem)
+    if any_change:  # the values that were there are as they were taken
+        new = changed.aux_upserts.values()
+        if problem := validate.check_map(kept) or validate.check_shown(new):
+            raise Problem(_INVALID, "node.patch.aux_upserts", problem)
     return any_change
 
 

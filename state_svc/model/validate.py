@@ -110,29 +110,44 @@ def _dependencies(value: list[str]) -> str:
 
 def check_values(value: Mapping[str, Value]) -> str:
     """Return what is wrong with a map of attributes or options."""
+    return check_map(value) or check_shown(value.values())
+
+
+def check_map(value: Mapping[str, Value]) -> str:
+    """Return why a map of attributes or options is too large."""
     if len(value) > limits.MAX_MAP_KEYS:
         return f"has {len(value)} keys, at most {limits.MAX_MAP_KEYS} are allowed"
     size = sum(len(key.encode()) + item.ByteSize() for key, item in value.items())
     if size > limits.MAX_MAP_BYTES:
         return f"has {size} bytes, at most {limits.MAX_MAP_BYTES} are allowed"
-    return next(filter(None, map(_value, value.values())), "")
+    return ""
 
 
-def _value(value: Value, depth: int = 0) -> str:
-    """Return why a value cannot be shown as JSON, or not by a reader whose nesting is limited."""
-    kind = value.WhichOneof("kind")
-    inner: Iterable[Value] = ()
-    if kind is None:
-        return "has a key or an item without a value; use null_value for null"
-    if kind == "number_value" and not math.isfinite(value.number_value):
-        return f"has the number {value.number_value}, which JSON does not know"
-    if kind == "struct_value":
-        inner = value.struct_value.fields.values()
-    elif kind == "list_value":
-        inner = value.list_value.values
-    if depth == limits.MAX_VALUE_DEPTH and inner:
-        return f"is nested more than {limits.MAX_VALUE_DEPTH} levels deep"
-    return next(filter(None, (_value(item, depth + 1) for item in inner)), "")
+def check_shown(values: Iterable[Value]) -> str:
+    """Return why a value cannot be shown as JSON, or not by a reader whose nesting is limited.
+
+    A batch may hold most of a million values, so what is plain costs no more than its kind.
+    """
+    for depth in range(limits.MAX_VALUE_DEPTH + 1):
+        inner: list[Value] = []
+        for value in values:
+            kind = value.WhichOneof("kind")
+            if kind in _PLAIN:
+                continue
+            if kind is None:
+                return "has a key or an item without a value; use null_value for null"
+            if kind == "struct_value":
+                inner += value.struct_value.fields.values()
+            elif kind == "list_value":
+                inner += value.list_value.values
+            elif not math.isfinite(value.number_value):
+                return f"has the number {value.number_value}, which JSON does not know"
+        if inner and depth == limits.MAX_VALUE_DEPTH:
+            return f"is nested more than {limits.MAX_VALUE_DEPTH} levels deep"
+        if not inner:
+            break
+        values = inner
+    return ""
 
 
 def check_labels(value: Mapping[str, str]) -> str:
@@ -157,6 +172,7 @@ def check_settings(value: ExecutionSettings | StateSettings) -> str:
     return ""
 
 
+_PLAIN = frozenset({"bool_value", "string_value", "null_value"})
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799  #: of `Timestamp`, since 1970
 _MAX_PAYLOAD = limits.Limits().max_payload_bytes
 _MAX_CHILDREN = limits.Limits().max_batch_mutations

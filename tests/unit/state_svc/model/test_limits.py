@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 from google.protobuf.json_format import MessageToJson
-from google.protobuf.struct_pb2 import Value
+from google.protobuf.struct_pb2 import ListValue, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ramify.v1.command_pb2 import Command, CommandPatch, CommandType
@@ -225,6 +226,42 @@ def test_an_attribute_is_nested_to_its_limit_and_not_beyond() -> None:
     outer = Value()
     outer.list_value.values.append(value)
     assert "levels deep" in validate.check_values({"k": outer})
+
+
+def test_a_plain_value_costs_no_call_of_its_own() -> None:
+    """A batch may hold most of a million, and all else waits while it is checked."""
+    value = Value(list_value=ListValue(values=[Value(bool_value=False)] * 3_900))
+    calls = 0
+
+    def count(frame: object, event: str, arg: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        problem = validate.check_values({"k": value})
+    finally:
+        sys.setprofile(None)
+    assert problem == ""
+    assert calls < 20
+
+
+def test_of_a_patch_the_values_that_were_there_are_not_looked_at_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_at = 0
+    check = validate.check_shown
+
+    def counted(values: Iterable[Value]) -> str:
+        nonlocal looked_at
+        seen = list(values)
+        looked_at += len(seen)
+        return check(seen)
+
+    project = live_project(create("n", aux_data=_values(60)))
+    monkeypatch.setattr(validate, "check_shown", counted)
+    write(project, patch("n", aux_upserts={"k1": Value(number_value=7)}))
+    assert looked_at == 1
 
 
 def test_labels_are_counted_with_those_that_are_there() -> None:
