@@ -32,6 +32,7 @@ from state_svc.app import build
 from state_svc.config import load
 from state_svc.errors import (
     BatchRejected,
+    InvalidRequest,
     LeaseHeld,
     ProducerFenced,
     RevisionCompacted,
@@ -108,7 +109,7 @@ class ServiceMachine(RuleBasedStateMachine):
         self.projects: dict[str, ModelProject] = {}
         self.epochs = dict.fromkeys(_PRODUCERS, 0)
         self.pipes: dict[str, Pipe] = {}
-        self.requests: dict[str, int] = {}
+        self.requests: dict[str, tuple[str, int]] = {}
 
     def do(self, work: Awaitable[_T]) -> _T:
         async def run() -> _T:
@@ -310,7 +311,12 @@ class ServiceMachine(RuleBasedStateMachine):
         )
         call = self.calls.projects.commit_batch(request)
         if request_id in self.requests:
-            assert self.do(call).revision == self.requests[request_id]
+            owner, first = self.requests[request_id]
+            if owner == project_id:
+                assert self.do(call).revision == first
+            else:
+                with pytest.raises(InvalidRequest):
+                    self.do(call)
             return
         if ahead or outcome.refusal is not None:
             with pytest.raises(BatchRejected) as caught:
@@ -322,7 +328,7 @@ class ServiceMachine(RuleBasedStateMachine):
         self._take(model, outcome)
         assert revision == model.revision
         if request_id:
-            self.requests[request_id] = revision
+            self.requests[request_id] = project_id, revision
 
     @rule(
         project_id=st.sampled_from(_PROJECTS),
