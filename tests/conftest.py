@@ -7,6 +7,8 @@ import os
 # Before gRPC is loaded: it would start its threads again in the child that a pty needs, between
 # fork and exec, where their complaints about closed files appear on the terminal under test.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+# The workers of pytest-xdist have one; a pipe has no width.
+os.environ.pop("COLUMNS", None)
 
 from hypothesis import settings
 

@@ -85,7 +85,9 @@ async def test_who_has_lost_its_place_to_other_projects_misses_nothing(
         for name in "abc":
             await running.create(name)
             project = await service.live(name)
-            request = WatchProjectRequest(project_id=name, after_revision=1)
+            request = WatchProjectRequest(
+                project_id=name, after_revision=1, bookmark_interval_ms=100
+            )
             messages = WatchSession(service.hub, service.store, project, request).messages()
             watches[name] = messages
             for _ in range(2):  # `created`, and a bookmark once it is synced
