@@ -94,6 +94,7 @@ async def build(store: StateStore, settings: Settings) -> Service:
         mutations=settings.snapshot_mutations,
         rules=rules,
         released=payloads.collect_soon,
+        verified=metrics.final_state,
     )
     await projects.open()
     await payloads.measure()

@@ -153,6 +153,12 @@ class ServiceMetrics:
         self.damaged_snapshots = self._counter(
             "damaged_snapshots", "Times that the log had to replace a damaged snapshot."
         )
+        self._verified_ends = self._counter(
+            "verified_ends", "Final states of projects that were read back from the store."
+        )
+        self._damaged_ends = self._counter(
+            "damaged_ends", "Final states that could not be read back as they should be."
+        )
         self.watch_messages = self._counter("watch_messages", "Messages sent to watchers.")
         self.resyncs = self._counter(
             "watch_overflows", "Watches that fell behind and read on from the store."
@@ -186,6 +192,10 @@ class ServiceMetrics:
     def forget(self, project_id: str) -> None:
         """Drop the counters of a project that is deleted."""
         self._projects.pop(project_id, None)
+
+    def final_state(self, sound: bool) -> None:
+        """Count one final state that was read back from the store."""
+        (self._verified_ends if sound else self._damaged_ends).inc()
 
     def committed(self, seconds: float, mutations: int) -> None:
         """Count one commit of the store with the mutations of all its projects."""

@@ -7,7 +7,8 @@ its size is enough, so that a start does not take long to replay them. Its chunk
 by one between commits, so a large one delays no commit for long. If the process dies half-way, the
 incomplete snapshot is not found and nothing is lost.
 
-The same task compacts, so that no snapshot is dropped while a history is cut down to it.
+The same task compacts, so that no snapshot is dropped while a history is cut down to it, and reads
+the final state of ended projects back, so that nothing is dropped meanwhile.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from state_svc.codec.snapshot import SnapshotRecord, decode_chunk, encode_snapsh
 from state_svc.errors import CorruptRecord, Overloaded, ProjectNotFound, StoreUnavailable
 from state_svc.failpoints import failpoint
 from state_svc.history.archive import archive_stages, release_references
+from state_svc.history.final_state import verify_final_state
+from state_svc.model import transitions
 from state_svc.model.entity import lowest_pin
 from state_svc.model.project import LiveProject
 from state_svc.model.storing import StoringRules
@@ -43,6 +46,13 @@ class _Compaction:
     done: asyncio.Future[int]
 
 
+@dataclass(frozen=True, slots=True)
+class _End:
+    """An order to read the final state of a project back."""
+
+    project: LiveProject
+
+
 @dataclass(slots=True)
 class _Growth:
     """What a project has gained since its last snapshot, and how large that one was."""
@@ -51,6 +61,7 @@ class _Growth:
     size: int = 0
     mutations: int = 0
     snapshot_size: int = 0
+    ended: bool = False
 
 
 class Snapshotter:
@@ -65,19 +76,22 @@ class Snapshotter:
         mutations: int = 100_000,
         rules: StoringRules,
         released: Callable[[], None] = lambda: None,
+        verified: Callable[[bool], None] = lambda _: None,
     ) -> None:
         """Take snapshots after so many revisions, bytes or mutations, or as retention needs them.
 
-        `released` is told when a payload may have lost its last reference.
+        `released` is told when a payload may have lost its last reference, and `verified` whether
+        the final state of a project was read back as it should be.
         """
         self._store = store
         self._released = released
+        self._verified = verified
         self._revisions = revisions
         self._size = size
         self._mutations = mutations
         self._rules = rules
         self._growth: dict[str, _Growth] = {}
-        self._due: asyncio.Queue[LiveProject | _Compaction] = asyncio.Queue()
+        self._due: asyncio.Queue[LiveProject | _Compaction | _End] = asyncio.Queue()
         self._waiting: set[str] = set()  #: uids of projects whose snapshot is due, once each
         self._compacting: Counter[str] = Counter()  #: compactions by uid, waiting or under way
 
@@ -97,6 +111,10 @@ class Snapshotter:
             if project.uid not in self._waiting:
                 self._waiting.add(project.uid)
                 self._due.put_nowait(project)
+        ended = _has_ended(project)
+        if ended and not growth.ended:
+            self._due.put_nowait(_End(project))
+        growth.ended = ended
 
     def replayed(self, project: LiveProject, changes: int) -> None:
         """Note what was replayed to load a project.
@@ -104,6 +122,7 @@ class Snapshotter:
         It counts as grown, so that a service that dies again and again still starts quickly.
         """
         if project.uid not in self._growth:
+            self._growth[project.uid] = _Growth(ended=_has_ended(project))
             self.grew(project, 0, 0, changes)
 
     def _is_enough(self, project: LiveProject, growth: _Growth) -> bool:
@@ -140,9 +159,12 @@ class Snapshotter:
         self._growth.pop(project.uid, None)
 
     async def run(self) -> None:
-        """Take snapshots as they become due and compact when asked, for ever."""
+        """Take snapshots as they become due, compact when asked and verify ends, for ever."""
         while True:
             due = await self._due.get()
+            if isinstance(due, _End):
+                await self._verify_end(due.project)
+                continue
             if isinstance(due, LiveProject):
                 self._waiting.discard(due.uid)
                 await self._take_due(due)
@@ -163,6 +185,20 @@ class Snapshotter:
             # Nothing depends on it: the segments are there, and the next is due soon.
             fields = {"project_id": project.project_id, "error": error.message}
             _log.warning("snapshot failed", extra={"fields": fields})
+
+    async def _verify_end(self, project: LiveProject) -> None:
+        try:
+            await verify_final_state(self._store, project)
+        except StoreUnavailable:
+            return  # what was acknowledged is there; a read will tell if it cannot be read
+        except CorruptRecord as error:
+            if project.deleted:
+                return
+            fields = {"project_id": project.project_id, **error.fields}
+            _log.error("the final state cannot be read back", extra={"fields": fields})
+            self._verified(False)
+        else:
+            self._verified(True)
 
     async def _carry_out(self, order: _Compaction) -> None:
         try:
@@ -227,6 +263,10 @@ class Snapshotter:
         if old:
             await self._store.drop_snapshots(project.uid, old)
         return frozen.revision
+
+
+def _has_ended(project: LiveProject) -> bool:
+    return project.view.entity.state in transitions.PROJECT.terminal
 
 
 def _allowed(project: LiveProject, snapshots: Sequence[int]) -> int:
