@@ -682,7 +682,9 @@ class Delta(_message.Message):
     CHANGES_FIELD_NUMBER: _builtins.int
     COALESCED_FIELD_NUMBER: _builtins.int
     first_revision: _builtins.int
-    """First revision covered."""
+    """First revision covered: the delta is based on the view at the revision before it, and fits no
+    other.
+    """
     last_revision: _builtins.int
     """Last revision covered. Revisions without matching changes are covered all the same."""
     coalesced: _builtins.bool
