@@ -272,6 +272,7 @@ async def test_an_upload_that_stands_still_ends_and_makes_room(
 ) -> None:
     """Four clients that stopped sending would keep everybody from importing."""
     monkeypatch.setattr(idle, "IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(idle, "LEAST_RATE", 1)  # so that only standing still counts
     never = asyncio.Event()
 
     async def stopped() -> AsyncGenerator[ImportProjectRequest, None]:
