@@ -93,6 +93,7 @@ class Snapshotter:
         self._growth: dict[str, _Growth] = {}
         self._due: asyncio.Queue[LiveProject | _Compaction | _End] = asyncio.Queue()
         self._waiting: set[str] = set()  #: uids of projects whose snapshot is due, once each
+        self._ends: set[str] = set()  #: uids of projects whose end is to be verified, once each
         self._compacting: Counter[str] = Counter()  #: compactions by uid, waiting or under way
 
     def grew(self, project: LiveProject, revisions: int, size: int, mutations: int) -> None:
@@ -112,7 +113,8 @@ class Snapshotter:
                 self._waiting.add(project.uid)
                 self._due.put_nowait(project)
         ended = _has_ended(project)
-        if ended and not growth.ended:
+        if ended and not growth.ended and project.uid not in self._ends:
+            self._ends.add(project.uid)
             self._due.put_nowait(_End(project))
         growth.ended = ended
 
@@ -187,10 +189,12 @@ class Snapshotter:
             _log.warning("snapshot failed", extra={"fields": fields})
 
     async def _verify_end(self, project: LiveProject) -> None:
+        self._ends.discard(project.uid)
         try:
             await verify_final_state(self._store, project)
-        except StoreUnavailable:
-            return  # what was acknowledged is there; a read will tell if it cannot be read
+        except StoreUnavailable as error:
+            fields = {"project_id": project.project_id, "error": error.message}
+            _log.warning("the final state was not read back", extra={"fields": fields})
         except CorruptRecord as error:
             if project.deleted:
                 return

@@ -8,8 +8,12 @@ import apsw
 import pytest
 
 from ramify.v1.project_pb2 import ProjectState
+from state_svc.history.snapshots import Snapshotter
+from state_svc.model.storing import Storing, StoringRules
+from state_svc.store.memory import MemoryStore
 from state_svc.store.sqlite import FILE_NAME
 from tests.support.embedded import Embedded, embedded
+from tests.support.live import live_project
 from tests.support.mutations import READY, RUNNING, change_project, create, patch
 from tests.support.wire import eventually
 
@@ -42,6 +46,18 @@ async def test_the_final_state_of_a_run_is_read_back_once(tmp_path: Path) -> Non
     async with embedded(tmp_path) as running:
         await running.service.live("p")
         assert running.service.snapshots._due.empty(), "it ended before"
+
+
+def test_a_project_that_ends_again_and_again_waits_once() -> None:
+    """Or the snapshots and compactions of others would wait behind each of its ends."""
+    rules = StoringRules(Storing())
+    snapshotter = Snapshotter(MemoryStore(), revisions=100, size=1_000, mutations=500, rules=rules)
+    project = live_project()
+    for _ in range(10):
+        for state in (ProjectState.PROJECT_STATE_RUNNING, ProjectState.PROJECT_STATE_COMPLETED):
+            project.view.entity.state = state
+            snapshotter.grew(project, 1, 1, 1)
+    assert snapshotter._due.qsize() == 1
 
 
 async def test_a_final_state_that_is_not_what_was_acknowledged_is_told(
